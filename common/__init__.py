@@ -1,0 +1,1 @@
+"""What the experiments share: hypergradient estimators, training utilities, data, reporting."""

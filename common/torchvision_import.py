@@ -1,0 +1,43 @@
+"""torchvision, also beside a CPU build of torch that lacks its compiled operators.
+
+The wheels of torchvision on the package index are built for CUDA. Beside a CPU build of torch
+their operator library does not load, and ``import torchvision`` fails while it registers shapes
+for two operators that nobody declared ("operator torchvision::nms does not exist"). Declaring
+the two schemas first lets datasets, transforms and models work; calling the operators themselves
+(detection only, not used here) still raises. On an ordinary installation the first import
+succeeds and nothing is declared.
+
+Use: ``from common.torchvision_import import torchvision``.
+"""
+
+import sys
+
+import torch
+
+_SCHEMAS = {
+    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "roi_align": (
+        "(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
+        "SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor"
+    ),
+}
+
+
+def _import_torchvision():
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for operator, schema in _SCHEMAS.items():
+            torch.library.define(f"torchvision::{operator}", schema)
+        import torchvision
+    import torchvision.datasets
+    import torchvision.transforms
+
+    return torchvision
+
+
+torchvision = _import_torchvision()

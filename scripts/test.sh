@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets up and runs all tests and the style check. Arguments go to pytest: bash scripts/test.sh -k evograd
+# Needs: nothing beyond setup.sh. Takes: a few minutes on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+exec .venv/bin/python -m pytest "$@"
