@@ -14,13 +14,9 @@ import sys
 
 import torch
 
-_SCHEMAS = {
-    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "roi_align": (
-        "(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
-        "SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor"
-    ),
-}
+# Operators whose shapes torchvision registers on import (torchvision/_meta_registrations.py).
+_UNDECLARED = ("nms", "qnms")
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def _import_torchvision():
@@ -31,8 +27,8 @@ def _import_torchvision():
             raise
         for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        for operator, schema in _SCHEMAS.items():
-            torch.library.define(f"torchvision::{operator}", schema)
+        for operator in _UNDECLARED:
+            torch.library.define(f"torchvision::{operator}", _SCHEMA)
         import torchvision
     import torchvision.datasets
     import torchvision.transforms
