@@ -1,0 +1,27 @@
+"""Hypergradient estimators as pure tensor functions; usable without the rest of the project.
+
+Every estimator is a small frozen dataclass, called the same way:
+
+    result = estimator(problem, params, hyper, inner_batch, outer_batch, generator=None)
+
+It leaves parameters, buffers, ``.grad`` and torch's random states as they were (with
+``generator=None`` it draws its seeds from torch's global CPU generator, its only trace).
+"""
+
+from common.hypergrad.evograd import EvoGrad
+from common.hypergrad.finite_difference import FiniteDifference
+from common.hypergrad.higher_t1t2 import HigherT1T2
+from common.hypergrad.problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
+from common.hypergrad.t1t2 import T1T2, T1T2Forward
+
+__all__ = [
+    "T1T2",
+    "BatchedCandidates",
+    "BilevelProblem",
+    "EvoGrad",
+    "FiniteDifference",
+    "HigherT1T2",
+    "Hypergradient",
+    "T1T2Forward",
+    "Tensors",
+]

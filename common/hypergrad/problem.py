@@ -1,0 +1,160 @@
+"""The bilevel problem an estimator is given, and the hypergradient it returns.
+
+    lambda* = argmin_lambda L_V(theta*(lambda), lambda)
+    theta*(lambda) = argmin_theta L_T(theta, lambda)
+
+theta: model parameters; lambda: hyperparameters (meta-parameters); L_T: inner (training) loss;
+L_V: outer (validation) loss. The hypergradient dL_V/dlambda has a direct term (lambda occurs in
+L_V itself) and an indirect one (through theta).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+"""Tensors by name, as ``dict(module.named_parameters())`` gives them and torch.func takes them."""
+
+
+class BilevelProblem(Protocol):
+    """Two losses as pure functions of parameters, hyperparameters and a batch.
+
+    Pure means: they change nothing outside. A network is called through
+    ``torch.func.functional_call(model, (params, buffers), inputs)`` with *cloned* buffers, since
+    batch normalisation in training mode writes its running statistics into the buffers it is
+    given, and into the module's own when it is given none. Randomness must come from torch's
+    global generators (dropout does); estimators seed them, so that a loss that is evaluated twice
+    draws the same noise, and put them back afterwards.
+    """
+
+    def inner_loss(self, params: Tensors, hyper: Tensors, batch: Any) -> Tensor:
+        """L_T(theta, lambda) on a training batch, a scalar."""
+        ...
+
+    def outer_loss(self, params: Tensors, hyper: Tensors, batch: Any) -> Tensor:
+        """L_V(theta, lambda) on a validation batch, a scalar."""
+        ...
+
+
+@runtime_checkable
+class BatchedCandidates(Protocol):
+    """What a problem may offer besides, so that candidates share work: used by EvoGrad."""
+
+    def inner_losses(self, candidates: Tensors, hyper: Tensors, batch: Any) -> Tensor:
+        """The K inner losses at once, shape (K,).
+
+        ``candidates`` has the keys of ``params``, each of shape (K, *shape); parameters that are
+        not perturbed are expanded views (stride 0), equal in all candidates. Either
+        ``torch.func.vmap`` over that dimension (with buffers stacked to (K, ...) and
+        ``randomness="same"``), or shared computation done once. Must equal a loop over
+        ``inner_loss``.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Hypergradient:
+    """What an estimator returns.
+
+    grads: dL_V/dlambda by name, keys and shapes of the hyperparameters; the gradient to descend.
+    outer_loss: L_V at the parameters the estimator evaluated it at (each estimator says where).
+    diagnostics: what the estimator saw on the way, by name (each estimator lists its own).
+    """
+
+    grads: dict[str, Tensor]
+    outer_loss: Tensor
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+def detached(tensors: Tensors) -> dict[str, Tensor]:
+    """The same values without a graph; the caller's tensors stay as they are."""
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def leaves(tensors: Tensors) -> dict[str, Tensor]:
+    """The same values as fresh leaves that require a gradient, apart from the caller's."""
+    return {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+
+
+def gradients_or_none(
+    output: Tensor | Sequence[Tensor],
+    inputs: Mapping[Any, Tensor],
+    output_grads: Sequence[Tensor] | None = None,
+    create_graph: bool = False,
+) -> dict[Any, Tensor | None]:
+    """Vector-Jacobian product by name; None for inputs that no output depends on."""
+    outputs = [output] if isinstance(output, Tensor) else list(output)
+    if output_grads is None:
+        output_grads = [torch.ones_like(o) for o in outputs]
+    connected = [(o, v) for o, v in zip(outputs, output_grads, strict=True) if o.requires_grad]
+    if not connected:
+        return dict.fromkeys(inputs)
+    outputs, output_grads = zip(*connected, strict=True)
+    found = torch.autograd.grad(
+        outputs, list(inputs.values()), output_grads, create_graph=create_graph, allow_unused=True
+    )
+    return dict(zip(inputs, found, strict=True))
+
+
+def gradients(
+    output: Tensor | Sequence[Tensor],
+    inputs: Mapping[Any, Tensor],
+    output_grads: Sequence[Tensor] | None = None,
+    create_graph: bool = False,
+) -> dict[Any, Tensor]:
+    """Vector-Jacobian product by name; zeros for inputs that no output depends on."""
+    found = gradients_or_none(output, inputs, output_grads, create_graph)
+    return zeros_for_none(found, inputs)
+
+
+def zeros_for_none(
+    found: Mapping[Any, Tensor | None], inputs: Mapping[Any, Tensor]
+) -> dict[Any, Tensor]:
+    """``found`` with None replaced by zeros of the input's shape."""
+    return {n: torch.zeros_like(t) if found[n] is None else found[n] for n, t in inputs.items()}
+
+
+def outer_gradients(
+    outer_loss: Tensor, params: Tensors, hyper: Tensors
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """g = dL_V/dtheta, and the direct term dL_V/dlambda or None if L_V has no lambda in it.
+
+    One backward for both. Names of parameters and hyperparameters may coincide.
+    """
+    both = {("theta", n): t for n, t in params.items()}
+    both |= {("lambda", n): t for n, t in hyper.items()}
+    found = gradients_or_none(outer_loss, both)
+    g = zeros_for_none({n: found["theta", n] for n in params}, params)
+    direct = {n: found["lambda", n] for n in hyper}
+    if all(grad is None for grad in direct.values()):
+        return g, None
+    return g, zeros_for_none(direct, hyper)
+
+
+def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[str, Tensor]:
+    """left + scale * right, by name."""
+    return {name: tensor + scale * right[name] for name, tensor in left.items()}
+
+
+def with_direct_term(grads: dict[str, Tensor], direct: Tensors | None) -> dict[str, Tensor]:
+    """Indirect plus direct term of a hypergradient."""
+    return grads if direct is None else added(grads, direct)
+
+
+def norm(tensors: Tensors) -> Tensor:
+    """Euclidean norm over all entries of all tensors, a scalar."""
+    return torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors.values()])
+    )
+
+
+def check_dependence(depends: bool) -> None:
+    """A hypergradient that is zero because nothing depends on lambda is a mistake; say so."""
+    if not depends:
+        raise ValueError(
+            "neither inner_loss nor outer_loss depends on any hyperparameter: "
+            "use the tensors passed as `hyper`, not copies held elsewhere, and do not detach them"
+        )

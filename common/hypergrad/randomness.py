@@ -1,0 +1,40 @@
+"""Random numbers of an estimator: drawn from one seed, replayed at will, leaving no trace."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
+    """``count`` seeds from the generator; from torch's global CPU generator if it is None.
+
+    With None these draws are the only trace an estimator leaves in the global random state, and
+    ``torch.manual_seed`` makes its calls reproducible. A CPU generator costs no synchronisation
+    with a GPU.
+    """
+    device = "cpu" if generator is None else generator.device
+    return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
+
+
+@contextmanager
+def replayed_randomness(tensors: Iterable[Tensor]) -> Iterator[Callable[[int], None]]:
+    """Gives a function that seeds torch's global generators; puts their states back at the end.
+
+    Covers the CPU generator and those of the CUDA devices that the tensors live on. Generators
+    that a loss holds itself, and those of numpy and ``random``, are out of reach.
+    """
+    indices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+    generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in indices)]
+    states = [generator.get_state() for generator in generators]
+
+    def replay(seed: int) -> None:
+        for generator in generators:
+            generator.manual_seed(seed)
+
+    try:
+        yield replay
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
