@@ -17,12 +17,15 @@ from common.hypergrad.problem import (
     BilevelProblem,
     Hypergradient,
     Tensors,
+    added,
     check_dependence,
     detached,
     gradients,
+    gradients_or_none,
     leaves,
     outer_gradients,
     with_direct_term,
+    zeros_for_none,
 )
 from common.hypergrad.randomness import draw_seeds, replayed_randomness
 
@@ -189,10 +192,7 @@ class _Candidates:
 
     def shifted(self, vector: Tensor) -> dict[str, Tensor]:
         """theta + vector, for the perturbed parameters."""
-        names = list(self.perturbed)
-        pieces = list(self.split(vector).values())
-        moved = torch._foreach_add([self.perturbed[n] for n in names], pieces)
-        return dict(zip(names, moved, strict=True))
+        return added(self.perturbed, self.split(vector))
 
     def weighted_noise(self, weights: Tensor) -> Tensor:
         """sum_k w_k eps_k, so that theta* = theta + this (the weights sum to one)."""
@@ -264,7 +264,7 @@ def _by_graph(evaluation: _Evaluation, hyper: Tensors, temperature: float) -> Hy
         weights = _softmax_weights(losses, temperature)
         noise = [candidates.epsilon(k) for k in range(candidates.count)]
         mean_noise = sum(w * eps for w, eps in zip(weights.to(noise[0].dtype), noise, strict=True))
-        merged = {n: candidates.perturbed[n] + d for n, d in candidates.split(mean_noise).items()}
+        merged = candidates.shifted(mean_noise)
         return evaluation.outer_loss(merged, hyper), (losses, weights)
 
     value_and_grad = torch.func.grad_and_value(outer_loss_of_hyper, has_aux=True)
@@ -278,15 +278,13 @@ def _by_terms(
     """sum_k c_k dl_k/dlambda + direct term, one graph at a time."""
     hyper = leaves(hyper)
     candidates = evaluation.candidates
-    loss_grads: list[dict[str, Tensor]] = []
+    loss_grads: list[dict[str, Tensor | None]] = []
     if evaluation.batched:
         losses = evaluation.losses_at_once(hyper)
-        depends = losses.requires_grad
     else:
-        depends, values = False, []
+        values = []
         for loss in evaluation.losses(hyper):
-            depends |= loss.requires_grad
-            loss_grads.append(gradients(loss, hyper))
+            loss_grads.append(gradients_or_none(loss, hyper))
             values.append(loss.detach())
             del loss  # and its graph, before the next candidate's
         losses = torch.stack(values)
@@ -295,16 +293,19 @@ def _by_terms(
     merged = candidates.shifted(candidates.weighted_noise(weights))
     slopes = _slopes_forward if forward else _slopes_reverse
     outer_loss, direct, slope = slopes(evaluation, hyper, merged)
-    check_dependence(depends or direct is not None)
 
     coefficients = -(weights / temperature) * (slope - (weights * slope).sum())
     if evaluation.batched:
-        grads = gradients(losses, hyper, [coefficients.to(losses.dtype)])
+        total = gradients_or_none(losses, hyper, [coefficients.to(losses.dtype)])
+        check_dependence(total, direct)
+        grads = zeros_for_none(total, hyper)
     else:
+        check_dependence(*loss_grads, direct)
         grads = {n: torch.zeros_like(h) for n, h in hyper.items()}
         for coefficient, loss_grad in zip(coefficients, loss_grads, strict=True):
             for n, grad in loss_grad.items():
-                grads[n] += coefficient.to(grad.dtype) * grad
+                if grad is not None:
+                    grads[n] += coefficient.to(grad.dtype) * grad
     diagnostics = {"losses": losses.detach(), "weights": weights, "coefficients": coefficients}
     return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
 

@@ -16,10 +16,11 @@ from common.hypergrad.problem import (
     added,
     check_dependence,
     detached,
-    gradients,
+    gradients_or_none,
     leaves,
     norm,
     with_direct_term,
+    zeros_for_none,
 )
 from common.hypergrad.randomness import draw_seeds, replayed_randomness
 from common.hypergrad.t1t2 import InnerLR, check_inner_lr, current, outer_step, sgd_step
@@ -69,15 +70,15 @@ class FiniteDifference:
             length = norm(v)
             # At v = 0 the indirect term is zero; the clamp keeps it from becoming 0 / 0.
             scale = self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
-            depends, sides = direct is not None, []
+            sides = []
             for sign in (1.0, -1.0):
                 replay(inner_seed)
                 loss = problem.inner_loss(added(theta, v, sign * scale), hyper, inner_batch)
-                depends |= loss.requires_grad
-                sides.append(gradients(loss, hyper))
+                sides.append(gradients_or_none(loss, hyper))
                 del loss
-            check_dependence(depends)
+        check_dependence(*sides, direct)
+        plus, minus = (zeros_for_none(side, hyper) for side in sides)
         factor = -eta * length / (2 * self.radius)
-        grads = {n: factor * (sides[0][n] - sides[1][n]) for n in hyper}
+        grads = {n: factor * (plus[n] - minus[n]) for n in hyper}
         diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": length}
         return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)

@@ -136,7 +136,9 @@ def outer_gradients(
 
 def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[str, Tensor]:
     """left + scale * right, by name."""
-    return {name: tensor + scale * right[name] for name, tensor in left.items()}
+    if isinstance(scale, Tensor):
+        return {name: torch.addcmul(tensor, right[name], scale) for name, tensor in left.items()}
+    return {name: torch.add(tensor, right[name], alpha=scale) for name, tensor in left.items()}
 
 
 def with_direct_term(grads: dict[str, Tensor], direct: Tensors | None) -> dict[str, Tensor]:
@@ -151,9 +153,12 @@ def norm(tensors: Tensors) -> Tensor:
     )
 
 
-def check_dependence(depends: bool) -> None:
-    """A hypergradient that is zero because nothing depends on lambda is a mistake; say so."""
-    if not depends:
+def check_dependence(*found: Mapping[str, Tensor | None] | None) -> None:
+    """A hypergradient that is zero because nothing depends on lambda is a mistake; say so.
+
+    found: what ``gradients_or_none`` gave for the indirect terms, and the direct term or None.
+    """
+    if not any(grad is not None for grads in found if grads for grad in grads.values()):
         raise ValueError(
             "neither inner_loss nor outer_loss depends on any hyperparameter: "
             "use the tensors passed as `hyper`, not copies held elsewhere, and do not detach them"

@@ -20,10 +20,12 @@ from common.hypergrad.problem import (
     check_dependence,
     detached,
     gradients,
+    gradients_or_none,
     leaves,
     norm,
     outer_gradients,
     with_direct_term,
+    zeros_for_none,
 )
 from common.hypergrad.randomness import draw_seeds, replayed_randomness
 
@@ -80,8 +82,11 @@ class T1T2:
             theta_next = added(detached(theta), detached(inner_grads), -eta)
             replay(outer_seed)
             outer_loss, v, direct = outer_step(problem, theta_next, hyper, outer_batch)
-            check_dependence(inner_loss.requires_grad or direct is not None)
-            grads = gradients(list(inner_grads.values()), hyper, [-eta * v[n] for n in inner_grads])
+            found = gradients_or_none(
+                list(inner_grads.values()), hyper, [-eta * v[n] for n in inner_grads]
+            )
+        check_dependence(found, direct)
+        grads = zeros_for_none(found, hyper)
         diagnostics = {"inner_loss": inner_loss.detach(), "outer_grad_norm": norm(v)}
         return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
 
@@ -155,11 +160,11 @@ class T1T2Forward:
                 loss = problem.inner_loss(duals, hyper, inner_batch)
                 value, slope = forward_ad.unpack_dual(loss)
             refuse_normalisation(value)
-            check_dependence(value.requires_grad or direct is not None)
-            if slope is None:
-                grads = {n: torch.zeros_like(h) for n, h in hyper.items()}
-            else:
-                grads = gradients(slope, hyper, [torch.full_like(slope, -eta)])
+            if slope is None:  # L_T does not depend on theta
+                slope = torch.zeros_like(value)
+            found = gradients_or_none(slope, hyper, [torch.full_like(slope, -eta)])
+        check_dependence(found, direct)
+        grads = zeros_for_none(found, hyper)
         diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": norm(v)}
         return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
 

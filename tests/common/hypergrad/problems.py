@@ -1,0 +1,137 @@
+"""Bilevel problems that the estimators are held against, in float64."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+
+class Quadratic:
+    """A bilevel problem whose one-step hypergradient has a closed form.
+
+        L_T = 1/2 th' A th - th' (b + B la) + 1/2 sum_j la_j th' C_j th
+        L_V = 1/2 |th - t|^2 + d' la + 1/2 e |la|^2
+
+    theta is split over two tensors of different shape, to test the bookkeeping.
+    """
+
+    def __init__(self, size: int = 6, hypers: int = 3, seed: int = 0, direct: bool = True) -> None:
+        g = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+        root, stretch = normal(size, size), normal(hypers, size, size)
+        self.A = root @ root.T / size + torch.eye(size, dtype=torch.float64)
+        self.C = stretch @ stretch.transpose(1, 2) / size
+        self.B, self.b, self.t = normal(size, hypers), normal(size), normal(size)
+        self.d = normal(hypers) * direct
+        self.e = 0.7 * direct
+        theta = normal(size)
+        self.params = {"left": theta[:2].clone(), "right": theta[2:].reshape(2, -1).clone()}
+        self.hyper = {"la": normal(hypers)}
+
+    @staticmethod
+    def vector(params) -> Tensor:
+        return torch.cat([params["left"], params["right"].reshape(-1)])
+
+    def inner_loss(self, params, hyper, batch=None) -> Tensor:
+        theta, la = self.vector(params), hyper["la"]
+        curvature = torch.einsum("j,jab,a,b->", la, self.C, theta, theta)
+        return 0.5 * theta @ self.A @ theta - theta @ (self.b + self.B @ la) + 0.5 * curvature
+
+    def outer_loss(self, params, hyper, batch=None) -> Tensor:
+        theta, la = self.vector(params), hyper["la"]
+        loss = 0.5 * (theta - self.t).square().sum()
+        return loss + (self.d @ la + 0.5 * self.e * la @ la if self.e else 0.0)
+
+    def inner_grad(self, theta: Tensor) -> Tensor:
+        la = self.hyper["la"]
+        curvature = self.A + torch.einsum("j,jab->ab", la, self.C)
+        return curvature @ theta - self.b - self.B @ la
+
+    def mixed(self, theta: Tensor) -> Tensor:
+        """d2 L_T / dtheta dla, (size, hypers)."""
+        return torch.einsum("jab,b->aj", self.C, theta) - self.B
+
+    def direct(self) -> Tensor:
+        return self.d + self.e * self.hyper["la"]
+
+    def one_step_hypergradient(self, eta: float, at_theta: bool = False) -> Tensor:
+        """-eta v . mixed + direct term, v = dL_V/dtheta at theta' (or at theta itself)."""
+        theta = self.vector(self.params)
+        point = theta if at_theta else theta - eta * self.inner_grad(theta)
+        return -eta * (point - self.t) @ self.mixed(theta) + self.direct()
+
+
+class Network:
+    """A small image classifier with batch norm and dropout; hyperparameters wherever they occur.
+
+    where: "inside", scales of channels before a batch norm; "loss", weights of the samples through
+    an MLP on their losses (as Meta-Weight-Net); "direct", a weight decay that also enters the
+    outer loss. smooth: SiLU and average pooling instead of ReLU and max pooling (no kinks).
+    """
+
+    def __init__(self, where: str, smooth: bool = True, dropout: float = 0.3, width: int = 6):
+        torch.manual_seed(0)
+        act = nn.SiLU if smooth else nn.ReLU
+        pool = nn.AvgPool2d if smooth else nn.MaxPool2d
+        self.where = where
+        self.net = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            act(),
+            pool(2),
+            nn.Conv2d(width, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            act(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(8 * 16, 5),
+        ).double()
+        self.net.train()
+        self.params = dict(self.net.named_parameters())
+        self.hyper = {
+            "inside": lambda: {"scale": 1 + 0.1 * torch.randn(3, dtype=torch.float64)},
+            "loss": lambda: {
+                "weight": torch.randn(4, 1, dtype=torch.float64),
+                "bias": torch.randn(4, dtype=torch.float64),
+                "out": torch.randn(1, 4, dtype=torch.float64),
+            },
+            "direct": lambda: {"log_decay": torch.tensor(-2.0, dtype=torch.float64)},
+        }[where]()
+        self.inner_batch = self.batch(12)
+        self.outer_batch = self.batch(10)
+
+    @staticmethod
+    def batch(size: int) -> tuple[Tensor, Tensor]:
+        return torch.randn(size, 3, 8, 8, dtype=torch.float64), torch.randint(5, (size,))
+
+    def logits(self, params, images: Tensor) -> Tensor:
+        buffers = {n: b.clone() for n, b in self.net.named_buffers()}
+        return functional_call(self.net, (dict(params), buffers), (images,))
+
+    def inner_loss(self, params, hyper, batch) -> Tensor:
+        images, labels = batch
+        if self.where == "inside":
+            images = images * hyper["scale"].view(1, 3, 1, 1)
+        losses = F.cross_entropy(self.logits(params, images), labels, reduction="none")
+        if self.where == "loss":
+            hidden = torch.tanh(F.linear(losses.detach()[:, None], hyper["weight"], hyper["bias"]))
+            weights = torch.sigmoid(F.linear(hidden, hyper["out"]))[:, 0]
+            return (weights / weights.sum() * losses).sum()
+        if self.where == "direct":
+            return losses.mean() + self.decay(params, hyper)
+        return losses.mean()
+
+    def outer_loss(self, params, hyper, batch) -> Tensor:
+        images, labels = batch
+        loss = F.cross_entropy(self.logits(params, images), labels)
+        return loss + 0.1 * self.decay(params, hyper) if self.where == "direct" else loss
+
+    @staticmethod
+    def decay(params, hyper) -> Tensor:
+        return hyper["log_decay"].exp() * sum(p.square().sum() for p in params.values())
+
+    def arguments(self):
+        return self, self.params, self.hyper, self.inner_batch, self.outer_batch

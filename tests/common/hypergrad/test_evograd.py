@@ -1,0 +1,323 @@
+"""EvoGrad against its closed form, its modes against each other, its mean against T1-T2."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+from common.hypergrad import T1T2, EvoGrad
+from tests.common.hypergrad.problems import Network, Quadratic
+
+MODES = ("graph", "streaming", "forward")
+
+
+class OneDimensional:
+    """The paper's illustration: L_T = (x - 1)^2 + lambda x^2, L_V = (x - 1/2)^2."""
+
+    def inner_loss(self, params, hyper, batch=None):
+        return (params["x"] - 1) ** 2 + hyper["lambda"] * params["x"] ** 2
+
+    def outer_loss(self, params, hyper, batch=None):
+        return (params["x"] - 0.5) ** 2
+
+
+class OneDimensionalBatched(OneDimensional):
+    def inner_losses(self, candidates, hyper, batch=None):
+        return self.inner_loss(candidates, hyper)
+
+
+def closed_form(x, la, eps, tau):
+    """By hand: dw_k/dla = -(w_k / tau) (x_k^2 - sum_j w_j x_j^2), dL_V/dw_k = 2 (x* - 1/2) x_k."""
+    xs = [x + e for e in eps]
+    scores = [-((xk - 1) ** 2 + la * xk**2) / tau for xk in xs]
+    top = max(scores)
+    ws = [math.exp(s - top) for s in scores]
+    ws = [w / sum(ws) for w in ws]
+    star = sum(w * xk for w, xk in zip(ws, xs, strict=True))
+    mean = sum(w * xk**2 for w, xk in zip(ws, xs, strict=True))
+    return sum(
+        2 * (star - 0.5) * xk * (-w / tau) * (xk**2 - mean) for w, xk in zip(ws, xs, strict=True)
+    )
+
+
+finite = st.floats(-2, 2)
+
+
+@pytest.mark.parametrize("problem", [OneDimensional(), OneDimensionalBatched()])
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=25, deadline=None)
+@given(
+    x=finite,
+    la=st.floats(0, 2),
+    eps=st.lists(finite, min_size=2, max_size=7),
+    tau=st.floats(0.05, 2),
+)
+def test_closed_form_of_the_one_dimensional_problem(problem, mode, x, la, eps, tau):
+    estimator = EvoGrad(num_candidates=len(eps), temperature=tau, mode=mode)
+    tensors = {n: torch.tensor(v, dtype=torch.float64) for n, v in (("x", x), ("lambda", la))}
+    noise = {"x": torch.tensor(eps, dtype=torch.float64)}
+    result = estimator(
+        problem, {"x": tensors["x"]}, {"lambda": tensors["lambda"]}, None, None, noise=noise
+    )
+    expected = closed_form(x, la, eps, tau)
+    assert result.grads["lambda"].item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("where", ["inside", "loss", "direct"])
+@pytest.mark.parametrize("common_noise", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_candidates": 2},
+        {"num_candidates": 5, "perturbation": "gaussian"},
+        {"num_candidates": 4, "antithetic": True},
+        {"num_candidates": 3, "perturb": lambda name: name.startswith("9.")},
+    ],
+    ids=["sign", "gaussian", "antithetic", "head-only"],
+)
+def test_modes_agree_with_batch_norm_and_dropout(where, common_noise, options):
+    problem = Network(where, smooth=False)
+    results = {}
+    for mode in MODES:
+        estimator = EvoGrad(sigma=1e-2, mode=mode, common_noise=common_noise, **options)
+        results[mode] = estimator(*problem.arguments(), generator=torch.Generator().manual_seed(7))
+    reference = results["graph"]
+    for mode in ("streaming", "forward"):
+        torch.testing.assert_close(
+            results[mode].outer_loss, reference.outer_loss, rtol=1e-12, atol=1e-12
+        )
+        for name, grad in reference.grads.items():
+            assert grad.abs().max() > 0
+            error = (results[mode].grads[name] - grad).norm() / grad.norm()
+            assert error < 1e-9
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.integers(4, 9).filter(lambda n: n % 2 == 0),
+    hypers=st.integers(1, 5),
+    candidates=st.integers(2, 6),
+    temperature=st.floats(0.05, 5),
+    sigma=st.floats(1e-3, 0.5),
+    perturbation=st.sampled_from(["sign", "gaussian"]),
+    seed=st.integers(0, 2**31),
+)
+def test_modes_agree_on_quadratics(
+    size, hypers, candidates, temperature, sigma, perturbation, seed
+):
+    problem = Quadratic(size, hypers, seed)
+    results = [
+        EvoGrad(candidates, sigma, temperature, perturbation, mode=mode)(
+            problem, problem.params, problem.hyper, None, None, torch.Generator().manual_seed(seed)
+        ).grads["la"]
+        for mode in MODES
+    ]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_mean_over_all_sign_patterns_is_the_one_step_hypergradient(antithetic):
+    """E[EvoGrad] -> T1-T2 with step sigma^2 (1 - 1/K) / tau, exactly, by enumeration (K = 2)."""
+    problem = Quadratic(size=4, hypers=3)
+    errors = []
+    for sigma in (1e-3, 1e-4):
+        estimator = EvoGrad(2, sigma, temperature=0.05, antithetic=antithetic, mode="graph")
+        signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=torch.float64)
+        if antithetic:
+            pairs = torch.stack([signs, -signs], dim=1)
+        else:
+            pairs = torch.stack([torch.stack([a, b]) for a, b in itertools.product(signs, signs)])
+        eps = sigma * pairs
+        noise = {"left": eps[..., :2], "right": eps[..., 2:].reshape(*eps.shape[:2], 2, 1)}
+
+        def grads(noise, estimator=estimator):
+            result = estimator(problem, problem.params, problem.hyper, None, None, noise=noise)
+            return result.grads["la"]
+
+        mean = vmap(grads, randomness="same")(noise).mean(dim=0) - problem.direct()
+        eta = estimator.effective_inner_lr
+        assert eta == pytest.approx(sigma**2 / 0.05 * (1.0 if antithetic else 0.5))
+        expected = problem.one_step_hypergradient(eta, at_theta=True) - problem.direct()
+        errors.append(((mean - expected).norm() / expected.norm()).item())
+    assert errors[1] < 1e-3
+    assert errors[1] < errors[0] / 50  # second order in sigma
+
+
+def test_mean_over_gaussian_noise_is_the_one_step_hypergradient():
+    problem = Quadratic(size=4, hypers=3, direct=False)
+    estimator = EvoGrad(8, 1e-3, 0.05, perturbation="gaussian", mode="graph")
+    torch.manual_seed(0)
+    eps = 1e-3 * torch.randn(40_000, 8, 4, dtype=torch.float64)
+    noise = {"left": eps[..., :2], "right": eps[..., 2:].reshape(*eps.shape[:2], 2, 1)}
+
+    def grads(noise):
+        return estimator(problem, problem.params, problem.hyper, None, None, noise=noise).grads[
+            "la"
+        ]
+
+    samples = vmap(grads, randomness="same")(noise)
+    expected = problem.one_step_hypergradient(estimator.effective_inner_lr, at_theta=True)
+    standard_error = samples.std(dim=0) / len(samples) ** 0.5
+    assert ((samples.mean(dim=0) - expected).abs() < 4 * standard_error).all()
+    assert (standard_error < 0.05 * expected.abs().max()).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("perturbation", ["sign", "gaussian"])
+def test_drawn_noise_has_the_stated_distribution(mode, perturbation):
+    """Through the estimator's own draw: the candidates that the inner loss is given."""
+    seen = []
+
+    class Spy:
+        def inner_loss(self, params, hyper, batch):
+            seen.append(params["w"].detach().clone())
+            return (hyper["a"] * params["w"]).mean()
+
+        def outer_loss(self, params, hyper, batch):
+            return params["w"].mean()
+
+    theta = {"w": torch.full((50_000,), 0.25, dtype=torch.float64)}
+    EvoGrad(3, 0.1, 0.05, perturbation, mode=mode)(
+        Spy(), theta, {"a": torch.tensor(1.0, dtype=torch.float64)}, None, None
+    )
+    eps = torch.stack(seen[:3]) - 0.25
+    if perturbation == "sign":
+        torch.testing.assert_close(eps.abs(), torch.full_like(eps, 0.1))
+    assert eps.mean(dim=1).abs().max() < 4 * 0.1 / 50_000**0.5
+    assert (eps.std(dim=1) - 0.1).abs().max() < 0.002
+    assert torch.corrcoef(eps).fill_diagonal_(0).abs().max() < 0.02
+
+
+def test_antithetic_candidates_come_in_mirrored_pairs():
+    seen = []
+
+    class Spy(Quadratic):
+        def inner_loss(self, params, hyper, batch=None):
+            seen.append(self.vector(params) - self.vector(self.params))
+            return super().inner_loss(params, hyper)
+
+    problem = Spy()
+    EvoGrad(4, 0.1, antithetic=True)(problem, problem.params, problem.hyper, None, None)
+    torch.testing.assert_close(seen[0], -seen[1])
+    torch.testing.assert_close(seen[2], -seen[3])
+    assert not torch.equal(seen[0], seen[2])
+
+
+def test_unperturbed_parameters_stay_where_they_are():
+    class Spy(Quadratic):
+        def inner_loss(self, params, hyper, batch=None):
+            assert torch.equal(params["left"], self.params["left"])
+            assert not torch.equal(params["right"], self.params["right"])
+            return super().inner_loss(params, hyper)
+
+        def outer_loss(self, params, hyper, batch=None):
+            assert torch.equal(params["left"], self.params["left"])
+            return super().outer_loss(params, hyper)
+
+    problem = Spy()
+    for mode in MODES:
+        estimator = EvoGrad(3, mode=mode, perturb=lambda name: name == "right")
+        estimator(problem, problem.params, problem.hyper, None, None)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_candidates_in_one_vmapped_pass_equal_a_loop(mode):
+    """The hook, with batch-norm buffers stacked to (K, ...), against inner_loss K times."""
+
+    class Vmapped(Network):
+        def inner_losses(self, candidates, hyper, batch):
+            count = len(next(iter(candidates.values())))
+            buffers = {n: torch.stack([b] * count) for n, b in self.net.named_buffers()}
+            images = batch[0] * hyper["scale"].view(1, 3, 1, 1)
+
+            def loss(params, buffers):
+                logits = functional_call(self.net, (params, buffers), (images,))
+                return F.cross_entropy(logits, batch[1])
+
+            return vmap(loss)(candidates, buffers)
+
+    results = [
+        EvoGrad(4, 1e-2, mode=mode)(
+            *kind("inside", dropout=0.0).arguments(), generator=torch.Generator().manual_seed(3)
+        )
+        for kind in (Network, Vmapped)
+    ]
+    torch.testing.assert_close(results[0].grads, results[1].grads, rtol=1e-9, atol=1e-12)
+
+
+def test_common_noise_leaves_the_mean_and_lowers_the_variance():
+    problem = Network("inside", dropout=0.5)
+    spread = {}
+    for common_noise in (True, False):
+        estimator = EvoGrad(2, common_noise=common_noise)
+        grads = torch.stack(
+            [
+                estimator(*problem.arguments(), torch.Generator().manual_seed(s)).grads["scale"]
+                for s in range(30)
+            ]
+        )
+        spread[common_noise] = grads.std(dim=0).norm()
+    assert spread[True] < 0.1 * spread[False]
+
+
+def test_effective_step_matches_the_paper_setting():
+    assert EvoGrad().effective_inner_lr == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "named"),
+    [
+        ({"num_candidates": 1}, "num_candidates"),
+        ({"num_candidates": 3, "antithetic": True}, "antithetic"),
+        ({"sigma": 0.0}, "sigma"),
+        ({"sigma": float("nan")}, "sigma"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"perturbation": "uniform"}, "perturbation"),
+        ({"mode": "reverse"}, "mode"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(settings_, named):
+    with pytest.raises(ValueError, match=named):
+        EvoGrad(**settings_)
+
+
+def test_perturbing_nothing_is_refused():
+    problem = Quadratic()
+    with pytest.raises(ValueError, match="perturb"):
+        EvoGrad(perturb=lambda name: False)(problem, problem.params, problem.hyper, None, None)
+
+
+def test_mean_on_a_network_is_the_second_order_hypergradient():
+    """Batch norm, hyperparameters inside; all sign patterns of the last layer's bias."""
+    problem = Network("inside", dropout=0.0)
+    last = "9.bias"
+    estimator = EvoGrad(2, 1e-4, 0.05, antithetic=True, perturb=lambda name: name == last)
+    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=5)), dtype=torch.float64)
+    samples = [
+        estimator(*problem.arguments(), noise={last: 1e-4 * torch.stack([s, -s])}).grads["scale"]
+        for s in signs
+    ]
+    exact = T1T2(estimator.effective_inner_lr)(
+        OnlyOneParameter(problem, last), {last: problem.params[last]}, *problem.arguments()[2:]
+    ).grads["scale"]
+    assert (torch.stack(samples).mean(dim=0) - exact).norm() < 1e-4 * exact.norm()
+
+
+class OnlyOneParameter:
+    """A network's problem as a function of one of its parameters, the rest held fixed."""
+
+    def __init__(self, problem, name):
+        self.problem = problem
+        self.rest = {n: p.detach() for n, p in problem.params.items() if n != name}
+
+    def inner_loss(self, params, hyper, batch):
+        return self.problem.inner_loss({**params, **self.rest}, hyper, batch)
+
+    def outer_loss(self, params, hyper, batch):
+        return self.problem.outer_loss({**params, **self.rest}, hyper, batch)
