@@ -1,0 +1,30 @@
+"""Training utilities: device, seeds, batches, the loop, checkpoints, cost."""
+
+from common.training.batches import EndlessBatches, EpochBatches, GeneratorState
+from common.training.checkpoints import check_same_settings, load_checkpoint, save_checkpoint
+from common.training.cost import Cost, TensorMemory, live_tensor_bytes, measure
+from common.training.device import autocast, choose_device, configure
+from common.training.loop import History, Task, fit
+from common.training.seeds import derived_seed, new_generator, seed_everything
+
+__all__ = [
+    "Cost",
+    "EndlessBatches",
+    "EpochBatches",
+    "GeneratorState",
+    "History",
+    "Task",
+    "TensorMemory",
+    "autocast",
+    "check_same_settings",
+    "choose_device",
+    "configure",
+    "derived_seed",
+    "fit",
+    "live_tensor_bytes",
+    "load_checkpoint",
+    "measure",
+    "new_generator",
+    "save_checkpoint",
+    "seed_everything",
+]

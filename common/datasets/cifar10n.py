@@ -1,0 +1,147 @@
+"""CIFAR-10N: CIFAR-10's training images labelled by people (Wei et al., ICLR 2022).
+
+The labels are CC BY-NC 4.0 and in no package, so they are read from a folder of the user only.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.datasets.dataset import CanonicalFile, Dataset, obtain
+from common.datasets.pickles import load_torch_arrays
+from common.datasets.sources import Damaged, Piece, Pieces, Unavailable
+from common.errors import UserError
+
+NUM_CLASSES = 10
+OFFICIAL_FILE = "CIFAR-10_human.pt"
+PLAIN_FILE = "cifar10n_labels.npz"
+
+# our name -> (name in the files, SHA-256 of the labels as uint8). "clean" is CIFAR-10's own
+# training labels, which proves that the order of the images is CIFAR-10's.
+_LABEL_SETS = {
+    "clean": (
+        "clean_label",
+        "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+    ),
+    "aggregate": (
+        "aggre_label",
+        "2bd5e02e39c9c79772cf4c794f7b74630ac1aaeeac4b807a63c11e9a375f8404",
+    ),
+    "random1": (
+        "random_label1",
+        "8d01b5a5af048e84bf6e964c86e1133e95d5b22c07763e23705b714ad0f32d8b",
+    ),
+    "random2": (
+        "random_label2",
+        "7ea04c887750912f49669282a75e78df380077766b361fb6cb5200999ad6dcda",
+    ),
+    "random3": (
+        "random_label3",
+        "cdbfad7e15bfc8fc83bc7c6e30b692e2aa1186660d82738b7543a6012d6ca46f",
+    ),
+    "worse": (
+        "worse_label",
+        "11a306ed336e3bc81aaac36322ddf12de379d0df1883aa43e10ba562a98f6b2a",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class HumanLabels:
+    """Label sets of CIFAR-10's training images, in its order; each int64 (50000,), 0 to 9.
+
+    ``labels`` has the keys clean (CIFAR-10's own), random1 to random3 (one person each),
+    aggregate (their majority) and worse (a wrong one of the three where there is one).
+    """
+
+    labels: dict[str, torch.Tensor]
+    checksums: dict[str, str]
+    source: str
+
+
+def read_cifar10n_folder(folder: Path) -> Pieces:
+    """The label sets as uint8, from the official file or its plain copy (npz) below ``folder``.
+
+    Raises Unavailable if neither is there, Damaged if it is broken, lacks a label set, or holds
+    something else than labels.
+    """
+    for place in (folder, folder / "cifar10n", folder / "data"):
+        if (path := place / PLAIN_FILE).is_file():
+            arrays = _load_npz(path)
+        elif (path := place / OFFICIAL_FILE).is_file():
+            arrays = load_torch_arrays(path)
+        else:
+            continue
+        return {
+            name: Piece(_label_bytes(arrays, key, path), f"{path} ({key})")
+            for name, (key, _) in _LABEL_SETS.items()
+        }
+    raise Unavailable(f"neither {OFFICIAL_FILE} nor {PLAIN_FILE} in it")
+
+
+def _load_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise Damaged(f"{path} is not an npz file of plain arrays ({error})") from error
+
+
+def _label_bytes(arrays: dict, key: str, path: Path) -> bytes:
+    if key not in arrays:
+        raise Damaged(f"{path} lacks the labels {key}")
+    labels = np.asarray(arrays[key])
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise Damaged(
+            f"{path}: {key} is an array of {labels.dtype} with shape {labels.shape} "
+            "where a list of whole numbers is expected"
+        )
+    if labels.size and not (labels.min() >= 0 and labels.max() < NUM_CLASSES):
+        raise Damaged(f"{path}: {key} has labels outside 0 to {NUM_CLASSES - 1}")
+    return labels.astype(np.uint8).tobytes()
+
+
+CIFAR10N = Dataset(
+    name="cifar10n",
+    title="CIFAR-10N",
+    files=tuple(
+        CanonicalFile(name, checksum, (50_000,)) for name, (_, checksum) in _LABEL_SETS.items()
+    ),
+    read_folder=read_cifar10n_folder,
+    sources=(),
+    homepage="GitHub repository UCSC-REAL/cifar-10-100n",
+    licence="CC BY-NC 4.0",
+    expected_in_folder=f"{OFFICIAL_FILE} (or its plain copy {PLAIN_FILE})",
+    how_to_get=f"get data/{OFFICIAL_FILE} from the GitHub repository UCSC-REAL/cifar-10-100n",
+)
+
+
+def load_cifar10n(
+    data_dir: Path | None = None, training_labels: torch.Tensor | None = None
+) -> HumanLabels:
+    """CIFAR-10N from ``data_dir``, or from the folder in environment variable EVOGRAD_DATA.
+
+    ``training_labels``: CIFAR-10's (50000,), to check that both have the images in one order.
+    Raises UserError if the labels are missing or damaged, or do not belong to those images.
+    """
+    return _load_cifar10n(CIFAR10N, data_dir, training_labels)
+
+
+def _load_cifar10n(
+    dataset: Dataset, data_dir: Path | None, training_labels: torch.Tensor | None
+) -> HumanLabels:
+    copy = obtain(dataset, data_dir)
+    labels = {
+        name: torch.from_numpy(np.frombuffer(data, np.uint8).astype(np.int64))
+        for name, data in copy.files.items()
+    }
+    if training_labels is not None and not torch.equal(labels["clean"], training_labels.cpu()):
+        raise UserError(
+            f"The clean labels of CIFAR-10N ({copy.source}) are not the training labels given "
+            "beside them: pass those of the whole CIFAR-10 training set in its original order."
+        )
+    checksums = {file.name: file.checksum for file in dataset.files}
+    return HumanLabels(labels, checksums, copy.source)

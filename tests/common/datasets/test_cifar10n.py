@@ -1,0 +1,138 @@
+"""CIFAR-10N on labels made here: the real ones are not free to be kept in the project."""
+
+import dataclasses
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from common.datasets import load_cifar10n
+from common.datasets.cifar10n import CIFAR10N, _load_cifar10n
+from common.datasets.dataset import CanonicalFile
+from common.errors import UserError
+
+NAMES = {
+    "clean": "clean_label",
+    "aggregate": "aggre_label",
+    "random1": "random_label1",
+    "random2": "random_label2",
+    "random3": "random_label3",
+    "worse": "worse_label",
+}
+COUNT = 50
+
+
+@pytest.fixture
+def stored() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {key: rng.integers(0, 10, COUNT) for key in NAMES.values()}
+
+
+def small(stored: dict[str, np.ndarray]):
+    """CIFAR-10N's description, for the labels made here."""
+    files = tuple(
+        CanonicalFile(
+            name, hashlib.sha256(bytes(stored[key].astype(np.uint8))).hexdigest(), (COUNT,)
+        )
+        for name, key in NAMES.items()
+    )
+    return dataclasses.replace(CIFAR10N, files=files)
+
+
+def save(folder, form: str, content: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "pt":
+        torch.save(content, folder / "CIFAR-10_human.pt")
+    else:
+        np.savez(folder / "cifar10n_labels.npz", **content)
+
+
+@pytest.mark.parametrize("form", ["pt", "npz"])
+@pytest.mark.parametrize("layout", ["", "cifar10n", "data"])
+def test_labels_are_read(form, layout, stored, tmp_path):
+    save(tmp_path / layout, form, stored)
+    clean = torch.from_numpy(stored["clean_label"])
+    loaded = _load_cifar10n(small(stored), tmp_path, clean)
+    assert set(loaded.labels) == set(NAMES)
+    for name, key in NAMES.items():
+        assert loaded.labels[name].dtype == torch.int64
+        assert loaded.labels[name].tolist() == stored[key].tolist()
+    assert loaded.source == f"folder {tmp_path}"
+
+
+def test_folder_in_the_environment_is_used(stored, tmp_path, monkeypatch):
+    save(tmp_path, "npz", stored)
+    monkeypatch.setenv("EVOGRAD_DATA", str(tmp_path))
+    loaded = _load_cifar10n(small(stored), None, None)
+    assert loaded.labels["worse"].tolist() == stored["worse_label"].tolist()
+
+
+def test_labels_of_other_images_are_refused(stored, tmp_path):
+    save(tmp_path, "npz", stored)
+    clean = torch.from_numpy(stored["clean_label"])
+    swapped = clean.clone()
+    i = int((clean != clean[0]).nonzero()[0])
+    swapped[0], swapped[i] = clean[i], clean[0]
+    for other in (swapped, clean[:-1]):
+        with pytest.raises(UserError, match="are not the training labels"):
+            _load_cifar10n(small(stored), tmp_path, other)
+
+
+@pytest.mark.parametrize("form", ["pt", "npz"])
+@pytest.mark.parametrize(
+    ("key", "labels", "message"),
+    [
+        ("worse_label", np.full(COUNT, 10), "worse_label has labels outside 0 to 9"),
+        ("worse_label", np.full(COUNT, -1), "worse_label has labels outside 0 to 9"),
+        ("worse_label", np.zeros((COUNT, 2), int), r"shape \(50, 2\)"),
+        ("worse_label", np.zeros(COUNT - 1, int), "gives 49 bytes of worse where 50"),
+        ("random_label2", np.zeros(COUNT, int), "for random2 where"),
+    ],
+)
+def test_other_labels_are_refused(form, key, labels, message, stored, tmp_path):
+    save(tmp_path, form, stored | {key: labels})
+    with pytest.raises(UserError, match=message) as error:
+        _load_cifar10n(small(stored), tmp_path, None)
+    assert "downloaded" not in str(error.value)
+
+
+def test_fractional_labels_are_refused(stored, tmp_path):
+    save(tmp_path, "npz", stored | {"worse_label": np.zeros(COUNT)})
+    with pytest.raises(UserError, match="array of float64"):
+        _load_cifar10n(small(stored), tmp_path, None)
+
+
+def test_missing_label_set_is_named(stored, tmp_path):
+    save(tmp_path, "npz", {k: v for k, v in stored.items() if k != "aggre_label"})
+    with pytest.raises(UserError, match="lacks the labels aggre_label"):
+        _load_cifar10n(small(stored), tmp_path, None)
+
+
+def test_arrays_of_objects_are_not_unpickled(stored, tmp_path):
+    objects = np.array([{"a": 1}] * COUNT, dtype=object)
+    save(tmp_path, "npz", stored | {"worse_label": objects})
+    with pytest.raises(UserError, match="is not an npz file of plain arrays"):
+        _load_cifar10n(small(stored), tmp_path, None)
+
+
+@pytest.mark.parametrize("name", ["cifar10n_labels.npz", "CIFAR-10_human.pt"])
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04broken", pickle.dumps({"clean_label": [1]})])
+def test_broken_files_are_refused_by_name(name, data, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=name) as error:
+        load_cifar10n(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_real_description_refuses_made_up_labels(tmp_path):
+    save(tmp_path, "npz", {key: np.zeros(50_000, int) for key in NAMES.values()})
+    with pytest.raises(UserError, match=r"for clean where .* is expected"):
+        load_cifar10n(tmp_path)
+
+
+def test_missing_labels_name_the_repository(tmp_path):
+    for data_dir in (None, tmp_path):
+        with pytest.raises(UserError, match="UCSC-REAL/cifar-10-100n"):
+            load_cifar10n(data_dir)

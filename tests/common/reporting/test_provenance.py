@@ -1,0 +1,103 @@
+"""What is recorded about a run's surroundings, and what must not be."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from common.reporting import collect_provenance, provenance, utc_now, versions
+
+
+def test_versions_are_those_of_the_packages_in_use():
+    found = collect_provenance()
+    assert found["torch"] == torch.__version__
+    assert found["numpy"] == numpy.__version__
+    assert found["torch_threads"] == torch.get_num_threads()
+    assert len(found["devices"]) == torch.cuda.device_count()
+    assert re.fullmatch(r"3\.\d+\.\d+.*", found["python"])
+    json.dumps(found, allow_nan=False)
+
+
+def test_nothing_names_a_person_or_a_place():
+    found = collect_provenance()
+    assert set(found) == {
+        *("python", "torch", "torchvision", "higher", "numpy", "platform", "cpu", "cpu_cores"),
+        *("torch_threads", "devices", "cuda", "cudnn", "utc_time", "git_commit", "git_dirty"),
+    }
+    text = json.dumps(found)
+    assert str(Path(__file__).resolve().parents[3]) not in text
+    assert str(Path.home()) not in text or str(Path.home()) == "/"
+
+
+def test_times_are_utc_to_the_second():
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", utc_now())
+
+
+def test_a_package_that_is_not_installed_is_none():
+    assert provenance._version("no-such-package-anywhere") is None
+
+
+def test_without_git_the_commit_is_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = collect_provenance()
+    assert found["git_commit"] is None
+    assert found["git_dirty"] is None
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path.resolve()
+
+    def git(*arguments):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        command = ["git", "-C", str(folder), *identity, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    (folder / "results").mkdir()
+    (folder / "code.py").write_text("1")
+    (folder / "results" / "run.json").write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    monkeypatch.setattr(provenance, "_PROJECT", folder)
+    return folder, git("rev-parse", "HEAD")
+
+
+def test_commit_and_changes_of_the_source(checkout):
+    folder, commit = checkout
+    assert provenance._git_state() == {"git_commit": commit, "git_dirty": False}
+    (folder / "results" / "run.json").write_text("2")
+    assert provenance._git_state()["git_dirty"] is False
+    (folder / "code.py").write_text("2")
+    assert provenance._git_state() == {"git_commit": commit, "git_dirty": True}
+
+
+def test_the_commit_of_a_repository_around_the_project_is_not_taken(checkout, monkeypatch):
+    folder, _ = checkout
+    (folder / "vendored").mkdir()
+    monkeypatch.setattr(provenance, "_PROJECT", folder / "vendored")
+    assert provenance._git_state() == {"git_commit": None, "git_dirty": None}
+
+
+def test_versions_table_lists_differing_values_with_their_runs():
+    runs = [
+        {"torch": "2.13.0", "devices": ["A", "A", "B"], "cuda": None, "wall_seconds": 3600.0},
+        {"torch": "2.13.0", "devices": [], "git_dirty": False, "wall_seconds": 1800.0},
+        {"torch": "2.11.0", "devices": [], "finished": "2021-12-06T12:00:00Z"},
+    ]
+    rows = dict(versions.versions_table(runs).rows)
+    assert rows["PyTorch"] == "2.13.0 (2 runs); 2.11.0 (1 run)"
+    assert rows["GPUs"] == "– (2 runs); 2 × A, B (1 run)"
+    assert rows["uncommitted changes"] == "– (2 runs); no (1 run)"
+    assert rows["wall time"] == "1.5 hours in 2 runs"
+    assert rows["runs finished (UTC)"] == "2021-12-06T12:00:00Z"
+    assert "CUDA" not in rows

@@ -1,0 +1,90 @@
+"""The paper's numbers: some typed here again from its tables, and how they are looked up."""
+
+import math
+
+import pytest
+
+from common.errors import UserError
+from common.reporting import Published, published, published_value
+
+
+@pytest.mark.parametrize(
+    ("keys", "mean", "spread"),
+    [
+        (("rotation", "evograd", "rotated"), 98.11, 0.32),
+        (("rotation", "evograd", "standard"), 77.23, 6.55),
+        (("rotation", "evograd", "angle_degrees"), 28.47, 5.23),
+        (("rotation", "baseline", "rotated"), 81.79, 0.64),
+        (("cross_domain_fewshot", "1shot", "resnet10", "lft_evograd", "cub"), 47.39, 0.61),
+        (("cross_domain_fewshot", "5shot", "resnet10", "lft_evograd", "plantae"), 52.92, 0.57),
+        (("cross_domain_fewshot", "5shot", "resnet34", "none", "cars"), 40.50, 0.55),
+        (("metaweightnet", "cifar10", "0.4", "evograd"), 87.74, 0.54),
+        (("metaweightnet", "cifar100", "0.2", "t1t2"), 63.43, 0.43),
+        (("metaweightnet", "cifar100", "0.4", "l2rw"), 50.98, 1.55),
+        (("metaxl", "evograd", "ilo"), 85.99, None),
+        (("metaxl", "t1t2", "gn"), 64.11, None),
+    ],
+)
+def test_values_are_those_of_the_paper(keys, mean, spread):
+    value = published_value(*keys)
+    assert (value.mean, value.spread) == (mean, spread)
+
+
+def test_kinds_runs_and_copied_columns():
+    rotation = published_value("rotation", "evograd", "rotated")
+    assert (rotation.kind, rotation.n, rotation.population) == ("sd", 5, True)
+    fewshot = published_value(
+        "cross_domain_fewshot", "1shot", "resnet10", "lft_t1t2_copied", "cars"
+    )
+    assert (fewshot.kind, fewshot.n, fewshot.copied) == ("ci95", 1000, True)
+    noise = published_value("metaweightnet", "cifar10", "0.2", "evograd")
+    assert (noise.kind, noise.n, noise.population, noise.copied) == ("sd", 5, False, False)
+    assert published_value("metaweightnet", "cifar10", "0.2", "glc").copied
+    metaxl = published_value("metaxl", "t1t2_copied", "qu")
+    assert metaxl == Published(68.67, None, None, None, copied=True)
+
+
+def test_methods_and_experiments_without_published_numbers_have_none():
+    assert published_value("rotation", "t1t2", "rotated") is None
+    assert published_value("rotation", "baseline", "angle_degrees") is None
+    assert published_value("metaweightnet", "cifar10", "0.4", "neumann") is None
+    assert published_value("metaxl", "languages", "qu") is None
+    assert published_value("toy_1d", "evograd", "lambda") is None
+    assert published("toy_1d") == {}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("rotations", "evograd", "rotated"),
+        ("rotation", "evograd", "roated"),
+        ("rotation", "evograd"),
+        ("cross_domain_fewshot", "2shot", "resnet10", "none", "cub"),
+        ("cross_domain_fewshot", "1shot", "resnet18", "none", "cub"),
+        ("cross_domain_fewshot", "1shot", "resnet10", "none", "birds"),
+        ("metaweightnet", "cifar10", "0.3", "evograd"),
+        ("metaxl", "evograd", "en"),
+    ],
+)
+def test_misspelt_settings_are_refused(keys):
+    with pytest.raises(UserError):
+        published_value(*keys)
+
+
+def test_the_data_cannot_be_changed_through_what_is_handed_out():
+    published("rotation")["rows"]["evograd"]["rotated"][0] = 0.0
+    assert published("rotation")["rows"]["evograd"]["rotated"][0] == 98.11
+
+
+def test_standard_errors():
+    # The population sd of (-1, 0, 1) is sqrt(2/3), its sample sd 1, its standard error 1/sqrt(3).
+    population = Published(0.0, math.sqrt(2 / 3), "sd", n=3, population=True)
+    sample = Published(0.0, 1.0, "sd", n=3)
+    for value in (population, sample):
+        assert value.standard_error == pytest.approx(1 / math.sqrt(3))
+        assert value.single_run_error == pytest.approx(1.0)
+    interval = Published(0.0, 0.98, "ci95", n=1000)
+    assert interval.standard_error == interval.single_run_error == pytest.approx(0.5)
+    assert Published(70.0).standard_error is None
+    assert Published(70.0).single_run_error is None
+    assert Published(70.0, 1.0, "sd", n=None).standard_error is None
