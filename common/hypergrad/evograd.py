@@ -27,7 +27,7 @@ from common.hypergrad.problem import (
     with_direct_term,
     zeros_for_none,
 )
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
+from common.hypergrad.randomness import draw_seeds, random_bits, replayed_randomness
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,11 @@ class EvoGrad:
             k, sign = k - 1, -1.0
         like = theta[names[0]]
         generator = torch.Generator(like.device).manual_seed(seeds[k])
-        vector = torch.empty(size, dtype=like.dtype, device=like.device)
         scale = sign * self.sigma
         if self.perturbation == "gaussian":
+            vector = torch.empty(size, dtype=like.dtype, device=like.device)
             return vector.normal_(generator=generator).mul_(scale)
-        return vector.bernoulli_(0.5, generator=generator).sub_(0.5).mul_(2 * scale)
+        return random_bits(size, generator).to(like.dtype).mul_(2 * scale).sub_(scale)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,18 @@ def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
     return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
 
 
+def random_bits(count: int, generator: torch.Generator) -> Tensor:
+    """``count`` independent fair bits, 0 or 1, int32, on the generator's device.
+
+    Taken from 31-bit words: on a CPU ten times faster than ``bernoulli_``, which would be a tenth
+    of EvoGrad's time on a small network.
+    """
+    bits = torch.arange(31, dtype=torch.int32, device=generator.device)
+    words = torch.empty(-(-count // 31), dtype=torch.int32, device=generator.device)
+    words.random_(generator=generator)  # uniform on 0 .. 2^31 - 1
+    return (words.unsqueeze(1) >> bits).bitwise_and_(1).view(-1)[:count]
+
+
 @contextmanager
 def replayed_randomness(tensors: Iterable[Tensor]) -> Iterator[Callable[[int], None]]:
     """Gives a function that seeds torch's global generators; puts their states back at the end.

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jsonschema
 
@@ -79,11 +79,8 @@ def read_records(folder: str | Path, experiment: str | None = None) -> list[RunR
 
 
 def _read_json(path: Path) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no run record at {path}.") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -41,7 +41,7 @@ def test_drawing_again_gives_the_same_bytes_here_and_in_another_process(tmp_path
     first = draw(tmp_path / "a", monkeypatch)
     assert len(first) == 2
     # A user's own settings do not show.
-    with matplotlib.rc_context({"font.size": 30, "pdf.fonttype": 3, "axes.grid": False}):
+    with matplotlib.rc_context({"font.size": 30, "pdf.fonttype": 3, "xtick.color": "red"}):
         assert draw(tmp_path / "b", monkeypatch) == first
     environment = os.environ | {
         "PYTHONHASHSEED": "7",
