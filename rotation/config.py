@@ -1,7 +1,7 @@
 """Settings and presets of the rotation experiment."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from common.errors import UserError
 from common.settings import EstimatorSettings, require_positive
@@ -28,6 +28,10 @@ class Config(EstimatorSettings):
     """Adam on the network; also T1-T2's inner step size."""
     meta_learning_rate: float = 1e-2
     """Adam on the angle (radians)."""
+    rotate: Literal["normalised", "pixels"] = "normalised"
+    """What the rotation layer turns: normalised images, whose corners then become mean grey (as in
+    the authors' order of things), or pixels, whose corners become black like the validation
+    images'."""
     degrees: float = 30.0
     """Rotation of the meta-validation and test images, counter-clockwise."""
     train_size: int = 40_000

@@ -19,22 +19,37 @@ class LeNet(nn.Module):
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, 10)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Class scores (N, 10) of pixels in [0, 1], (N, 1, 28, 28)."""
-        x = (pixels - MEAN) / STD
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (N, 10) of normalised images (N, 1, 28, 28)."""
+        x = F.max_pool2d(F.relu(self.conv1(images)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
         x = x.flatten(1)
         return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
 
 
-def rotate(pixels: Tensor, angle: Tensor) -> Tensor:
-    """Pixels (N, C, H, W) turned counter-clockwise by ``angle`` (radians, scalar tensor).
+def normalise(pixels: Tensor) -> Tensor:
+    """Pixels in [0, 1] to mean 0 and standard deviation 1 over MNIST."""
+    return (pixels - MEAN) / STD
 
-    Bilinear sampling on an affine grid, differentiable in the angle; corners are black.
+
+def rotate(images: Tensor, angle: Tensor) -> Tensor:
+    """Images (N, C, H, W) turned counter-clockwise by ``angle`` (radians, scalar tensor).
+
+    Bilinear sampling on an affine grid, differentiable in the angle; what comes in from outside
+    the image is 0.
     """
     cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     # Row i maps output coordinates to input ones; image rows point down.
     matrix = torch.stack([torch.stack([cos, -sin, zero]), torch.stack([sin, cos, zero])])
-    grid = F.affine_grid(matrix.expand(len(pixels), 2, 3), list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, align_corners=False)
+    grid = F.affine_grid(matrix.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def rotation_layer(pixels: Tensor, angle: Tensor, turned: str) -> Tensor:
+    """Pixels in [0, 1] to normalised images turned by ``angle``.
+
+    turned: "normalised", 0 outside is mean grey; "pixels", 0 outside is black.
+    """
+    if turned == "normalised":
+        return rotate(normalise(pixels), angle)
+    return normalise(rotate(pixels, angle))

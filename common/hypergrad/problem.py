@@ -135,10 +135,21 @@ def outer_gradients(
 
 
 def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[str, Tensor]:
-    """left + scale * right, by name."""
-    if isinstance(scale, Tensor):
-        return {name: torch.addcmul(tensor, right[name], scale) for name, tensor in left.items()}
-    return {name: torch.add(tensor, right[name], alpha=scale) for name, tensor in left.items()}
+    """left + scale * right, by name; the sums have the strides of ``left``.
+
+    A convolution chooses its algorithm by the strides of its weights, so a candidate must not
+    lose the memory format (channels last) of the parameters it stands for.
+    """
+    sums = {}
+    for name, tensor in left.items():
+        if isinstance(scale, Tensor):
+            total = torch.addcmul(tensor, right[name], scale)
+        else:
+            total = torch.add(tensor, right[name], alpha=scale)
+        if total.stride() != tensor.stride():
+            total = torch.empty_like(tensor).copy_(total)
+        sums[name] = total
+    return sums
 
 
 def with_direct_term(grads: dict[str, Tensor], direct: Tensors | None) -> dict[str, Tensor]:

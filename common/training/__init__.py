@@ -4,7 +4,7 @@ from common.training.batches import EndlessBatches, EpochBatches, GeneratorState
 from common.training.checkpoints import check_same_settings, load_checkpoint, save_checkpoint
 from common.training.cost import Cost, TensorMemory, live_tensor_bytes, measure
 from common.training.device import autocast, choose_device, configure
-from common.training.loop import History, Task, fit
+from common.training.loop import History, Task, fit, metrics_lines
 from common.training.seeds import derived_seed, new_generator, seed_everything
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "live_tensor_bytes",
     "load_checkpoint",
     "measure",
+    "metrics_lines",
     "new_generator",
     "save_checkpoint",
     "seed_everything",

@@ -83,10 +83,11 @@ def fit(
             part.load_state_dict(saved["task"][name])
         restore_random_states(saved["random"])
     done = len(history.epochs)
-    log = _MetricsLog(directory, tensorboard, last_iteration=done * task.steps_per_epoch)
+    total, start = epochs * task.steps_per_epoch, done * task.steps_per_epoch
+    log = _MetricsLog(directory, tensorboard, start, total)
     bar = tqdm(
-        total=epochs * task.steps_per_epoch,
-        initial=done * task.steps_per_epoch,
+        total=total,
+        initial=start,
         desc=description,
         unit="step",
         dynamic_ncols=True,
@@ -133,14 +134,19 @@ def _check_finite(values: Mapping[str, float], iteration: int, epoch: int) -> No
 class _MetricsLog:
     """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for."""
 
-    def __init__(self, directory: Path, tensorboard: bool, last_iteration: int) -> None:
+    def __init__(self, directory: Path, tensorboard: bool, last_iteration: int, total: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
         # Lines of an epoch that was cut off are written again by the resumed run.
-        kept = [line for line in _lines(path) if line["iteration"] <= last_iteration]
+        kept = [
+            line
+            for line in metrics_lines(path)
+            if line["kind"] != "start" and line["iteration"] <= last_iteration
+        ]
         self._file = path.open("w")
-        for line in kept:
+        for line in [{"kind": "start", "iteration": last_iteration, "total": total}, *kept]:
             self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
         self._writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -161,8 +167,12 @@ class _MetricsLog:
             self._writer.close()
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of metrics.jsonl; the last may have been cut off."""
+def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of a metrics.jsonl; the last may have been cut off.
+
+    The first has kind "start", with the iteration a run began or was taken up at and the total;
+    the others kind "step" or "epoch", with iteration, epoch and metrics.
+    """
     if path.exists():
         for line in path.read_text().splitlines():
             with contextlib.suppress(json.JSONDecodeError):

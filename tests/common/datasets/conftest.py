@@ -14,7 +14,7 @@ from common.errors import UserError
 def empty_cache(tmp_path, monkeypatch) -> Path:
     """Point the cache to an empty folder and hide the user's own data folder.
 
-    Fixtures of the session, real MNIST among them, are made before this one and so find the
+    Fixtures of wider scope, real MNIST among them, are made before this one and so find the
     user's settings.
     """
     monkeypatch.delenv("EVOGRAD_DATA", raising=False)

@@ -151,7 +151,7 @@ def test_npm_package_with_another_checksum_is_refused(tarball, fake_npm, folder)
     assert not (folder / "package").exists()
 
 
-@pytest.mark.parametrize("action", ["exit 1", "exit 0"])
+@pytest.mark.parametrize("action", ["exit 1", "exit 0", "touch part.tgz; exit 1"])
 def test_npm_that_brings_nothing_is_unavailable(action, tarball, fake_npm, folder):
     fake_npm(action)
     with pytest.raises(Unavailable, match="npm pack ended with status"):
@@ -232,9 +232,12 @@ def test_download_that_stalls_is_given_up(folder, monkeypatch):
     monkeypatch.setattr(sources, "_probe", lambda url: None)
     monkeypatch.setattr(sources, "STALL_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
+        hang_up = threading.Timer(5, server.close)  # so that a failure is one, not a halt
+        hang_up.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}/data.bin"
         with pytest.raises(Unavailable, match="timed out"):
             Official((Download((url,), "name.bin", "0"),), read_all, "8 B").fetch(folder)
+        hang_up.cancel()
     assert socket.getdefaulttimeout() is None
 
 

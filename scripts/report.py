@@ -1,0 +1,77 @@
+"""Makes the report of all finished runs of a preset: tables, figures, one HTML file.
+
+python -m scripts.report --preset quick rotation toy_1d
+"""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.cli import run_command
+from common.errors import UserError
+from common.reporting import (
+    RunRecord,
+    Section,
+    collect_provenance,
+    read_records,
+    utc_now,
+    write_report,
+)
+from common.settings import ROOT
+from scripts.experiments import EXPERIMENTS
+
+_INTRO = """
+EvoGrad takes the gradient of the validation loss with respect to hyperparameters without
+second-order derivatives, by one step of an evolutionary update. Each section below repeats one
+experiment of the paper and sets what was measured beside what was published.
+"""
+
+
+def make_sections(
+    experiments: Sequence[str], preset: str, records_folder: Path, output: Path
+) -> tuple[list[Section], list[RunRecord]]:
+    """One section for each experiment that has runs of the preset; tables and figures in
+    ``output``/EXPERIMENT."""
+    sections, shown = [], []
+    for experiment in experiments:
+        records = read_records(records_folder / experiment / preset, experiment)
+        if not records:
+            continue
+        report = importlib.import_module(f"{experiment}.report")
+        sections.append(report.section(records, preset, output / experiment))
+        shown += records
+    return sections, shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.report", description=__doc__)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all")
+    parser.add_argument("--preset", default="quick", help="smoke, quick or paper")
+    parser.add_argument("--records", type=Path, default=ROOT / "runs", help="where the runs are")
+    parser.add_argument("--output", type=Path, help="default: runs/report/PRESET")
+    arguments = parser.parse_args()
+    for experiment in arguments.experiments:
+        if experiment not in EXPERIMENTS:
+            raise UserError(f"{experiment} is no experiment: use {', '.join(EXPERIMENTS)}")
+    output = arguments.output or ROOT / "runs" / "report" / arguments.preset
+    sections, records = make_sections(
+        arguments.experiments or EXPERIMENTS, arguments.preset, arguments.records, output
+    )
+    if not sections:
+        raise UserError(
+            f"{arguments.records} holds no finished runs of preset {arguments.preset}: "
+            "run scripts/reproduce.sh first"
+        )
+    path = write_report(
+        sections,
+        output / "index.html",
+        f"EvoGrad, reproduced (preset {arguments.preset})",
+        [record.provenance for record in records] or collect_provenance(),
+        f"{_INTRO}\n\nWritten {utc_now()}.",
+    )
+    print(f"report: {path}")
+
+
+if __name__ == "__main__":
+    run_command(main)

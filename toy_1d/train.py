@@ -1,0 +1,148 @@
+"""Both figures' numbers: EvoGrad's estimates over lambda, and trajectories of (x, lambda)."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from common.reporting import RunRecord, collect_provenance, utc_now, write_record
+from common.runs import RECORD, finished_record
+from common.training import choose_device, configure, new_generator
+from toy_1d.config import Config
+from toy_1d.problem import OneDimensional, exact_hypergradient, inner_gradient
+
+LAMBDA_RANGE = (0.1, 2.0)
+STARTS = {"x": (-1.8, -0.9, 0.9, 1.3, 1.5), "lambda": (0.2, 1.2, 0.8, 0.2, 1.7)}
+"""Where the trajectories begin: x0 and lambda0, as in the paper."""
+
+
+def evograd(config: Config, candidates: int, x: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
+    """One EvoGrad hypergradient for each entry of x and lam (N,), with noise eps (N, K).
+
+    The estimator handles one problem; vmap runs it over all N at once.
+    """
+    estimator = replace(config, num_candidates=candidates, evograd_mode="graph").estimator(
+        "evograd", inner_lr=1.0
+    )
+
+    def one(x: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
+        result = estimator(
+            OneDimensional(), {"x": x}, {"lambda": lam}, None, None, noise={"x": noise}
+        )
+        return result.grads["lambda"]
+
+    return vmap(one, randomness="same")(x, lam, noise)
+
+
+def estimates(config: Config, device: torch.device) -> dict[str, list[float]]:
+    """Mean and standard deviation of the estimate over the trials, for every lambda and K."""
+    low, high = LAMBDA_RANGE
+    lam = torch.linspace(low, high, config.lambdas, dtype=torch.float64)
+    series = {
+        "iteration": list(range(1, config.lambdas + 1)),
+        "lambda": lam.tolist(),
+        "exact": exact_hypergradient(lam).tolist(),
+    }
+    for count in config.candidates:
+        generator = new_generator(config.seed, f"estimates with {count} candidates")
+        shape = (config.lambdas, config.trials)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        noise = draw(config, (*shape, count), generator)
+        grads = evograd(
+            config,
+            count,
+            x.reshape(-1).to(device),
+            lam.repeat_interleave(config.trials).to(device),
+            noise.reshape(-1, count).to(device),
+        ).reshape(shape)
+        series[f"mean_{count}"] = grads.mean(dim=1).tolist()
+        series[f"sd_{count}"] = grads.std(dim=1, correction=0).tolist()
+    return series
+
+
+def draw(config: Config, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Perturbations eps of the configured kind and scale."""
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return config.sigma * (noise.sign() if config.perturbation == "sign" else noise)
+
+
+def trajectories(config: Config) -> list[dict[str, float]]:
+    """x and lambda after every step, for EvoGrad with each K and for the exact hypergradient.
+
+    A step moves x by SGD on L_T, then lambda by the hypergradient at the new x. Each path is
+    stepped with its own lambda.
+    """
+    methods = [*(f"evograd_{count}" for count in config.candidates), "exact"]
+    points = {
+        m: {n: torch.tensor(v, dtype=torch.float64) for n, v in STARTS.items()} for m in methods
+    }
+    generators = {m: new_generator(config.seed, f"trajectory {m}") for m in methods}
+    rows = [_row(0, points)]
+    for step in range(1, config.steps + 1):
+        for method, point in points.items():
+            x, lam = point["x"], point["lambda"]
+            x = x - config.learning_rate * inner_gradient(x, lam)
+            if method == "exact":
+                grad = exact_hypergradient(lam)
+            else:
+                count = int(method.removeprefix("evograd_"))
+                noise = draw(config, (len(x), count), generators[method])
+                grad = evograd(config, count, x, lam, noise)
+            point |= {"x": x, "lambda": lam - config.learning_rate * grad}
+        rows.append(_row(step, points))
+    return rows
+
+
+def _row(step: int, points: dict[str, dict[str, Tensor]]) -> dict[str, float]:
+    row = {"epoch": step}
+    for method, point in points.items():
+        for name, values in point.items():
+            for index, value in enumerate(values.tolist(), start=1):
+                row[f"{method}_{name}_{index}"] = value
+    return row
+
+
+def summary(series: dict[str, list[float]], config: Config) -> dict[str, float]:
+    """For each K: correlation of the mean estimate with the exact hypergradient over lambda, the
+    root mean square of its bias, and the mean standard deviation of a single estimate."""
+    exact = torch.tensor(series["exact"])
+    result = {}
+    for count in config.candidates:
+        mean, sd = torch.tensor(series[f"mean_{count}"]), torch.tensor(series[f"sd_{count}"])
+        result[f"correlation_{count}"] = torch.corrcoef(torch.stack([mean, exact]))[0, 1].item()
+        result[f"bias_{count}"] = (mean - exact).square().mean().sqrt().item()
+        result[f"sd_{count}"] = sd.mean().item()
+    return result
+
+
+def run(config: Config) -> RunRecord:
+    """Computes both figures' numbers and writes the record, or returns the finished one."""
+    record = finished_record(config)
+    if record is not None:
+        return record
+    device = choose_device(config.device)
+    configure(config.threads, config.tf32)
+    started = utc_now()
+    series = estimates(config, device)
+    record = RunRecord(
+        experiment=config.experiment,
+        method=config.method,
+        seed=config.seed,
+        preset=config.preset,
+        config=config.deciding(),
+        epochs=trajectories(config),
+        traces=series,
+        final=summary(series, config),
+        best={},
+        cost={},
+        data={},
+        provenance={
+            **collect_provenance(),
+            "device": str(device),
+            "started": started,
+            "finished": utc_now(),
+        },
+    )
+    write_record(record, config.directory() / RECORD)
+    return record
