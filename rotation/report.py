@@ -160,7 +160,8 @@ def _angle_figure(by_method: dict[str, list[RunRecord]], folder: Path) -> Figure
             axis.axhline(degrees, color="#bb2222", lw=0.8, ls=":", label="true angle")
             axis.set(title=NAMES[method], xlabel="iteration", ylabel="angle (degrees)")
             axis.label_outer()
-        axes.flat[0].legend(ncols=2, loc="lower right")
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         return save_figure(
             fig,
             folder,
@@ -190,7 +191,7 @@ def _digits_figure(by_method: dict[str, list[RunRecord]], folder: Path, count: i
         fig, axes = new_figure(rows=len(rows), height=0.62 * len(rows))
         for axis, (label, pixels) in zip(axes, rows.items(), strict=True):
             strip = torch.cat(list(pixels[:, 0]), dim=1)
-            axis.imshow(1 - strip, cmap="gray", vmin=0, vmax=1)
+            axis.imshow(1 - strip.numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set_ylabel(label, rotation=0, ha="right", va="center")
             axis.set(xticks=[], yticks=[])
             axis.grid(False)

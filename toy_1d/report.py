@@ -78,11 +78,11 @@ def _estimates(record: RunRecord, folder: Path) -> Figure:
             mean, sd = (np.array(record.traces[f"{name}_{count}"]) for name in ("mean", "sd"))
             dark, light = series_styles(2)
             axis.fill_between(lam, mean - sd, mean + sd, color=light["color"], alpha=0.35, lw=0)
-            axis.plot(lam, mean, color=dark["color"], label="EvoGrad, mean ± sd")
+            axis.plot(lam, mean, color=dark["color"], label="EvoGrad, mean ± sd over trials")
             axis.plot(lam, exact, color="#bb2222", ls=(0, (4, 2)), label="exact")
             axis.set(title=f"K = {count}", xlabel="λ", ylim=(-1, 1))
         axes[0].set_ylabel("hypergradient")
-        axes[-1].legend(loc="lower right")
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return save_figure(
             fig,
             folder,
@@ -120,7 +120,7 @@ def _trajectories(record: RunRecord, folder: Path) -> Figure:
                     label = None
             axis.set(title=f"K = {count}", xlabel="x", xlim=(-2, 2), ylim=(0, 2))
         axes[0].set_ylabel("λ")
-        axes[0].legend(loc="lower left")
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         fig.colorbar(shades, ax=list(axes), label="outer loss", shrink=0.9)
         return save_figure(
             fig,

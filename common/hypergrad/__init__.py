@@ -10,9 +10,14 @@ It leaves parameters, buffers, ``.grad`` and torch's random states as they were 
 
 from common.hypergrad.evograd import EvoGrad
 from common.hypergrad.finite_difference import FiniteDifference
+from common.hypergrad.forward_mode import ForwardMode
 from common.hypergrad.higher_t1t2 import HigherT1T2
+from common.hypergrad.implicit import ImplicitCG, Neumann
+from common.hypergrad.layer_sampled import LayerSampled
 from common.hypergrad.problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
+from common.hypergrad.reversible import Reversible
 from common.hypergrad.t1t2 import T1T2, T1T2Forward
+from common.hypergrad.unrolled import Unrolled
 
 __all__ = [
     "T1T2",
@@ -20,8 +25,14 @@ __all__ = [
     "BilevelProblem",
     "EvoGrad",
     "FiniteDifference",
+    "ForwardMode",
     "HigherT1T2",
     "Hypergradient",
+    "ImplicitCG",
+    "LayerSampled",
+    "Neumann",
+    "Reversible",
     "T1T2Forward",
     "Tensors",
+    "Unrolled",
 ]

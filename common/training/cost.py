@@ -122,9 +122,11 @@ def _storage_key(tensor: Tensor) -> int:
 
 
 def live_tensor_bytes() -> int:
-    """Bytes of all storages that a Python tensor refers to now, each counted once."""
+    """Bytes of all storages of tensors in Python and of their gradients, each counted once."""
     sizes = {}
     for item in gc.get_objects():
         if issubclass(type(item), Tensor) and item.layout == torch.strided:
-            sizes[_storage_key(item)] = item.untyped_storage().nbytes()
+            for tensor in (item, item.grad if item.is_leaf else None):
+                if tensor is not None:
+                    sizes[_storage_key(tensor)] = tensor.untyped_storage().nbytes()
     return sum(sizes.values())

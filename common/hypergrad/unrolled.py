@@ -1,0 +1,165 @@
+"""The hypergradient of several steps of SGD, in reverse mode through the stored trajectory.
+
+Domke. Generic Methods for Optimization-Based Modeling. AISTATS 2012.
+Franceschi, Donini, Frasconi, Pontil. Forward and Reverse Gradient-Based Hyperparameter
+Optimization. ICML 2017, arXiv:1703.01785 (there: Reverse-HG).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.hypergrad.problem import (
+    BilevelProblem,
+    Hypergradient,
+    Tensors,
+    added,
+    check_dependence,
+    detached,
+    leaves,
+    norm,
+    with_direct_term,
+    zeros_for_none,
+)
+from common.hypergrad.randomness import draw_seeds, replayed_randomness
+from common.hypergrad.second_order import InnerGradient, inner_gradient
+from common.hypergrad.t1t2 import InnerLR, check_inner_lr, current, outer_step
+
+
+def check_steps(steps: int) -> None:
+    if not steps >= 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+
+def check_momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
+
+
+def step_batches(inner_batch: Any, steps: int) -> Sequence[Any]:
+    """``inner_batch`` as the batches of the inner steps; ValueError if it is not ``steps`` many."""
+    if not isinstance(inner_batch, Sequence):
+        raise ValueError(
+            f"inner_batch must be a sequence of steps = {steps} batches, "
+            f"got a {type(inner_batch).__name__}"
+        )
+    if len(inner_batch) != steps:
+        raise ValueError(
+            f"inner_batch must hold one batch for each of steps = {steps}, got {len(inner_batch)}"
+        )
+    return inner_batch
+
+
+class Adjoint:
+    """dL_V/dtheta_t and what has been found of dL_V/dlambda, carried back from step to step.
+
+    With a = dL_V/dtheta_{t+1} and b = dL_V/dm_{t+1}, one step back is
+
+        b <- mu b - eta a,   found += b . d2L_T/(dtheta dlambda),   a <- a + b . d2L_T/dtheta2
+
+    with the derivatives at theta_t. found: by hyperparameter, None where nothing leads.
+    """
+
+    def __init__(self, v: Tensors, eta: float, momentum: float) -> None:
+        self.eta, self.momentum = eta, momentum
+        self.a = dict(v)
+        self.b: dict[str, Tensor] | None = None
+        self.found: dict[str, Tensor | None] = {}
+
+    def step_back(self, inner: InnerGradient, first: bool) -> None:
+        """Back through the step that ``inner`` made; ``first``: the one from theta_0.
+
+        Frees the graph. Nobody asks for dL_V/dtheta_0, so it is not computed.
+        """
+        if self.b is None or not self.momentum:
+            self.b = {n: -self.eta * a for n, a in self.a.items()}
+        else:
+            self.b = {n: self.momentum * self.b[n] - self.eta * a for n, a in self.a.items()}
+        if first:
+            mixed = inner.mixed_product(self.b)
+        else:
+            curvature, mixed = inner.products(self.b)
+            self.a = _sum(self.a, curvature)
+        self.found = _sum(self.found, mixed)
+
+
+def _sum(
+    left: Mapping[str, Tensor | None], right: Mapping[str, Tensor | None]
+) -> dict[str, Tensor | None]:
+    """left + right by name of ``right``, None (or missing) as zero."""
+    total = {}
+    for n, r in right.items():
+        found = left.get(n)
+        total[n] = r if found is None else found if r is None else found + r
+    return total
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """dL_V(theta_k)/dlambda through k = ``steps`` steps of SGD from theta_0 = theta.
+
+        m_{t+1} = mu m_t + dL_T/dtheta(theta_t, lambda, batch_t),   m_0 = 0
+        theta_{t+1} = theta_t - eta m_{t+1}
+
+        indirect term = sum_t dL_V/dm_{t+1} . d2L_T/(dtheta dlambda)(theta_t)
+
+    by reverse mode: the graph of every dL_T/dtheta is kept, and dL_V/dtheta_t, dL_V/dm_t are
+    carried back through them by double backward. Exact; ``steps=1`` is T1T2. Cost: k + 1 forwards,
+    k + 1 backwards, k backwards through a backward; memory: k graphs of dL_T/dtheta. For short
+    horizons, whatever the number of parameters and hyperparameters; for long ones the memory of
+    Reversible hardly grows with k, and that of ForwardMode, with few hyperparameters, not at all.
+
+    The derivative is the one autograd sees: what the inner loss detaches (Meta-Weight-Net's inputs)
+    counts as constant, also where it depends on lambda through an earlier step.
+
+    inner_lr: eta, one value for the k steps. steps: k. momentum: mu. inner_batch is a sequence of k
+    batches, used in order. outer_loss is L_V at theta_k. Diagnostics: ``inner_losses`` L_T at
+    theta_0 .. theta_{k-1}, (k,), ``outer_grad_norm`` |dL_V/dtheta_k|.
+    """
+
+    inner_lr: InnerLR
+    steps: int
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_inner_lr(self.inner_lr)
+        check_steps(self.steps)
+        check_momentum(self.momentum)
+
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        params: Tensors,
+        hyper: Tensors,
+        inner_batch: Sequence[Any],
+        outer_batch: Any,
+        generator: torch.Generator | None = None,
+    ) -> Hypergradient:
+        """The hypergradient at ``params`` and ``hyper``."""
+        batches = step_batches(inner_batch, self.steps)
+        theta, hyper = detached(params), leaves(hyper)
+        *inner_seeds, outer_seed = draw_seeds(self.steps + 1, generator)
+        eta = current(self.inner_lr)
+        trajectory: list[InnerGradient] = []
+        with replayed_randomness([*theta.values(), *hyper.values()]) as replay:
+            momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
+            for seed, batch in zip(inner_seeds, batches, strict=True):
+                replay(seed)
+                inner = inner_gradient(problem, theta, hyper, batch)
+                momentum = added(detached(inner.grads), momentum, self.momentum)
+                theta = added(theta, momentum, -eta)
+                trajectory.append(inner)
+            inner_losses = torch.stack([inner.loss for inner in trajectory])
+            replay(outer_seed)
+            outer_loss, v, direct = outer_step(problem, theta, hyper, outer_batch)
+            adjoint = Adjoint(v, eta, self.momentum)
+            while trajectory:
+                inner = trajectory.pop()
+                adjoint.step_back(inner, first=not trajectory)
+        check_dependence(adjoint.found, direct)
+        grads = zeros_for_none(adjoint.found, hyper)
+        diagnostics = {"inner_losses": inner_losses, "outer_grad_norm": norm(v)}
+        return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)

@@ -1,0 +1,118 @@
+"""Keeps results/ and the numbers in the documents: taken from run records, never typed.
+
+    python -m scripts.publish                      draw results/ and fill in the documents again
+    python -m scripts.publish --collect rotation --preset paper    take over finished runs first
+    python -m scripts.publish --check              exit status 1 if tables or documents disagree
+
+results/EXPERIMENT/PRESET/ holds the records of this project's own runs, and beside them the
+tables and figures made from them. In the documents, text between the markers
+``generated: EXPERIMENT/PRESET/TABLE`` and ``end generated`` is the Markdown of a table.
+"""
+
+import argparse
+import importlib
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.cli import run_command
+from common.errors import UserError
+from common.reporting import check_blocks, fill_blocks, read_records, write_atomic, write_record
+from common.settings import ROOT
+from scripts.experiments import EXPERIMENTS
+
+RESULTS = ROOT / "results"
+PRESETS = ("smoke", "quick", "paper")
+_MARKER = re.compile(r"<!-- generated: (\S+) -->")
+
+
+def collect(experiment: str, preset: str, runs: Path) -> int:
+    """Copies finished runs' records into results/; returns how many."""
+    settings = importlib.import_module(f"{experiment}.config")
+    config_class = type(settings.PRESETS[preset])
+    records = read_records(runs / experiment / preset, experiment)
+    for record in records:
+        chosen = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in record.config.items()
+        }
+        name = config_class(**chosen).run_name()
+        write_record(record, RESULTS / experiment / preset / "records" / f"{name}.json")
+    return len(records)
+
+
+def draw(folder: Path) -> None:
+    """Makes all tables and figures of results/ in ``folder``."""
+    for experiment in EXPERIMENTS:
+        for preset in PRESETS:
+            records = read_records(RESULTS / experiment / preset / "records", experiment)
+            if records:
+                report = importlib.import_module(f"{experiment}.report")
+                report.section(records, preset, folder / experiment / preset)
+
+
+def documents() -> list[Path]:
+    """The Markdown files that have generated blocks."""
+    files = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("docs/**/*.md")]
+    return sorted({f for f in files if _MARKER.search(f.read_text(encoding="utf-8"))})
+
+
+def blocks(document: Path, tables: Path) -> dict[str, str]:
+    """What belongs between the markers of a document, by name, from the tables in a folder."""
+    found = {}
+    for name in _MARKER.findall(document.read_text(encoding="utf-8")):
+        table = tables / f"{name}.md"
+        if not table.exists():
+            raise UserError(f"{document} asks for the table {name}, which results/ does not give")
+        found[name] = table.read_text(encoding="utf-8").strip()
+    return found
+
+
+def differences() -> list[str]:
+    """Tables in results/ and blocks in documents that the records do not give."""
+    wrong = []
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = Path(temporary)
+        draw(fresh)
+        for suffix in ("md", "tex", "csv"):
+            made = {p.relative_to(fresh) for p in fresh.rglob(f"*.{suffix}")}
+            kept = {p.relative_to(RESULTS) for p in RESULTS.glob(f"*/*/*.{suffix}")}
+            for table in sorted(made | kept):
+                same = table in made & kept and (
+                    (fresh / table).read_text() == (RESULTS / table).read_text()
+                )
+                if not same:
+                    wrong.append(f"results/{table}")
+        for document in documents():
+            names = check_blocks(document, blocks(document, fresh))
+            wrong += [f"{document.relative_to(ROOT)}: {name}" for name in names]
+    return wrong
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=__doc__)
+    parser.add_argument("--collect", nargs="+", default=[], choices=EXPERIMENTS)
+    parser.add_argument("--preset", default="quick", choices=PRESETS)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are")
+    parser.add_argument("--check", action="store_true", help="change nothing, only compare")
+    arguments = parser.parse_args(argv)
+    if arguments.check:
+        wrong = differences()
+        print("\n".join(wrong) or "results/ and the documents agree with the records")
+        sys.exit(1 if wrong else 0)
+    for experiment in arguments.collect:
+        count = collect(experiment, arguments.preset, arguments.runs)
+        print(f"{experiment} {arguments.preset}: {count} records")
+    for old in [*RESULTS.glob("*/*/*.*")]:
+        if old.is_file():
+            old.unlink()
+    draw(RESULTS)
+    for document in documents():
+        text = document.read_text(encoding="utf-8")
+        write_atomic(document, fill_blocks(text, blocks(document, RESULTS)))
+
+
+if __name__ == "__main__":
+    run_command(main)

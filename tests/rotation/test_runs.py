@@ -1,0 +1,202 @@
+"""Whole runs as a user starts them: command line, kill and resume, errors, report."""
+
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.cli import parse_settings
+from common.datasets import load_mnist
+from common.errors import UserError
+from common.reporting import read_record
+from rotation.config import PRESETS, Config, planned_runs
+from rotation.report import section
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["--preset", "smoke", "--train-size", "1280", "--meta-size", "300", "--test-size", "200",
+         "--threads", "1", "--log-every", "1"]  # fmt: skip
+
+
+def rotation(*words, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "rotation", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **kwargs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mnist():
+    try:
+        return load_mnist()
+    except UserError as error:
+        pytest.skip(f"MNIST cannot be had: {error}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted EvoGrad run."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = rotation(*SMALL, "--run-dir", folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def killed_at(iteration: int, folder: Path) -> None:
+    """Starts the run and kills it (SIGKILL) once that iteration is logged."""
+    command = [sys.executable, "-m", "rotation", *SMALL, "--run-dir", str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = folder / "metrics.jsonl"
+    needle = f'"iteration": {iteration}, "epoch"'
+    while not (log.exists() and needle in log.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "record.json").exists()
+
+
+@pytest.mark.parametrize("iteration", [4, 13])  # in the first epoch of ten, and in the second
+def test_killed_and_started_again_it_ends_with_the_same_numbers(tmp_path, whole, iteration):
+    killed_at(iteration, tmp_path)
+    assert rotation(*SMALL, "--run-dir", tmp_path).returncode == 0
+    resumed, uninterrupted = (read_record(f / "record.json") for f in (tmp_path, whole))
+    assert resumed.epochs == uninterrupted.epochs
+    assert resumed.traces == uninterrupted.traces
+    assert resumed.final == uninterrupted.final
+
+
+def test_a_finished_run_is_not_run_twice_unless_asked(tmp_path, whole):
+    before = (whole / "record.json").read_bytes()
+    result = rotation(*SMALL, "--run-dir", whole)
+    assert result.returncode == 0 and "finished already" in result.stderr
+    assert (whole / "record.json").read_bytes() == before
+
+
+def test_the_record_says_where_its_numbers_come_from(whole):
+    record = read_record(whole / "record.json")
+    assert record.config["train_size"] == 1280 and record.config["sigma"] == 0.001
+    assert record.data["meta images rotated by 30 degrees"]
+    assert {"torch", "python", "git_commit", "wall_seconds"} <= _keys(record.provenance)
+    assert record.cost["peak_bytes"] > 0 and record.cost["seconds_per_epoch"] > 0
+    assert len(record.traces["angle_degrees"]) == 20
+
+
+def _keys(value) -> set[str]:
+    if not isinstance(value, dict):
+        return set()
+    return set(value).union(*(_keys(item) for item in value.values()))
+
+
+@pytest.mark.parametrize("method", [m for m in Config.methods if m != "evograd"])
+def test_every_method_runs(tmp_path, method):
+    result = rotation(*SMALL, "--epochs", 1, "--method", method, "--run-dir", tmp_path)
+    assert result.returncode == 0, result.stderr
+    record = read_record(tmp_path / "record.json")
+    assert ("angle_degrees" in record.final) == (method != "baseline")
+
+
+def one_sentence(result, *words) -> None:
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--method nonsense", "--method nonsense is unknown: use baseline, evograd"),
+        ("--sigma 0", "--sigma must be positive, got 0"),
+        ("--num-candidates 1", "--num-candidates must be at least 2"),
+        ("--temperature -1", "--temperature must be positive"),
+        ("--radius 0", "--radius 0.0 must be greater than 0"),
+        ("--preset huge", "--preset huge is unknown: use quick, smoke, paper"),
+        ("--learning-rate 0", "--learning-rate 0.0 must be greater than 0"),
+        ("--train-size 60000", "--train-size 60000 must lie between 1 and 50000"),
+        ("--log-every 0", "--log-every 0 must be at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(words, named):
+    with pytest.raises(UserError, match=re.escape(named)):
+        parse_settings(PRESETS, "", words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--method nonsense", "--method nonsense is unknown"),
+        ("--sigma 0", "--sigma must be positive"),
+        ("--device quantum", "--device quantum is not a device"),
+        ("--data-dir /nonexistent", "/nonexistent"),
+        ("--learning-rate 1e30", "lower the learning rate"),
+    ],
+)
+def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path, words, named):
+    folder = tmp_path / "run"
+    result = rotation(*SMALL, *words.split(), "--run-dir", folder)
+    # The progress bar is on the same stream, in lines of its own.
+    lines = [line for line in result.stderr.splitlines() if "step/s" not in line and line.strip()]
+    result.stderr = "\n".join(lines)
+    one_sentence(result, named)
+    assert not (folder / "record.json").exists() and not (folder / "checkpoint.pt").exists()
+
+
+def test_a_run_of_other_settings_in_the_folder_is_refused(whole):
+    before = {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()}
+    one_sentence(rotation(*SMALL, "--sigma", "0.01", "--run-dir", whole), "sigma", "--restart")
+    (whole / "record.json").rename(whole / "record.bak")
+    one_sentence(rotation(*SMALL, "--sigma", "0.01", "--run-dir", whole), "sigma", "checkpoint")
+    (whole / "record.bak").rename(whole / "record.json")
+    assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
+
+
+def test_a_truncated_mnist_file_is_named(tmp_path, mnist):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, data, magic in (
+        ("train-images-idx3-ubyte", mnist.train_images, 0x803),
+        ("train-labels-idx1-ubyte", mnist.train_labels, 0x801),
+        ("t10k-images-idx3-ubyte", mnist.test_images, 0x803),
+        ("t10k-labels-idx1-ubyte", mnist.test_labels, 0x801),
+    ):
+        header = struct.pack(f">{1 + data.dim()}i", magic, *data.shape)
+        (folder / name).write_bytes(header + data.to(torch.uint8).numpy().tobytes())
+    assert torch.equal(load_mnist(folder).test_labels, mnist.test_labels)  # whole: accepted
+    victim = folder / "t10k-images-idx3-ubyte"
+    victim.write_bytes(victim.read_bytes()[:-1])
+    result = rotation(*SMALL, "--data-dir", folder, "--run-dir", tmp_path / "run")
+    one_sentence(result, "t10k-images-idx3-ubyte")
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_help_lists_every_setting_with_its_default():
+    text = rotation("--help").stdout
+    for field in fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in text
+    flat = " ".join(text.replace("│", " ").split())
+    assert "Adam on the angle (radians). (default: 0.01)" in flat
+    assert all(method in flat for method in Config.methods)
+
+
+def test_presets_are_the_papers_settings_or_smaller():
+    paper = PRESETS["paper"]
+    assert (paper.epochs, paper.batch_size, paper.train_size) == (5, 128, 40_000)
+    assert (paper.learning_rate, paper.meta_learning_rate) == (1e-3, 1e-2)
+    assert (paper.num_candidates, paper.sigma, paper.temperature) == (2, 1e-3, 0.05)
+    runs = planned_runs("paper")
+    assert len(runs) == 25 and {r.seed for r in runs} == {1, 23, 345, 4567, 56789}
+
+
+def test_the_report_shows_what_is_there(tmp_path, whole):
+    record = read_record(whole / "record.json")
+    part = section([record], "smoke", tmp_path)
+    assert part.runs == 1 and part.planned_runs == 5
+    table = (tmp_path / "accuracy.md").read_text()
+    assert f"{record.final['rotated']:.2f}" in table and "98.11" in table
+    assert "not judged" in table and "agrees" not in table  # smoke is not the paper's size
+    assert {"angles.png", "digits.png", "cost.tex"} <= {p.name for p in tmp_path.iterdir()}

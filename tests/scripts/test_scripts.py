@@ -1,0 +1,89 @@
+"""The scripts people run, and the numbers in the documents."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rotation.config import PRESETS, Config
+from scripts.experiments import EXPERIMENTS
+from scripts.publish import differences, documents
+from scripts.sweep import choose_runs, command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_tables_and_documents_say_what_the_records_say():
+    assert differences() == []
+    assert ROOT / "README.md" in documents()
+
+
+def test_every_experiment_has_its_rooms():
+    for name in EXPERIMENTS:
+        for room in ("config", "problem", "train", "report", "__main__"):
+            assert (ROOT / name / f"{room}.py").exists(), f"{name}/{room}.py"
+        assert (ROOT / name / "README.md").exists()
+        assert (ROOT / "scripts" / f"{name}.sh").exists()
+
+
+def test_shell_scripts_are_well_formed():
+    for script in [*(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"]:
+        subprocess.run(["bash", "-n", script], check=True)
+        assert "set -euo pipefail" in script.read_text()
+
+
+@pytest.mark.parametrize("words", [["--preset", "huge"], ["nonsense"], ["--frobnicate"]])
+def test_reproduce_refuses_what_it_does_not_know(words):
+    if words == ["nonsense"] and not (ROOT / ".venv").exists():
+        pytest.skip("would set up the environment first")
+    result = subprocess.run(
+        ["bash", ROOT / "scripts" / "reproduce.sh", *words],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2 and result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_sweep_names_what_differs_from_the_preset():
+    run = choose_runs([PRESETS["quick"]], ["t1t2"], [7])[0]
+    assert command(run, PRESETS["quick"])[1:] == [
+        "-m", "rotation", "--preset", "quick", "--method", "t1t2", "--seed", "7",
+    ]  # fmt: skip
+
+
+def test_a_sweep_has_each_run_once():
+    planned = [Config(method=m, seed=s) for m in ("evograd", "t1t2") for s in (1, 2)]
+    assert len(choose_runs(planned, None, None)) == 4
+    assert len(choose_runs(planned, ["baseline"], None)) == 2
+    assert len(choose_runs(planned, ["baseline"], [5])) == 1
+
+
+def test_a_sweep_goes_on_past_a_run_that_fails_and_says_so(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "scripts.sweep", "rotation", "--preset", "smoke",
+         "--methods", "nonsense"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2 and "nonsense" in result.stderr
+
+
+def test_documents_link_to_what_exists():
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]:
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document}: {target}"
+        for script in re.findall(r"bash (scripts/[\w./-]+\.sh)", text):
+            assert (ROOT / script).exists(), f"{document}: {script}"
+
+
+def test_code_in_the_readme_runs():
+    """The block on EvoGrad in one's own loop, as it stands."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = [c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "EvoGrad(" in c]
+    assert len(code) == 1
+    namespace: dict = {}
+    exec(code[0], namespace)
+    assert namespace["hyper"]["log_weights"].grad.abs().sum() > 0
