@@ -45,13 +45,22 @@ throughout.
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
-    by_method = {m: [r for r in records if r.method == m] for m in Config.methods}
+    turned = {
+        kind: {
+            m: [r for r in records if r.method == m and r.config["rotate"] == kind]
+            for m in Config.methods
+        }
+        for kind in ("normalised", "pixels")
+    }
+    by_method = turned["normalised"]
     planned = planned_runs(preset)
     tables: list[Table] = []
     figures: list[Figure] = []
     if records:
         tables = [_accuracy_table(by_method, preset), _cost_table(by_method)]
-        for table, stem in zip(tables, ("accuracy", "cost"), strict=True):
+        if any(turned["pixels"].values()):
+            tables.append(_corner_table(turned))
+        for table, stem in zip(tables, ("accuracy", "cost", "corners"), strict=False):
             write_table(table, folder, stem)
         learned = {m: rs for m, rs in by_method.items() if rs and m != "baseline"}
         if learned:
@@ -71,7 +80,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 
 def _accuracy_table(by_method: dict[str, list[RunRecord]], preset: str) -> Table:
-    planned = [config.method for config in planned_runs(preset)]
+    planned = [c.method for c in planned_runs(preset) if c.rotate == "normalised"]
     rows = []
     for method, records in by_method.items():
         if not records and method not in planned:
@@ -94,6 +103,27 @@ def _accuracy_table(by_method: dict[str, list[RunRecord]], preset: str) -> Table
         rows,
         label_columns=("method", "metric"),
         caption=f"After {epochs} epochs. The true angle is {PRESETS[preset].degrees:g}°.",
+    )
+
+
+def _corner_table(turned: dict[str, dict[str, list[RunRecord]]]) -> Table:
+    """What the rotation layer turns, and so what comes in at the corners, on the same seeds."""
+    rows = []
+    for method, black in turned["pixels"].items():
+        if not black:
+            continue
+        seeds = {record.seed for record in black}
+        grey = [r for r in turned["normalised"][method] if r.seed in seeds]
+        for metric, name in _METRICS.items():
+            cells = [collect_metric(records, metric) for records in (grey, black)]
+            numbers = [Number(c.mean, c.sd) if c else "–" for c in cells]
+            rows.append((NAMES[method], name, *numbers, str(len(seeds))))
+    return Table(
+        "Rotation: mean grey or black corners",
+        ("method", "metric", "normalised images (grey)", "pixels (black)", "seeds"),
+        tuple(rows),
+        caption="What comes in at the corners when the rotation layer turns normalised images, as "
+        "everywhere else here, or pixels. ±: sample standard deviation over seeds.",
     )
 
 
