@@ -1,7 +1,8 @@
 """Settings and presets of the rotation experiment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from common.errors import UserError
 from common.settings import EstimatorSettings, require_positive
@@ -32,6 +33,8 @@ class Config(EstimatorSettings):
     """What the rotation layer turns: normalised images, whose corners then become mean grey (as in
     the authors' order of things), or pixels, whose corners become black like the validation
     images'."""
+    shuffle: bool = True
+    """Training images in a new order every epoch, else in MNIST's."""
     degrees: float = 30.0
     """Rotation of the meta-validation and test images, counter-clockwise."""
     train_size: int = 40_000
@@ -42,7 +45,8 @@ class Config(EstimatorSettings):
     """Test images: the first ones of MNIST's test set."""
 
     def run_name(self) -> str:
-        return super().run_name() + ("-pixels" if self.rotate == "pixels" else "")
+        name = super().run_name() + ("-pixels" if self.rotate == "pixels" else "")
+        return name if self.shuffle else f"{name}-unshuffled"
 
     def validate(self) -> Self:
         super().validate()
@@ -80,10 +84,18 @@ def planned_runs(preset: str) -> list[Config]:
         for method in _METHODS[preset]
     ]
     if preset == "paper":
-        # A deviation measured: corners black instead of grey.
+        # Choices that the paper leaves open, measured: the order of the images, the corners.
+        runs += [replace(default, method="baseline", seed=s, shuffle=False) for s in _SEEDS[preset]]
         runs += [
             replace(default, method=method, seed=seed, rotate="pixels")
             for seed in _SEEDS[preset][:3]
             for method in ("evograd", "t1t2")
         ]
     return runs
+
+
+def variant(settings: Mapping[str, Any]) -> str:
+    """Which open choice a run's settings (a record's ``config``) decide differently; "" for none."""
+    if settings["rotate"] == "pixels":
+        return "black corners"
+    return "" if settings["shuffle"] else "unshuffled"

@@ -1,6 +1,7 @@
 """The rotation experiment's tables and figures, from its run records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from common.reporting import (
     series_styles,
     write_table,
 )
-from rotation.config import PRESETS, Config, planned_runs
+from rotation.config import PRESETS, Config, planned_runs, variant
 from rotation.data import load_splits
 from rotation.models import rotate
 
@@ -45,22 +46,15 @@ throughout.
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
-    turned = {
-        kind: {
-            m: [r for r in records if r.method == m and r.config["rotate"] == kind]
-            for m in Config.methods
-        }
-        for kind in ("normalised", "pixels")
-    }
-    by_method = turned["normalised"]
+    by_method = _by_method(r for r in records if not variant(r.config))
     planned = planned_runs(preset)
     tables: list[Table] = []
     figures: list[Figure] = []
     if records:
         tables = [_accuracy_table(by_method, preset), _cost_table(by_method)]
-        if any(turned["pixels"].values()):
-            tables.append(_corner_table(turned))
-        for table, stem in zip(tables, ("accuracy", "cost", "corners"), strict=False):
+        if any(variant(record.config) for record in records):
+            tables.append(_variant_table(records))
+        for table, stem in zip(tables, ("accuracy", "cost", "variants"), strict=False):
             write_table(table, folder, stem)
         learned = {m: rs for m, rs in by_method.items() if rs and m != "baseline"}
         if learned:
@@ -80,7 +74,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 
 def _accuracy_table(by_method: dict[str, list[RunRecord]], preset: str) -> Table:
-    planned = [c.method for c in planned_runs(preset) if c.rotate == "normalised"]
+    planned = [c.method for c in planned_runs(preset) if not variant(asdict(c))]
     rows = []
     for method, records in by_method.items():
         if not records and method not in planned:
@@ -106,24 +100,36 @@ def _accuracy_table(by_method: dict[str, list[RunRecord]], preset: str) -> Table
     )
 
 
-def _corner_table(turned: dict[str, dict[str, list[RunRecord]]]) -> Table:
-    """What the rotation layer turns, and so what comes in at the corners, on the same seeds."""
+def _by_method(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    records = list(records)
+    return {m: [r for r in records if r.method == m] for m in Config.methods}
+
+
+def _variant_table(records: Sequence[RunRecord]) -> Table:
+    """Choices that the paper leaves open, made differently, on the same seeds."""
     rows = []
-    for method, black in turned["pixels"].items():
-        if not black:
-            continue
-        seeds = {record.seed for record in black}
-        grey = [r for r in turned["normalised"][method] if r.seed in seeds]
-        for metric, name in _METRICS.items():
-            cells = [collect_metric(records, metric) for records in (grey, black)]
-            numbers = [Number(c.mean, c.sd) if c else "–" for c in cells]
-            rows.append((NAMES[method], name, *numbers, str(len(seeds))))
+    for name in ("unshuffled", "black corners"):
+        others = _by_method(r for r in records if variant(r.config) == name)
+        for method, changed in others.items():
+            seeds = {record.seed for record in changed}
+            usual = [
+                r
+                for r in records
+                if r.method == method and r.seed in seeds and not variant(r.config)
+            ]
+            for metric, label in _METRICS.items():
+                if not changed or metric not in changed[0].final:
+                    continue
+                cells = [collect_metric(runs, metric) for runs in (usual, changed)]
+                numbers = [Number(c.mean, c.sd) if c else "–" for c in cells]
+                rows.append((name, NAMES[method], label, *numbers, str(len(seeds))))
     return Table(
-        "Rotation: mean grey or black corners",
-        ("method", "metric", "normalised images (grey)", "pixels (black)", "seeds"),
+        "Rotation: open choices made differently",
+        ("choice", "method", "metric", "as above", "so", "seeds"),
         tuple(rows),
-        caption="What comes in at the corners when the rotation layer turns normalised images, as "
-        "everywhere else here, or pixels. ±: sample standard deviation over seeds.",
+        caption="unshuffled: training images in the order of the data set. black corners: the "
+        "layer turns pixels, so that black comes in from outside, instead of normalised images, "
+        "where it is mean grey. ±: sample standard deviation over seeds.",
     )
 
 

@@ -46,7 +46,11 @@ class RotationTask:
         stream = partial(new_generator, config.seed)
         self.noise = stream("perturbations")
         self.train_batches = EpochBatches(
-            config.train_size, config.batch_size, stream("training batches"), device
+            config.train_size,
+            config.batch_size,
+            stream("training batches"),
+            device,
+            config.shuffle,
         )
         self.meta_batches = EndlessBatches(
             config.meta_size, config.batch_size, stream("meta batches"), device

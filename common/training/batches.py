@@ -11,13 +11,18 @@ from torch import Tensor
 
 
 class EpochBatches:
-    """One pass over ``size`` samples in a new order every epoch."""
+    """One pass over ``size`` samples in a new order every epoch (or the same, unshuffled)."""
 
     def __init__(
-        self, size: int, batch_size: int, generator: torch.Generator, device: torch.device
+        self,
+        size: int,
+        batch_size: int,
+        generator: torch.Generator,
+        device: torch.device,
+        shuffle: bool = True,
     ) -> None:
         self.size, self.batch_size, self.device = size, batch_size, device
-        self.generator = generator
+        self.generator, self.shuffle = generator, shuffle
 
     def __len__(self) -> int:
         """Batches per epoch; the last may be smaller."""
@@ -25,8 +30,11 @@ class EpochBatches:
 
     def epoch(self) -> Iterator[Tensor]:
         """Index tensors on the device, (batch,), int64."""
-        order = torch.randperm(self.size, generator=self.generator).to(self.device)
-        yield from order.split(self.batch_size)
+        if self.shuffle:
+            order = torch.randperm(self.size, generator=self.generator)
+        else:
+            order = torch.arange(self.size)
+        yield from order.to(self.device).split(self.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two epochs."""

@@ -63,6 +63,12 @@ def test_every_epoch_is_a_new_order_of_all_samples():
     assert len(batches) == 3
 
 
+def test_unshuffled_batches_come_in_order():
+    batches = EpochBatches(5, 2, new_generator(1, "x"), CPU, shuffle=False)
+    for _ in range(2):
+        assert [b.tolist() for b in batches.epoch()] == [[0, 1], [2, 3], [4]]
+
+
 def test_endless_batches_use_every_sample_before_any_comes_again():
     batches = EndlessBatches(10, 4, new_generator(1, "x"), CPU)
     passes = [torch.cat([batches.next() for _ in range(3)]).tolist() for _ in range(3)]
