@@ -34,7 +34,11 @@ Config = TypeVar("Config", bound=RunSettings)
 
 
 class RecordedTask(Task, Protocol):
-    """What ``execute`` needs beside the training loop."""
+    """What ``execute`` needs beside the training loop.
+
+    A task may also have ``curves() -> dict[str, list[float]]``: series for figures, by name, as
+    they stand after the last epoch.
+    """
 
     checksums: Mapping[str, str]
     """SHA-256 of the data and splits, for the record."""
@@ -86,6 +90,7 @@ def execute(
             f"{config.experiment} {config.run_name()}",
             config.tensorboard,
         )
+        curves = getattr(task, "curves", dict)()
         cost = task.measure_cost().as_dict()
         cost["seconds_per_epoch"] = statistics.median(history.seconds)
         final = {name: value for name, value in history.epochs[-1].items() if name != "epoch"}
@@ -108,6 +113,7 @@ def execute(
                 "finished": utc_now(),
                 "wall_seconds": sum(history.seconds),
             },
+            curves=curves,
         )
         write_record(record, directory / RECORD)
     return record

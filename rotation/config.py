@@ -95,7 +95,7 @@ def planned_runs(preset: str) -> list[Config]:
 
 
 def variant(settings: Mapping[str, Any]) -> str:
-    """Which open choice a run's settings (a record's ``config``) decide differently; "" for none."""
+    """Which open choice a run's settings (a record's config) decide otherwise; "" for none."""
     if settings["rotate"] == "pixels":
         return "black corners"
-    return "" if settings["shuffle"] else "unshuffled"
+    return "" if settings.get("shuffle", True) else "unshuffled"

@@ -9,7 +9,7 @@ import functools
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class RunRecord:
     data: dict[str, str]  # file or split -> checksum
     provenance: dict[str, Any]  # collect_provenance(), wall_seconds, started, finished
     schema_version: int = SCHEMA_VERSION
+    curves: dict[str, list[float]] = field(default_factory=dict)  # for figures, of any length
 
 
 def write_record(record: RunRecord, path: str | Path) -> Path:
@@ -102,7 +103,8 @@ def _to_record(document: dict[str, Any], path: Path) -> RunRecord:
         )
     _check_values(document, str(path))
     _check_document(document, str(path))
-    return RunRecord(**{field.name: document[field.name] for field in fields(RunRecord)})
+    names = (entry.name for entry in fields(RunRecord))
+    return RunRecord(**{name: document[name] for name in names if name in document})
 
 
 @functools.cache

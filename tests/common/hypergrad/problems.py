@@ -1,21 +1,39 @@
 """Bilevel problems that the estimators are held against, in float64."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from common.training.cost import TensorMemory
+
+
+def inner_batch_for(estimator, batch):
+    """What the estimator takes as inner_batch: a batch for each step where it makes several."""
+    steps = getattr(estimator, "steps", None)
+    return batch if steps is None else [batch] * steps
+
 
 class Quadratic:
-    """A bilevel problem whose one-step hypergradient has a closed form.
+    """A bilevel problem whose hypergradients have closed forms.
 
         L_T = 1/2 th' A th - th' (b + B la) + 1/2 sum_j la_j th' C_j th
         L_V = 1/2 |th - t|^2 + d' la + 1/2 e |la|^2
 
-    theta is split over two tensors of different shape, to test the bookkeeping.
+    theta is split over two tensors of different shape, to test the bookkeeping. An inner batch, if
+    there is one, is a vector added to b. convex: la > 0, so that L_T is strongly convex.
     """
 
-    def __init__(self, size: int = 6, hypers: int = 3, seed: int = 0, direct: bool = True) -> None:
+    def __init__(
+        self,
+        size: int = 6,
+        hypers: int = 3,
+        seed: int = 0,
+        direct: bool = True,
+        convex: bool = False,
+    ) -> None:
         g = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
@@ -29,7 +47,13 @@ class Quadratic:
         self.e = 0.7 * direct
         theta = normal(size)
         self.params = {"left": theta[:2].clone(), "right": theta[2:].reshape(2, -1).clone()}
-        self.hyper = {"la": normal(hypers)}
+        la = normal(hypers)
+        self.hyper = {"la": la.abs() if convex else la}
+
+    def batches(self, count: int) -> list[Tensor]:
+        """Inner batches, no two alike."""
+        g = torch.Generator().manual_seed(count)
+        return list(torch.randn(count, len(self.b), generator=g, dtype=torch.float64))
 
     @staticmethod
     def vector(params) -> Tensor:
@@ -38,17 +62,25 @@ class Quadratic:
     def inner_loss(self, params, hyper, batch=None) -> Tensor:
         theta, la = self.vector(params), hyper["la"]
         curvature = torch.einsum("j,jab,a,b->", la, self.C, theta, theta)
-        return 0.5 * theta @ self.A @ theta - theta @ (self.b + self.B @ la) + 0.5 * curvature
+        slope = self.b + self.B @ la + (0.0 if batch is None else batch)
+        return 0.5 * theta @ self.A @ theta - theta @ slope + 0.5 * curvature
 
     def outer_loss(self, params, hyper, batch=None) -> Tensor:
         theta, la = self.vector(params), hyper["la"]
         loss = 0.5 * (theta - self.t).square().sum()
         return loss + (self.d @ la + 0.5 * self.e * la @ la if self.e else 0.0)
 
+    def hessian(self) -> Tensor:
+        """d2 L_T / dtheta2."""
+        return self.A + torch.einsum("j,jab->ab", self.hyper["la"], self.C)
+
     def inner_grad(self, theta: Tensor) -> Tensor:
-        la = self.hyper["la"]
-        curvature = self.A + torch.einsum("j,jab->ab", la, self.C)
-        return curvature @ theta - self.b - self.B @ la
+        return self.hessian() @ theta - self.b - self.B @ self.hyper["la"]
+
+    def optimum(self) -> dict[str, Tensor]:
+        """The parameters at which the inner gradient is zero."""
+        theta = torch.linalg.solve(self.hessian(), self.b + self.B @ self.hyper["la"])
+        return {"left": theta[:2], "right": theta[2:].reshape(2, -1)}
 
     def mixed(self, theta: Tensor) -> Tensor:
         """d2 L_T / dtheta dla, (size, hypers)."""
@@ -62,6 +94,24 @@ class Quadratic:
         theta = self.vector(self.params)
         point = theta if at_theta else theta - eta * self.inner_grad(theta)
         return -eta * (point - self.t) @ self.mixed(theta) + self.direct()
+
+    def unrolled_hypergradient(self, eta: float, momentum: float, batches: list[Tensor]) -> Tensor:
+        """Of SGD with momentum, a step per batch, by the recursion of theta and dtheta/dlambda."""
+        theta = self.vector(self.params)
+        move = torch.zeros_like(theta)
+        d_theta = torch.zeros_like(self.B)
+        d_move = torch.zeros_like(self.B)
+        for batch in batches:
+            d_move = momentum * d_move + self.hessian() @ d_theta + self.mixed(theta)
+            move = momentum * move + self.inner_grad(theta) - batch
+            theta, d_theta = theta - eta * move, d_theta - eta * d_move
+        return (theta - self.t) @ d_theta + self.direct()
+
+    def implicit_hypergradient(self, params, damping: float = 0.0) -> Tensor:
+        """-v (H + damping I)^-1 mixed + direct term at ``params``, by a dense solve."""
+        theta = self.vector(params)
+        matrix = self.hessian() + damping * torch.eye(len(theta), dtype=torch.float64)
+        return -torch.linalg.solve(matrix, theta - self.t) @ self.mixed(theta) + self.direct()
 
 
 class Network:
@@ -135,3 +185,53 @@ class Network:
 
     def arguments(self):
         return self, self.params, self.hyper, self.inner_batch, self.outer_batch
+
+
+class Wide:
+    """A network whose activations dwarf its parameters; loss weights as hyperparameters."""
+
+    def __init__(self, depth: int = 4, images: int = 32) -> None:
+        torch.manual_seed(0)
+        block = [nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1),
+            *(layer for _ in range(depth) for layer in copy.deepcopy(block)),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(16, 10),
+        )
+        self.params = dict(self.net.named_parameters())
+        self.hyper = {"logits": torch.zeros(images)}
+        self.batch = (torch.randn(images, 3, 32, 32), torch.randint(10, (images,)))
+
+    def losses(self, params, batch):
+        buffers = {n: b.clone() for n, b in self.net.named_buffers()}
+        logits = functional_call(self.net, (dict(params), buffers), (batch[0],))
+        return F.cross_entropy(logits, batch[1], reduction="none")
+
+    def inner_loss(self, params, hyper, batch):
+        return torch.softmax(hyper["logits"], 0) @ self.losses(params, batch)
+
+    def outer_loss(self, params, hyper, batch):
+        return self.losses(params, batch).mean()
+
+    def arguments(self, estimator):
+        inner_batch = inner_batch_for(estimator, self.batch)
+        return self, self.params, self.hyper, inner_batch, self.batch
+
+    def peak(self, estimator) -> int:
+        with TensorMemory() as memory:
+            estimator(*self.arguments(estimator))
+        return memory.peak
+
+    def saved(self, estimator) -> int:
+        total = 0
+
+        def pack(tensor):
+            nonlocal total
+            total += tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            estimator(*self.arguments(estimator))
+        return total

@@ -4,20 +4,23 @@ import copy
 
 import pytest
 import torch
-from torch import nn
-from torch.func import functional_call
-from torch.nn import functional as F
 
 from common.hypergrad import (
     T1T2,
     EvoGrad,
     FiniteDifference,
+    ForwardMode,
     HigherT1T2,
     Hypergradient,
+    ImplicitCG,
+    LayerSampled,
+    Neumann,
+    Reversible,
     T1T2Forward,
+    Unrolled,
 )
 from common.training.cost import TensorMemory
-from tests.common.hypergrad.problems import Network, Quadratic
+from tests.common.hypergrad.problems import Network, Quadratic, Wide, inner_batch_for
 
 ESTIMATORS = {
     "evograd-streaming": EvoGrad(3),
@@ -27,8 +30,23 @@ ESTIMATORS = {
     "t1t2-higher": HigherT1T2(0.1),
     "t1t2-forward": T1T2Forward(0.1),
     "finite-difference": FiniteDifference(0.1),
+    "unrolled": Unrolled(0.1, 2, momentum=0.9),
+    "forward-mode": ForwardMode(0.1, 2),
+    "reversible": Reversible(0.1, 0.9, 2),
+    "implicit-cg": ImplicitCG(2, damping=5.0),
+    "neumann": Neumann(0.1, 2),
+    "layer-sampled": LayerSampled(0.1, 1),
 }
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+
+
+def inner(name, batch):
+    return inner_batch_for(ESTIMATORS[name], batch)
+
+
+def arguments(name, problem):
+    problem, params, hyper, inner_batch, outer_batch = problem.arguments()
+    return problem, params, hyper, inner(name, inner_batch), outer_batch
 
 
 @every_estimator
@@ -41,7 +59,7 @@ def test_leaves_parameters_buffers_grad_and_random_state_alone(name):
     before = copy.deepcopy(problem.net.state_dict())
     hyper = {n: h.detach().clone() for n, h in problem.hyper.items()}
     state = torch.get_rng_state()
-    result = ESTIMATORS[name](*problem.arguments(), generator=torch.Generator().manual_seed(0))
+    result = ESTIMATORS[name](*arguments(name, problem), generator=torch.Generator().manual_seed(0))
     assert torch.equal(torch.get_rng_state(), state)
     for key, value in problem.net.state_dict().items():
         assert torch.equal(value, before[key])
@@ -61,7 +79,7 @@ def test_restores_the_random_state_after_an_error(name):
     problem.outer_loss = lambda *_: 1 / 0
     state = torch.get_rng_state()
     with pytest.raises(ZeroDivisionError):
-        ESTIMATORS[name](*problem.arguments(), generator=torch.Generator().manual_seed(0))
+        ESTIMATORS[name](*arguments(name, problem), generator=torch.Generator().manual_seed(0))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -70,10 +88,10 @@ def test_one_seed_gives_the_same_numbers_and_another_different_ones(name):
     problem = Network("loss")
     estimator = ESTIMATORS[name]
     torch.manual_seed(3)
-    first = estimator(*problem.arguments()).grads["out"]
-    second = estimator(*problem.arguments()).grads["out"]
+    first = estimator(*arguments(name, problem)).grads["out"]
+    second = estimator(*arguments(name, problem)).grads["out"]
     torch.manual_seed(3)
-    again = estimator(*problem.arguments()).grads["out"]
+    again = estimator(*arguments(name, problem)).grads["out"]
     assert torch.equal(first, again)
     assert not torch.equal(first, second)  # dropout, and perturbations, are drawn anew
 
@@ -86,18 +104,18 @@ def test_hyperparameters_that_nothing_depends_on_are_refused(name):
     problem.inner_loss = lambda params, hyper, batch: loss(params, held, batch)
     if name == "evograd-graph":
         # By torch.func, which gives zeros and cannot tell; they are at least exactly zero.
-        result = ESTIMATORS[name](*problem.arguments())
+        result = ESTIMATORS[name](*arguments(name, problem))
         assert all((g == 0).all() for g in result.grads.values())
     else:
         with pytest.raises(ValueError, match="depends on any hyperparameter"):
-            ESTIMATORS[name](*problem.arguments())
+            ESTIMATORS[name](*arguments(name, problem))
 
 
 @every_estimator
 def test_a_hyperparameter_out_of_use_gets_zeros(name):
     problem = Network("loss")
     problem.hyper["unused"] = torch.ones(2, 3, dtype=torch.float64)
-    grads = ESTIMATORS[name](*problem.arguments()).grads
+    grads = ESTIMATORS[name](*arguments(name, problem)).grads
     assert torch.equal(grads["unused"], torch.zeros(2, 3, dtype=torch.float64))
     assert grads["out"].abs().max() > 0
 
@@ -106,7 +124,12 @@ def test_a_hyperparameter_out_of_use_gets_zeros(name):
 def test_parameters_and_hyperparameters_may_share_names(name):
     problem = Quadratic()
     expected = ESTIMATORS[name](
-        problem, problem.params, problem.hyper, None, None, torch.Generator().manual_seed(1)
+        problem,
+        problem.params,
+        problem.hyper,
+        inner(name, None),
+        None,
+        torch.Generator().manual_seed(1),
     ).grads["la"]
 
     class Renamed:
@@ -120,7 +143,7 @@ def test_parameters_and_hyperparameters_may_share_names(name):
         Renamed(),
         problem.params,
         {"left": problem.hyper["la"]},
-        None,
+        inner(name, None),
         None,
         torch.Generator().manual_seed(1),
     )
@@ -129,65 +152,27 @@ def test_parameters_and_hyperparameters_may_share_names(name):
 
 @every_estimator
 def test_memory_does_not_grow_over_many_steps(name):
-    """A training loop of 30 meta-steps and base steps ends with what it held after the fifth."""
+    """A training loop of 30 meta-steps and base steps ends with what it held after the fifth.
+
+    Five seeds in turn: each subset of layers that LayerSampled draws has a peak of its own.
+    """
     problem = Network("loss")
     hyper = dict(problem.hyper)
     with TensorMemory() as memory:
         for step in range(30):
             result = ESTIMATORS[name](
-                problem, problem.params, hyper, problem.inner_batch, problem.outer_batch
+                problem,
+                problem.params,
+                hyper,
+                inner(name, problem.inner_batch),
+                problem.outer_batch,
+                torch.Generator().manual_seed(step % 5),
             )
             hyper = {n: h - 0.1 * result.grads[n] for n, h in hyper.items()}
             if step == 4:
                 settled, peak = memory.current, memory.peak
         assert memory.current == settled
         assert memory.peak == peak
-
-
-class Wide:
-    """A network whose activations dwarf its parameters; loss weights as hyperparameters."""
-
-    def __init__(self, depth: int = 4) -> None:
-        torch.manual_seed(0)
-        block = [nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
-        self.net = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1),
-            *(layer for _ in range(depth) for layer in copy.deepcopy(block)),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(16, 10),
-        )
-        self.params = dict(self.net.named_parameters())
-        self.hyper = {"logits": torch.zeros(32)}
-        self.batch = (torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))
-
-    def losses(self, params, batch):
-        buffers = {n: b.clone() for n, b in self.net.named_buffers()}
-        logits = functional_call(self.net, (dict(params), buffers), (batch[0],))
-        return F.cross_entropy(logits, batch[1], reduction="none")
-
-    def inner_loss(self, params, hyper, batch):
-        return torch.softmax(hyper["logits"], 0) @ self.losses(params, batch)
-
-    def outer_loss(self, params, hyper, batch):
-        return self.losses(params, batch).mean()
-
-    def peak(self, estimator) -> int:
-        with TensorMemory() as memory:
-            estimator(self, self.params, self.hyper, self.batch, self.batch)
-        return memory.peak
-
-    def saved(self, estimator) -> int:
-        total = 0
-
-        def pack(tensor):
-            nonlocal total
-            total += tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            estimator(self, self.params, self.hyper, self.batch, self.batch)
-        return total
 
 
 def test_streaming_peak_does_not_grow_with_candidates():

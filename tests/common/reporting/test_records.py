@@ -53,6 +53,7 @@ RECORDS = st.builds(
     cost=st.dictionaries(NAMES, JSON, max_size=3),
     data=st.dictionaries(NAMES, st.text(), max_size=3),
     provenance=st.dictionaries(NAMES, JSON, max_size=3),
+    curves=st.dictionaries(NAMES, st.lists(FINITE, max_size=30), max_size=2),
 )
 
 
@@ -68,6 +69,13 @@ def test_a_record_is_read_as_it_was_written(record, tmp_path):
     assert back == record
     # == takes 1 and 1.0 for the same; the file must not.
     assert repr(back) == repr(record)
+
+
+def test_records_from_before_curves_are_read(make_record, tmp_path):
+    path = write_record(make_record(curves={"weight": [0.5, 1.0]}), tmp_path / "r.json")
+    assert read_record(path).curves == {"weight": [0.5, 1.0]}
+    change(path, lambda d: d.pop("curves"))
+    assert read_record(path) == make_record()
 
 
 def test_tuples_are_read_as_lists(make_record, tmp_path):
@@ -108,6 +116,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(make_record, tmp_path, 
         ({"data": {"train": 5}}, r"\$\.data\.train"),
         ({"traces": {"iteration": [1, 2], "loss": [1.0]}}, "different lengths"),
         ({"traces": {"loss": [1.0]}}, '"iteration"'),
+        ({"curves": {"weight": ["1"]}}, r"\$\.curves\.weight\[0\]"),
         ({"traces": {"iteration": ["1"]}}, r"\$\.traces\.iteration\[0\]"),
         ({"config": {"path": object()}}, r"record\.config\.path"),
         ({"config": {1: 2}}, "keys must be strings"),
