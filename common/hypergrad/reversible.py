@@ -177,11 +177,11 @@ class Reversible:
     rounded trajectory; a step rounds m by up to n + 1/2 and theta by 1/2 unit of 2^-fraction_bits
     (mu = n/d; 6e-14 by default).
 
-    Cost: 2 k + 1 forwards, 2 k + 1 backwards, k backwards through a backward; memory, whatever k:
-    one graph of dL_T/dtheta and 7 vectors of theta's size (3 of them, and temporary ones, int64 or
-    float64), to which log2(1/mu) bits per parameter and step are added in words of 64 (0.15 for
-    mu = 0.9: a word per 390 steps). For long horizons; dL_T/dtheta must be reproducible bit for
-    bit, else RuntimeError (on a GPU: torch.use_deterministic_algorithms).
+    Cost: 2 k + 1 forwards, 2 k + 1 backwards, k backwards through a backward; memory: one graph of
+    dL_T/dtheta, 5 vectors of theta's size, 3 of them int64, and temporary ones, whatever k; to
+    which log2(1/mu) bits per parameter and step are added, in words of 64 (for mu = 0.9 a word per
+    390 steps). For long horizons. dL_T/dtheta must be reproducible bit for bit, else RuntimeError
+    (on a GPU: torch.use_deterministic_algorithms).
 
     inner_lr: eta, one value for the k steps. momentum: mu, strictly between 0 and 1, a fraction
     n/d with d up to 1000, as every decimal of three digits is. steps: k. fraction_bits: resolution

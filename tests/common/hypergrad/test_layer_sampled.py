@@ -1,0 +1,148 @@
+"""LayerSampled: what it leaves out, and that its mean is T1-T2."""
+
+import itertools
+
+import pytest
+import torch
+
+from common.hypergrad import T1T2, LayerSampled
+from common.training.cost import TensorMemory
+from tests.common.hypergrad.problems import Network, Quadratic, Wide
+
+LAYERS = ["0", "1", "4", "5", "9"]  # of Network: two convolutions, two batch norms, a linear one
+
+
+def generator(seed: int = 5):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("where", ["inside", "loss", "direct"])
+@pytest.mark.parametrize("layers", [5, LAYERS, lambda layer: True])
+def test_all_layers_are_t1t2_with_batch_norm_and_dropout(where, layers):
+    problem = Network(where, smooth=False)
+    reference = T1T2(0.1)(*problem.arguments(), generator())
+    result = LayerSampled(0.1, layers)(*problem.arguments(), generator())
+    torch.testing.assert_close(result.outer_loss, reference.outer_loss)
+    assert result.diagnostics["sampled"].tolist() == [True] * 5
+    for name, grad in reference.grads.items():
+        assert (result.grads[name] - grad).norm() < 1e-12 * grad.norm()
+
+
+@pytest.mark.parametrize("where", ["inside", "direct"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_mean_over_all_subsets_is_t1t2(where, count):
+    """Every subset that can be drawn, each once."""
+    problem = Network(where, dropout=0.0)
+    estimates = {}
+    subsets = set(itertools.combinations(LAYERS, count))
+    for seed in range(200):
+        result = LayerSampled(0.1, count)(*problem.arguments(), generator(seed))
+        drawn = result.diagnostics["sampled"].tolist()
+        subset = tuple(itertools.compress(LAYERS, drawn))
+        estimates[subset] = next(iter(result.grads.values()))
+        if len(estimates) == len(subsets):
+            break
+    assert set(estimates) == subsets
+    mean = torch.stack(list(estimates.values())).mean(dim=0)
+    (expected,) = T1T2(0.1)(*problem.arguments()).grads.values()
+    assert (mean - expected).norm() < 1e-12 * expected.norm()
+    assert all((e - expected).norm() > 1e-6 * expected.norm() for e in estimates.values())
+
+
+class FourLayers:
+    def __init__(self) -> None:
+        self.params = {f"body.{i}.weight": torch.ones(()) for i in range(4)}
+        self.hyper = {"la": torch.ones(())}
+
+    def inner_loss(self, params, hyper, batch):
+        return hyper["la"] * sum(params.values())
+
+    def outer_loss(self, params, hyper, batch):
+        return sum(params.values())
+
+
+def test_layers_are_drawn_uniformly():
+    problem, noise = FourLayers(), generator()
+    draws = torch.stack(
+        [
+            LayerSampled(0.1, 2)(problem, problem.params, problem.hyper, None, None, noise)
+            .diagnostics["sampled"]
+            .double()
+            for _ in range(600)
+        ]
+    )
+    assert (draws.sum(dim=1) == 2).all()
+    together = draws.T @ draws / len(draws)  # each layer in 1/2 of the draws, each pair in 1/6
+    expected = torch.full((4, 4), 1 / 6, dtype=torch.float64).fill_diagonal_(1 / 2)
+    assert ((together - expected).abs() < 4 * 0.5 / 600**0.5).all()
+
+
+@pytest.mark.parametrize("layers", [["left"], lambda layer: layer == "left", {"left"}])
+def test_a_fixed_choice_is_the_closed_form_of_its_part(layers):
+    """-eta v_S . mixed_S + direct term, v at theta' after the step of all parameters."""
+    problem = Quadratic()
+    result = LayerSampled(0.1, layers)(problem, problem.params, problem.hyper, None, None)
+    theta = problem.vector(problem.params)
+    v = theta - 0.1 * problem.inner_grad(theta) - problem.t
+    expected = -0.1 * v[:2] @ problem.mixed(theta)[:2] + problem.direct()
+    torch.testing.assert_close(result.grads["la"], expected, rtol=1e-12, atol=1e-14)
+    assert result.diagnostics["sampled"].tolist() == [True, False]
+
+
+def test_the_problem_sees_its_parameters_in_their_order():
+    class Ordered(Quadratic):
+        def inner_loss(self, params, hyper, batch=None):
+            assert list(params) == ["left", "right"]
+            return super().inner_loss(params, hyper)
+
+    problem = Ordered()
+    LayerSampled(0.1, ["right"])(problem, problem.params, problem.hyper, None, None)
+
+
+class DecayPerLayer(Quadratic):
+    """A hyperparameter that acts on one tensor only."""
+
+    def inner_loss(self, params, hyper, batch=None):
+        return params["right"].square().sum() * hyper["la"].sum() + params["left"].sum()
+
+    def outer_loss(self, params, hyper, batch=None):
+        return params["right"].sum() + params["left"].sum()
+
+
+def test_lambda_that_acts_on_other_layers_gets_zeros():
+    problem = DecayPerLayer(direct=False)
+    result = LayerSampled(0.1, ["left"])(problem, problem.params, problem.hyper, None, None)
+    assert torch.equal(result.grads["la"], torch.zeros(3, dtype=torch.float64))
+    result = LayerSampled(0.1, ["right"])(problem, problem.params, problem.hyper, None, None)
+    expected = -0.1 * 2 * problem.params["right"].sum().expand(3)
+    torch.testing.assert_close(result.grads["la"], expected)
+
+
+def test_last_layers_need_no_more_memory_than_a_plain_step():
+    problem = Wide(images=8)
+    theta = {n: p.detach().requires_grad_() for n, p in problem.params.items()}
+    with TensorMemory() as plain:
+        torch.autograd.grad(problem.outer_loss(theta, {}, problem.batch), list(theta.values()))
+    assert problem.peak(LayerSampled(0.1, ["15"])) < 1.05 * plain.peak
+    assert problem.peak(LayerSampled(0.1, ["0"])) > 1.5 * plain.peak
+
+
+def test_inner_lr_may_follow_a_schedule():
+    problem = Quadratic()
+    rate = [0.5]
+    estimator = LayerSampled(lambda: rate[0], 2)
+    for rate[0] in (0.5, 0.05):
+        result = estimator(problem, problem.params, problem.hyper, None, None)
+        torch.testing.assert_close(result.grads["la"], problem.one_step_hypergradient(rate[0]))
+
+
+@pytest.mark.parametrize("layers", [0, -1, "left", 3, ["left", "middle"], [], lambda layer: False])
+def test_layers_that_make_no_sense_are_refused_by_name(layers):
+    problem = Quadratic()
+    with pytest.raises(ValueError, match="layers"):
+        LayerSampled(0.1, layers)(problem, problem.params, problem.hyper, None, None)
+
+
+def test_inner_lr_must_be_positive():
+    with pytest.raises(ValueError, match="inner_lr"):
+        LayerSampled(0.0, 1)
