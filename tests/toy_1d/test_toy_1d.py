@@ -43,10 +43,10 @@ def test_with_many_candidates_the_estimate_tends_to_an_integral():
     w = w / w.sum()
     star, square, cube = (w * grid).sum(), (w * grid**2).sum(), (w * grid**3).sum()
     expected = 2 * (star - 0.5) * -(cube - star * square) / tau
-    noise = torch.randn(1, 400_000, generator=torch.Generator().manual_seed(0)).double()
+    noise = torch.randn(1, 20_000, generator=torch.Generator().manual_seed(0)).double()
     tensors = (torch.tensor([v], dtype=torch.float64) for v in (x, lam))
-    estimate = evograd(Config(), 400_000, *tensors, noise)[0]
-    assert estimate.item() == pytest.approx(expected.item(), rel=0.02)
+    estimate = evograd(Config(), 20_000, *tensors, noise)[0]
+    assert estimate.item() == pytest.approx(expected.item(), rel=0.03)
 
 
 def test_the_papers_claims_hold_at_the_papers_size():
