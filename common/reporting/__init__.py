@@ -1,5 +1,6 @@
 """Run records, the paper's numbers, statistics, tables, figures and the report."""
 
+from common.reporting.costs import cost_table
 from common.reporting.figures import (
     STYLES,
     TEXT_WIDTH,
@@ -60,6 +61,7 @@ __all__ = [
     "collect_metric",
     "collect_provenance",
     "comparison_table",
+    "cost_table",
     "figure_style",
     "fill_blocks",
     "judge",

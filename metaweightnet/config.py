@@ -1,0 +1,232 @@
+"""Settings and presets of the label-noise experiment."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from common.errors import UserError
+from common.settings import Estimator, EstimatorSettings, RunSettings, require_positive
+
+CLASSES = {"cifar10": 10, "cifar100": 100}
+# Controls that are EvoGrad with another factor on its hypergradient.
+_ESTIMATORS = {"evograd_matched": "evograd", "sign_flipped": "evograd"}
+
+
+@dataclass(frozen=True)
+class Config(EstimatorSettings):
+    """One run: a classifier on noisily labelled CIFAR, samples weighted by their loss.
+
+    Methods: plain training; frozen_vnet, a random weight net that is never updated;
+    evograd_matched, whose hypergradient is scaled to the expected size of T1-T2's; sign_flipped,
+    the negated hypergradient of evograd; the others by name of the estimator. Defaults: the
+    paper's.
+    """
+
+    experiment: ClassVar[str] = "metaweightnet"
+    methods: ClassVar[tuple[str, ...]] = (
+        "plain",
+        "frozen_vnet",
+        "evograd",
+        "evograd_matched",
+        "t1t2",
+        "t1t2_higher",
+        "t1t2_forward",
+        "finite_difference",
+        "sign_flipped",
+    )
+    carrying_out: ClassVar[frozenset[str]] = RunSettings.carrying_out | {"human_dir"}
+
+    log_every: int = 50
+    """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
+
+    dataset: Literal["cifar10", "cifar100"] = "cifar10"
+    """The images."""
+    noise: Literal["flip", "flip_one", "uniform", "hierarchical", "human"] = "flip"
+    """Where wrong labels go: to two other classes, to one, to all, to those of the same superclass
+    (CIFAR-100), or where people's went (CIFAR-10N)."""
+    noise_level: float = 0.4
+    """Share of wrong labels (uniform: share of labels drawn anew; human: not used)."""
+    human_labels: Literal["worse", "aggregate", "random1", "random2", "random3"] = "worse"
+    """Label set of CIFAR-10N: 40, 9, 17, 18 and 18 % wrong."""
+    human_dir: Path | None = None
+    """A folder that holds CIFAR-10N's labels; else --data-dir, EVOGRAD_DATA."""
+    split: Literal["disjoint", "authors"] = "disjoint"
+    """Meta set: drawn with the seed and kept out of training; or, as in the authors' code, always
+    that of seed 1, while the training set leaves out that of its own seed."""
+
+    network: Literal["resnet", "wrn"] = "resnet"
+    """ResNet (option A), or wide ResNet: --network wrn --depth 28 --width 10."""
+    depth: int = 32
+    """Layers: 6n + 2 for resnet, 6n + 4 for wrn."""
+    width: int = 1
+    """Channels are 16-32-64 times this."""
+    meta_hidden: int = 100
+    """Hidden units of the weight net: 3n + 1 hyperparameters."""
+    vnet_input: Literal["candidate", "model"] = "candidate"
+    """EvoGrad: the losses that the weight net sees in the meta step, each candidate's own (as in
+    the paper) or those of the unperturbed model (as finite_difference always does); see
+    problem.py."""
+
+    epochs: int = 60
+    """Passes over the training images."""
+    batch_size: int = 100
+    """Images per batch, for training and for the meta step."""
+    learning_rate: float = 0.1
+    """SGD on the classifier; also T1-T2's inner step size, with the milestones."""
+    momentum: float = 0.9
+    """Nesterov momentum of both SGDs."""
+    weight_decay: float = 5e-4
+    """On the classifier."""
+    milestones: tuple[int, ...] = (40, 50)
+    """The learning rate falls tenfold after each of these epochs."""
+    meta_optimizer: Literal["sgd", "adam"] = "sgd"
+    """On the weight net: SGD as in the paper, or AdamW, which the hypergradient's size does not
+    matter to."""
+    meta_learning_rate: float = 1e-3
+    """Of the weight net; constant."""
+    meta_weight_decay: float = 5e-4
+    """On the weight net (adam: decoupled from the hypergradient)."""
+
+    augment: bool = True
+    """Crop images at random after reflecting their borders, and mirror half of them."""
+    image_size: Literal[32, 16] = 32
+    """Side in pixels: 16 takes the mean over 2x2 pixels."""
+    train_size: int = 49_000
+    """Noisily labelled training images."""
+    meta_size: int = 1_000
+    """Clean images for the meta step, equally many per class."""
+    test_size: int = 10_000
+    """Test images: the first ones of the test set."""
+
+    @property
+    def num_classes(self) -> int:
+        return CLASSES[self.dataset]
+
+    def noise_name(self) -> str:
+        """The noise and its level, as in the names of runs."""
+        detail = self.human_labels if self.noise == "human" else f"{self.noise_level:g}"
+        return f"{self.noise}-{detail}"
+
+    def run_name(self) -> str:
+        name = f"{self.dataset}-{self.noise_name()}-{super().run_name()}"
+        return "-".join([name, *(word.replace(" ", "-") for word in variant(asdict(self)))])
+
+    def hypergradient_estimator(self, inner_lr: Callable[[], float]) -> Estimator | None:
+        """The method's estimator; None for the methods without a meta step."""
+        if self.method in ("plain", "frozen_vnet"):
+            return None
+        return self.estimator(_ESTIMATORS.get(self.method, self.method), inner_lr)
+
+    @property
+    def holds_vnet_input(self) -> bool:
+        """Whether the weight net sees the unperturbed model's losses wherever L_T is taken."""
+        return self.vnet_input == "model" or self.method == "finite_difference"
+
+    def validate(self) -> Self:
+        super().validate()
+        require_positive(
+            self, "epochs", "batch_size", "width", "meta_hidden", "learning_rate",
+            "meta_learning_rate",
+        )  # fmt: skip
+        if self.noise == "hierarchical" and self.dataset != "cifar100":
+            raise UserError("--noise hierarchical needs the superclasses of --dataset cifar100")
+        if self.noise == "human" and self.dataset != "cifar10":
+            raise UserError("--noise human (CIFAR-10N) needs --dataset cifar10")
+        if not 0 <= self.noise_level <= 1:
+            raise UserError(f"--noise-level {self.noise_level} must lie between 0 and 1")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"--momentum {self.momentum} must be at least 0 and below 1")
+        for name in ("weight_decay", "meta_weight_decay"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)} must not be negative")
+        extra, example = (2, "32") if self.network == "resnet" else (4, "28 (and --width 10)")
+        if self.depth <= extra or (self.depth - extra) % 6:
+            raise UserError(
+                f"--depth {self.depth} must be 6n + {extra} for --network {self.network}, "
+                f"such as {example}"
+            )
+        if self.meta_size < self.num_classes or self.meta_size % self.num_classes:
+            raise UserError(
+                f"--meta-size {self.meta_size} must be a multiple of the {self.num_classes} classes"
+            )
+        if not 1 <= self.train_size <= 50_000 - self.meta_size:
+            raise UserError(
+                f"--train-size {self.train_size} must lie between 1 and {50_000 - self.meta_size} "
+                "(50,000 without the meta set)"
+            )
+        if not 1 <= self.test_size <= 10_000:
+            raise UserError(f"--test-size {self.test_size} must lie between 1 and 10000")
+        return self
+
+
+_PAPER = Config()
+_QUICK = replace(
+    _PAPER,
+    preset="quick",
+    depth=8,
+    image_size=16,
+    train_size=10_000,
+    test_size=5_000,
+    # Without augmentation the network begins to learn the wrong labels by heart within 10 epochs.
+    augment=False,
+    epochs=10,
+    milestones=(7, 9),
+    meta_optimizer="adam",
+    meta_learning_rate=3e-3,
+    log_every=10,
+)
+PRESETS = {
+    "quick": _QUICK,
+    "smoke": replace(
+        _QUICK,
+        preset="smoke",
+        epochs=2,
+        milestones=(1,),
+        train_size=500,
+        meta_size=200,
+        test_size=500,
+        log_every=1,
+    ),
+    "paper": _PAPER,
+}
+
+
+def planned_runs(preset: str) -> list[Config]:
+    """The runs behind the tables and figures of a preset."""
+    default = PRESETS[preset]
+    if preset == "paper":
+        cells = [
+            (dataset, level, method)
+            for dataset in CLASSES
+            for level in (0.0, 0.2, 0.4)
+            for method in ("plain", "frozen_vnet", "evograd", "t1t2")
+        ]
+        # The controls on the meta-gradient, where it has most to do.
+        cells += [("cifar10", 0.4, method) for method in ("evograd_matched", "sign_flipped")]
+        seeds = (1, 2, 3, 4, 5)
+    else:
+        methods = ("plain", "frozen_vnet", "evograd", "t1t2_forward")
+        if preset == "smoke":
+            methods = Config.methods
+        cells = [(default.dataset, default.noise_level, method) for method in methods]
+        seeds = (1,)
+    return [
+        replace(default, dataset=dataset, noise_level=level, method=method, seed=seed)
+        for seed in seeds
+        for dataset, level, method in cells
+    ]
+
+
+def variant(settings: Mapping[str, Any]) -> list[str]:
+    """What a run's settings (or a record's config) decide otherwise than its preset, in the
+    choices that results are to be compared in."""
+    found = []
+    if settings["split"] == "authors":
+        found.append("authors split")
+    if settings["vnet_input"] == "model":
+        found.append("held input")
+    if settings["meta_optimizer"] != PRESETS[settings["preset"]].meta_optimizer:
+        found.append(f"meta {settings['meta_optimizer']}")
+    return found

@@ -1,0 +1,178 @@
+"""CIFAR with noisy labels for training and a clean balanced meta set; batches made on the device.
+
+Images stay on the device as uint8. A batch is gathered from them by index, with random crops and
+mirroring done in the same gather, so that no padded copy and no work of the host is needed.
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.datasets import Cifar100, load_cifar10, load_cifar10n, load_cifar100
+from common.datasets.dataset import ImageDataset
+from common.training import new_generator
+from metaweightnet.config import Config
+from metaweightnet.noise import noisy_labels
+
+MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+"""Of CIFAR-10's training pixels, 0 to 255; the authors use them for CIFAR-100 too."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """How each of N samples is cropped: rows and columns of the padded image at which it begins,
+    (N,), and whether it is mirrored, bool (N,)."""
+
+    rows: Tensor
+    columns: Tensor
+    mirrored: Tensor
+
+    def split(self, sizes: list[int]) -> list["Crops"]:
+        parts = (t.split(sizes) for t in (self.rows, self.columns, self.mirrored))
+        return [Crops(*part) for part in zip(*parts, strict=True)]
+
+
+def draw_crops(count: int, side: int, generator: torch.Generator, device: torch.device) -> Crops:
+    """Random crops for images of ``side`` pixels padded by side / 8 (4 at 32), drawn on the host
+    for many samples at once and moved together."""
+    offsets = torch.randint(2 * (side // 8) + 1, (2, count), generator=generator).to(device)
+    mirrored = torch.randint(2, (count,), generator=generator).bool().to(device)
+    return Crops(offsets[0], offsets[1], mirrored)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 (N, side, side, 3), labels int64 (N,), and which labels are wrong, bool (N,);
+    all on the device."""
+
+    images: Tensor
+    labels: Tensor
+    wrong: Tensor
+
+    def batch(self, index: Tensor, crops: Crops | None = None) -> tuple[Tensor, Tensor]:
+        """Normalised images (batch, 3, side, side), channels last in memory, and labels."""
+        if crops is None:
+            pixels = self.images[index]
+        else:
+            side, device = self.images.shape[1], index.device
+            padding, line = side // 8, torch.arange(side, device=device)
+            rows = reflected(crops.rows.unsqueeze(1) + line - padding, side)
+            line = torch.where(crops.mirrored.unsqueeze(1), line.flip(0), line)
+            columns = reflected(crops.columns.unsqueeze(1) + line - padding, side)
+            pixels = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        mean, std = _mean_and_std(pixels.device)
+        return ((pixels.float() - mean) / std).permute(0, 3, 1, 2), self.labels[index]
+
+
+@functools.cache
+def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
+    """MEAN and STD on the device, once: copying them there for a batch would wait for it."""
+    return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+
+
+def reflected(position: Tensor, side: int) -> Tensor:
+    """Positions outside 0 .. side - 1 mirrored at the border pixels, as reflect-padding does."""
+    position = position.abs()
+    return side - 1 - (side - 1 - position).abs()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """train: noisy labels. meta, test: clean ones. checksums: SHA-256 by name."""
+
+    train: Split
+    meta: Split
+    test: Split
+    checksums: dict[str, str]
+
+
+def split_indices(labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the meta images in CIFAR's training set.
+
+    The meta set has equally many images of every class. Split "disjoint": both depend on the seed
+    and never overlap. Split "authors": the meta set is that of seed 1 whatever the seed, and the
+    training set leaves out the meta set of its own seed.
+    """
+
+    def meta_set(seed: int) -> Tensor:
+        order = torch.randperm(len(labels), generator=new_generator(seed, "meta set"))
+        count = config.meta_size // config.num_classes
+        chosen = [order[labels[order] == c][:count] for c in range(config.num_classes)]
+        return torch.cat(chosen)
+
+    own = meta_set(config.seed)
+    order = torch.randperm(len(labels), generator=new_generator(config.seed, "training set"))
+    free = order[~torch.isin(order, own)]
+    return free[: config.train_size], meta_set(1) if config.split == "authors" else own
+
+
+def load_images(config: Config) -> ImageDataset:
+    """The data set; UserError if it cannot be had."""
+    load = {"cifar10": load_cifar10, "cifar100": load_cifar100}[config.dataset]
+    return load(config.data_dir)
+
+
+def load_splits(config: Config, device: torch.device) -> Splits:
+    """The three splits at the configured sizes; UserError if the data cannot be had."""
+    data = load_images(config)
+    human = None
+    if config.noise == "human":
+        human = load_cifar10n(config.human_dir or config.data_dir, data.train_labels)
+    return make_splits(config, data, device, human and human.labels[config.human_labels])
+
+
+def make_splits(
+    config: Config, data: ImageDataset, device: torch.device, human: Tensor | None = None
+) -> Splits:
+    """Splits of a loaded data set. human: people's labels of its training images."""
+    train, meta = split_indices(data.train_labels, config)
+    true = data.train_labels[train]
+    noisy = human[train] if human is not None else noisy_labels(true, config, superclasses(data))
+
+    def split(images: Tensor, labels: Tensor, truth: Tensor) -> Split:
+        images = shrunk(images, config.image_size)
+        return Split(*(t.to(device) for t in (images, labels, labels != truth)))
+
+    meta_labels, test = data.train_labels[meta], slice(config.test_size)
+    return Splits(
+        train=split(data.train_images[train], noisy, true),
+        meta=split(data.train_images[meta], meta_labels, meta_labels),
+        test=split(data.test_images[test], data.test_labels[test], data.test_labels[test]),
+        checksums={
+            **data.checksums,
+            "indices of the training images": _checksum(train),
+            "indices of the meta images": _checksum(meta),
+            "noisy labels": _checksum(noisy),
+        },
+    )
+
+
+def superclasses(data: ImageDataset) -> Tensor | None:
+    """The superclass of each class, (C,), from the training samples; None if there are none."""
+    if not isinstance(data, Cifar100):
+        return None
+    found = torch.full((len(data.class_names),), -1)
+    found[data.train_labels] = data.train_coarse_labels
+    return found
+
+
+def shrunk(images: Tensor, side: int, chunk: int = 5_000) -> Tensor:
+    """uint8 images (N, S, S, 3) at ``side`` pixels, each the rounded mean of S/side x S/side."""
+    factor = images.shape[1] // side
+    if factor == 1:
+        return images
+    parts: Sequence[Tensor] = [
+        F.avg_pool2d(part.permute(0, 3, 1, 2).float(), factor).round().byte().permute(0, 2, 3, 1)
+        for part in images.split(chunk)
+    ]
+    return torch.cat(parts).contiguous()
+
+
+def _checksum(values: Tensor) -> str:
+    """SHA-256 of whole numbers as little-endian int64."""
+    return hashlib.sha256(values.numpy().astype("<i8").tobytes()).hexdigest()

@@ -1,0 +1,78 @@
+"""What a run sees of its weights: means over an epoch, histograms, the weight net's curve.
+
+Everything is accumulated on the device, so that a step never waits for it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+LOSS_GRID = torch.linspace(0, 8, 81)
+"""Losses at which the learned weight is recorded."""
+HISTOGRAM_MAX = 3.0
+HISTOGRAM_BINS = 60
+
+
+class Monitor(nn.Module):
+    """Sums over the steps of an epoch, as buffers (so that a checkpoint holds them).
+
+    Relative weights are a batch's normalised weights times its size: 1 is what plain training
+    gives every sample.
+    """
+
+    NAMES = ("train_loss", "meta_loss", "hypergradient_norm")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()  # metrics that the method has
+        self.register_buffer("totals", torch.zeros(len(self.NAMES)))
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("weights", torch.zeros(2))  # of samples with right and wrong labels
+        self.register_buffer("samples", torch.zeros(2))
+        self.register_buffer("histogram", torch.zeros(2, HISTOGRAM_BINS))
+
+    def clear(self) -> None:
+        """Begins an epoch."""
+        for buffer in self.buffers():
+            buffer.zero_()
+
+    def add(self, metrics: dict[str, Tensor], relative_weights: Tensor, wrong: Tensor) -> None:
+        """One step: its metrics (scalars, by NAMES), weights (N,) and which labels are wrong."""
+        self.seen |= metrics.keys()
+        for total, name in zip(self.totals, self.NAMES, strict=True):
+            if name in metrics:
+                total += metrics[name]
+        self.steps += 1
+        row = wrong.long()
+        self.weights.scatter_add_(0, row, relative_weights)
+        self.samples.scatter_add_(0, row, torch.ones_like(relative_weights))
+        scaled = relative_weights * (HISTOGRAM_BINS / HISTOGRAM_MAX)
+        column = scaled.long().clamp(max=HISTOGRAM_BINS - 1)
+        flat = self.histogram.view(-1)
+        flat.scatter_add_(0, row * HISTOGRAM_BINS + column, torch.ones_like(scaled))
+
+    def means(self) -> dict[str, float]:
+        """The epoch's mean of every metric that occurred, and of the relative weights on right
+        and on wrong labels."""
+        totals = dict(zip(self.NAMES, (self.totals / self.steps).tolist(), strict=True))
+        values = {name: total for name, total in totals.items() if name in self.seen}
+        for name, total, count in zip(
+            ("weight_right", "weight_wrong"),
+            self.weights.tolist(),
+            self.samples.tolist(),
+            strict=True,
+        ):
+            if count:
+                values[name] = total / count
+        return values
+
+    def histograms(self) -> dict[str, list[float]]:
+        """Samples per bin of relative weight during the epoch; the last bin holds all above."""
+        right, wrong = self.histogram.tolist()
+        return {"histogram_right": right, "histogram_wrong": wrong}
+
+
+@torch.no_grad()
+def weight_curve(vnet: nn.Module) -> list[float]:
+    """V(loss), not normalised, at LOSS_GRID."""
+    device = next(vnet.parameters()).device
+    return vnet(LOSS_GRID.to(device)).tolist()

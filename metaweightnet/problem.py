@@ -1,0 +1,59 @@
+"""The bilevel problem: a classifier trained on weighted noisy samples, validated on clean ones."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from common.hypergrad import Tensors
+
+Batch = tuple[Tensor, ...]
+"""Normalised images (N, 3, 32, 32) and labels (N,); for the inner loss perhaps also the losses (N,)
+that the weight net is to see."""
+
+
+def normalised(weights: Tensor) -> Tensor:
+    """weights / sum(weights), so that they sum to one; left as they are if the sum is 0."""
+    total = weights.sum()
+    return weights / torch.where(total == 0, 1.0, total)
+
+
+class MetaWeightProblem:
+    """theta: the classifier's parameters; lambda: the weight net's (VNet's).
+
+        L_T = sum_i w_i l_i,  w = V(s) / sum V(s),  l_i the cross-entropy of noisy sample i
+        L_V = mean cross-entropy of a clean meta batch
+
+    s, what V sees, is detached: l itself, or losses given with the batch. That makes a difference.
+    With s = l the detaching leaves out how l moves s, so the derivative by theta then lambda,
+    which T1-T2 takes, is sum_i dw_i/dlambda dl_i/dtheta. Methods that compare L_T, or dL_T/dlambda,
+    at several theta (EvoGrad, finite difference) see s move with theta, and estimate that plus
+    sum_ij l_i d2w_i/(dlambda ds_j) dl_j/dtheta. With s held at the losses of the unperturbed
+    network (``losses``) the second term is gone and all estimate the same.
+
+    Batch norm is in training mode in both losses: it normalises by the statistics of the batch at
+    hand (those of each candidate's own activations). Its running statistics go to clones of the
+    buffers, which are dropped, so the network's own stay as they are.
+    """
+
+    def __init__(self, network: nn.Module, vnet: nn.Module) -> None:
+        self.network, self.vnet = network, vnet
+
+    def inner_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
+        """The weighted training loss L_T."""
+        images, labels, *given = batch
+        losses = self.losses(params, (images, labels))
+        seen = given[0] if given else losses.detach()
+        weights = functional_call(self.vnet, dict(hyper), (seen,))
+        return (normalised(weights) * losses).sum()
+
+    def outer_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
+        """The loss L_V on clean samples; lambda does not occur."""
+        return self.losses(params, batch).mean()
+
+    def losses(self, params: Tensors, batch: Batch) -> Tensor:
+        """The cross-entropy of every sample, (N,)."""
+        images, labels = batch
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        scores = functional_call(self.network, (dict(params), buffers), (images,))
+        return F.cross_entropy(scores, labels, reduction="none")

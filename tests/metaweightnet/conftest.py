@@ -1,0 +1,63 @@
+"""A small labelled image set in memory, and settings that fit it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common.datasets import ImageDataset
+from metaweightnet import data as data_module
+from metaweightnet.config import PRESETS
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def images() -> ImageDataset:
+    """100 training and 40 test images of 10 classes: noise on a shade that tells the class."""
+    g = torch.Generator().manual_seed(0)
+
+    def split(count):
+        labels = torch.arange(count) % 10
+        noise = torch.randint(0, 60, (count, 32, 32, 3), generator=g)
+        return (noise + 18 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels
+
+    (train_images, train_labels), (test_images, test_labels) = split(100), split(40)
+    return ImageDataset(
+        name="cifar10",
+        class_names=tuple("abcdefghij"),
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        checksums={"train_images": "00"},
+        source="memory",
+    )
+
+
+@pytest.fixture
+def small(images, monkeypatch, tmp_path):
+    """Settings of a run that takes a second, on the images above."""
+    monkeypatch.setattr(data_module, "load_images", lambda config: images)
+    config = replace(
+        PRESETS["smoke"],
+        train_size=60,
+        meta_size=40,
+        test_size=40,
+        batch_size=20,
+        device="cpu",
+        threads=1,
+        augment=True,
+    )
+
+    def make(**changes):
+        changed = replace(config, **changes)
+        return replace(changed, run_dir=changed.run_dir or tmp_path / changed.run_name()).validate()
+
+    return make

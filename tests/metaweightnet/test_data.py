@@ -1,0 +1,234 @@
+"""Splits, label noise and batches: against their definitions, and what bad data is answered."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from common.cli import run_command
+from common.datasets import Cifar100
+from common.errors import UserError
+from metaweightnet.__main__ import main
+from metaweightnet.config import Config
+from metaweightnet.data import (
+    MEAN,
+    STD,
+    Crops,
+    Split,
+    draw_crops,
+    load_splits,
+    make_splits,
+    shrunk,
+    split_indices,
+    superclasses,
+)
+from metaweightnet.noise import draw_labels, noise_matrix
+
+LABELS = torch.randint(10, (50_000,), generator=torch.Generator().manual_seed(3))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_meta_set_is_balanced_and_no_part_of_the_training_set(seed):
+    train, meta = split_indices(LABELS, Config(seed=seed))
+    assert len(train) == 49_000
+    assert len(meta) == 1_000
+    assert torch.bincount(LABELS[meta]).tolist() == [100] * 10
+    assert len(torch.unique(torch.cat([train, meta]))) == 50_000
+
+
+def test_splits_depend_on_the_seed():
+    (train, meta), (train2, meta2) = (split_indices(LABELS, Config(seed=s)) for s in (1, 2))
+    assert not torch.equal(meta, meta2)
+    assert not torch.equal(train.sort()[0], train2.sort()[0])
+
+
+def test_the_authors_split_keeps_the_meta_set_of_seed_1_whatever_the_seed():
+    _, first = split_indices(LABELS, Config(seed=1))
+    train, meta = split_indices(LABELS, Config(seed=1, split="authors"))
+    assert torch.equal(meta, first)
+    assert not torch.isin(meta, train).any()
+    train, meta = split_indices(LABELS, Config(seed=2, split="authors"))
+    assert torch.equal(meta, first)
+    # Of the meta images only those that seed 2 leaves out as well are missing: about 2 %.
+    overlap = torch.isin(meta, train).float().mean().item()
+    assert 0.96 < overlap < 1
+
+
+def test_flip_sends_half_of_the_noise_to_each_of_two_other_classes():
+    matrix = noise_matrix("flip", 0.4, 10, generator())
+    for i, row in enumerate(matrix):
+        assert row[i] == pytest.approx(0.6)
+        others = row[row > 0].sort()[0].tolist()
+        assert others == pytest.approx([0.2, 0.2, 0.6])
+    targets = {tuple(torch.nonzero(row == 0.2).flatten().tolist()) for row in matrix}
+    assert len(targets) > 5  # drawn for each class
+
+
+def test_flip_one_sends_it_to_one_other_class():
+    matrix = noise_matrix("flip_one", 0.3, 10, generator())
+    for i, row in enumerate(matrix):
+        assert row[i] == pytest.approx(0.7)
+        assert row[row > 0].sort()[0].tolist() == pytest.approx([0.3, 0.7])
+
+
+def test_uniform_mixes_with_the_uniform_distribution():
+    matrix = noise_matrix("uniform", 0.4, 10, generator())
+    expected = np.full((10, 10), 0.04) + 0.6 * np.eye(10)
+    np.testing.assert_allclose(matrix.numpy(), expected, rtol=1e-12)
+
+
+def test_hierarchical_stays_within_the_superclass():
+    superclass = torch.randperm(100, generator=generator(1)) % 20
+    matrix = noise_matrix("hierarchical", 0.4, 100, generator(), superclass)
+    for i in range(100):
+        for j in range(100):
+            same = superclass[i] == superclass[j]
+            assert matrix[i, j] == pytest.approx(0.6 if i == j else 0.1 if same else 0.0)
+
+
+@pytest.mark.parametrize("kind", ["flip", "flip_one", "uniform"])
+@pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
+def test_rows_are_distributions_at_any_level(kind, level):
+    matrix = noise_matrix(kind, level, 10, generator())
+    assert (matrix >= 0).all()
+    np.testing.assert_allclose(matrix.sum(1).numpy(), 1, rtol=1e-12)
+    if level == 0:
+        assert torch.equal(matrix, torch.eye(10, dtype=torch.float64))
+
+
+def test_labels_are_drawn_from_the_rows():
+    matrix = noise_matrix("flip", 0.4, 10, generator())
+    drawn = draw_labels(LABELS, matrix, generator(5))
+    for i in range(10):
+        counts = torch.bincount(drawn[i == LABELS], minlength=10).double()
+        # Five standard errors of a share of about 5,000 samples.
+        assert (counts / counts.sum() - matrix[i]).abs().max() < 5 * (0.25 / 4800) ** 0.5
+        assert counts[matrix[i] == 0].sum() == 0
+    assert torch.equal(drawn, draw_labels(LABELS, matrix, generator(5)))
+    assert torch.equal(LABELS, draw_labels(LABELS, torch.eye(10).double(), generator()))
+
+
+def test_superclasses_are_read_from_the_samples(images):
+    coarse_of = torch.randperm(10, generator=generator()) // 5
+    fields = {name: getattr(images, name) for name in images.__dataclass_fields__}
+    cifar = Cifar100(
+        **fields,
+        coarse_names=("x", "y"),
+        train_coarse_labels=coarse_of[images.train_labels],
+        test_coarse_labels=coarse_of[images.test_labels],
+    )
+    assert torch.equal(superclasses(cifar), coarse_of)
+    assert superclasses(images) is None
+
+
+def test_only_training_labels_are_noisy(images, small):
+    config = small(noise_level=0.5, image_size=32)
+    splits = make_splits(config, images, torch.device("cpu"))
+    assert 15 < splits.train.wrong.sum() < 45
+    assert not splits.meta.wrong.any()
+    assert torch.equal(splits.test.images, images.test_images)
+    names = {"indices of the training images", "indices of the meta images", "noisy labels"}
+    assert names < set(splits.checksums)
+    other = make_splits(replace(config, seed=9), images, torch.device("cpu"))
+    assert all(splits.checksums[n] != other.checksums[n] for n in names)
+    again = make_splits(config, images, torch.device("cpu"))
+    assert again.checksums == splits.checksums
+
+
+def test_peoples_labels_are_taken_for_the_same_images(images, small):
+    human = (images.train_labels + torch.arange(100) % 2) % 10
+    splits = make_splits(small(noise="human"), images, torch.device("cpu"), human)
+    train, _ = split_indices(images.train_labels, small(noise="human"))
+    assert torch.equal(splits.train.labels, human[train])
+    assert torch.equal(splits.train.wrong, train % 2 == 1)
+
+
+def test_batches_are_padded_by_reflection_cropped_and_mirrored(images):
+    split = Split(images.train_images, images.train_labels, images.train_labels < 0)
+    index = torch.tensor([3, 50, 7, 99])
+    crops = Crops(
+        torch.tensor([0, 8, 4, 1]),
+        torch.tensor([8, 0, 4, 3]),
+        torch.tensor([False, True, True, False]),
+    )
+    batch, labels = split.batch(index, crops)
+    assert batch.shape == (4, 3, 32, 32)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(labels, images.train_labels[index])
+    for n in range(4):
+        image = images.train_images[index[n]].numpy()
+        padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+        row, column = int(crops.rows[n]), int(crops.columns[n])
+        expected = padded[row : row + 32, column : column + 32]
+        if crops.mirrored[n]:
+            expected = expected[:, ::-1]
+        expected = (expected - np.array(MEAN)) / np.array(STD)
+        np.testing.assert_allclose(batch[n].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def test_without_crops_a_batch_is_the_images_as_they_are(images):
+    split = Split(images.train_images, images.train_labels, images.train_labels < 0)
+    index, centre = torch.arange(5), torch.full((5,), 4)
+    cropped = split.batch(index, Crops(centre, centre, torch.zeros(5, dtype=torch.bool)))
+    assert torch.equal(split.batch(index)[0], cropped[0])
+
+
+def test_crops_cover_all_positions():
+    crops = draw_crops(5_000, 32, generator(), torch.device("cpu"))
+    assert torch.unique(crops.rows).tolist() == list(range(9))
+    assert torch.unique(crops.columns).tolist() == list(range(9))
+    assert 0.45 < crops.mirrored.float().mean() < 0.55
+
+
+def test_smaller_images_are_means_over_pixels(images):
+    half = shrunk(images.train_images, 16, chunk=30)
+    blocks = images.train_images.numpy().reshape(100, 16, 2, 16, 2, 3).mean((2, 4))
+    assert half.dtype == torch.uint8
+    assert np.abs(half.numpy() - blocks).max() <= 0.5
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x02}q\x00U\x04data"])
+def test_damaged_data_is_refused_in_one_sentence(tmp_path, content):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
+        (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"data_batch_1") as caught:
+        load_splits(Config(data_dir=tmp_path), torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--noise", "hierarchical"], "--noise hierarchical"),
+        (["--noise", "human", "--dataset", "cifar100"], "--noise human"),
+        (["--noise-level", "1.5"], "--noise-level 1.5"),
+        (["--depth", "33"], "--depth 33"),
+        (["--network", "wrn"], "--depth"),
+        (["--meta-size", "105"], "--meta-size 105"),
+        (["--train-size", "49500"], "--train-size 49500"),
+        (["--test-size", "0"], "--test-size 0"),
+        (["--momentum", "1"], "--momentum 1"),
+        (["--weight-decay", "-1"], "--weight-decay -1"),
+        (["--method", "magic"], "--method magic"),
+        (["--num-candidates", "1"], "--num-candidates"),
+        (["--data-dir", "/nowhere"], "--data-dir"),
+    ],
+)
+def test_the_users_mistakes_end_in_one_sentence(options, message, monkeypatch, capsys, tmp_path):
+    argv = ["metaweightnet", "--preset", "paper", "--run-dir", str(tmp_path / "run"), *options]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error
+    assert "\n" not in error

@@ -1,0 +1,64 @@
+"""Sizes and shapes of the networks."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.reporting import published
+from metaweightnet.models import ResNet, VNet, WideResNet, build_network
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
+def test_resnet32_has_the_papers_number_of_parameters(width):
+    figure = published("metaweightnet")["scaling_figure_digitised"]
+    expected = dict(zip(figure["width"], figure["parameters_cifar10"], strict=True))[width]
+    assert count(ResNet(32, width)) == expected
+
+
+def test_vnet_has_301_parameters():
+    assert count(VNet(100)) == 301
+    assert count(VNet(7)) == 22
+
+
+def test_wrn_28_10_has_its_papers_36_5_million_parameters():
+    with torch.device("meta"):
+        assert count(WideResNet(28, 10)) == pytest.approx(36.5e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "depth"), [("resnet", 8), ("wrn", 10)])
+@pytest.mark.parametrize("classes", [10, 100])
+def test_networks_give_class_scores(kind, depth, classes):
+    scores = build_network(kind, depth, 1, classes)(torch.randn(2, 3, 32, 32))
+    assert scores.shape == (2, classes)
+
+
+def test_the_shortcut_pads_with_zero_channels():
+    network = ResNet(8)
+    block = network.stage2[0]
+    for bn in (block.bn1, block.bn2):
+        nn.init.zeros_(bn.weight)  # nothing but the shortcut is left
+    x = torch.rand(2, 16, 8, 8)
+    expected = torch.zeros(2, 32, 4, 4)
+    expected[:, 8:24] = x[:, :, ::2, ::2]
+    assert torch.equal(block(x), expected)
+
+
+def test_convolutions_and_classifier_start_kaiming_normal():
+    torch.manual_seed(0)
+    network = ResNet(32, 4)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.numel() > 5_000:
+            fan_in = module.weight[0].numel()
+            assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
+
+
+def test_vnet_is_the_formula():
+    vnet, losses = VNet(5), torch.rand(4)
+    hidden = F.relu(losses[:, None] * vnet.fc1.weight.T + vnet.fc1.bias)
+    expected = torch.sigmoid(hidden @ vnet.fc2.weight.T + vnet.fc2.bias)[:, 0]
+    torch.testing.assert_close(vnet(losses), expected)

@@ -1,0 +1,213 @@
+"""Hypergradients on a small ResNet with batch norm, in float64, against explicit computations."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2, T1T2Forward
+from common.training.cost import TensorMemory
+from metaweightnet.models import ResNet, VNet
+from metaweightnet.problem import MetaWeightProblem, normalised
+
+ETA = 0.1
+
+
+class Setting:
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.network, self.vnet = ResNet(8).double(), VNet(20).double()
+        self.problem = MetaWeightProblem(self.network, self.vnet)
+        self.params = dict(self.network.named_parameters())
+        self.hyper = dict(self.vnet.named_parameters())
+        self.train = torch.randn(7, 3, 16, 16).double(), torch.randint(10, (7,))
+        self.meta = torch.randn(6, 3, 16, 16).double(), torch.randint(10, (6,))
+
+    def estimate(self, estimator, **keywords):
+        return estimator(self.problem, self.params, self.hyper, self.train, self.meta, **keywords)
+
+    def network_at(self, params) -> ResNet:
+        """An ordinary module with these parameters, in training mode."""
+        network = copy.deepcopy(self.network).train()
+        with torch.no_grad():
+            for name, p in network.named_parameters():
+                p.copy_(params[name])
+        return network
+
+    def weights(self, losses, vnet):
+        weights = vnet(losses.detach())
+        return weights / weights.sum()
+
+    def outer_gradient(self, params) -> torch.Tensor:
+        """dL_V/dtheta as one vector, by an ordinary backward."""
+        network = self.network_at(params)
+        F.cross_entropy(network(self.meta[0]), self.meta[1]).backward()
+        return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+    def t1t2(self) -> dict[str, torch.Tensor]:
+        """-eta sum_i dw_i/dlambda <v, dl_i/dtheta>, with the gradient of every sample's loss
+        taken on its own."""
+        network = self.network_at(self.params)
+        losses = F.cross_entropy(network(self.train[0]), self.train[1], reduction="none")
+        rows = []
+        for loss in losses:
+            grads = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+            rows.append(torch.cat([g.flatten() for g in grads]))
+        jacobian = torch.stack(rows)
+        inner_gradient = self.weights(losses, self.vnet).detach() @ jacobian
+        moved, position = {}, 0
+        for name, p in self.params.items():
+            step = inner_gradient[position : position + p.numel()].view_as(p)
+            moved[name] = p.detach() - ETA * step
+            position += p.numel()
+        products = jacobian @ self.outer_gradient(moved)
+        vnet = copy.deepcopy(self.vnet)
+        (-ETA * (self.weights(losses, vnet) @ products.detach())).backward()
+        return {name: p.grad for name, p in vnet.named_parameters()}
+
+    def evograd(self, noise, temperature) -> dict[str, torch.Tensor]:
+        """d/dlambda sum_k w_k <g, theta_k>, g = dL_V/dtheta at the merged parameters."""
+        vnet, losses, candidates = copy.deepcopy(self.vnet), [], []
+        for k in range(2):
+            candidate = {n: p.detach() + noise[n][k] for n, p in self.params.items()}
+            network = self.network_at(candidate)
+            loss = F.cross_entropy(network(self.train[0]), self.train[1], reduction="none")
+            losses.append((self.weights(loss, vnet) * loss.detach()).sum())
+            candidates.append(candidate)
+        w = torch.softmax(-torch.stack(losses) / temperature, 0)
+        merged = {n: sum(w[k].detach() * candidates[k][n] for k in range(2)) for n in self.params}
+        g = self.outer_gradient(merged)
+        vectors = [torch.cat([t.flatten() for t in c.values()]) for c in candidates]
+        sum(w[k] * (g @ vectors[k]) for k in range(2)).backward()
+        return {name: p.grad for name, p in vnet.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def setting() -> Setting:
+    return Setting()
+
+
+def assert_equal(found, expected, rtol=1e-7):
+    scale = max(t.abs().max() for t in expected.values()).item()
+    assert scale > 0
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=rtol, atol=rtol * scale)
+
+
+@pytest.mark.parametrize("estimator", [T1T2(ETA), HigherT1T2(ETA), T1T2Forward(lambda: ETA)])
+def test_exact_methods_equal_the_sum_over_samples(setting, estimator):
+    assert_equal(setting.estimate(estimator).grads, setting.t1t2())
+
+
+def test_finite_difference_approaches_it_while_the_weight_net_sees_the_same_losses(setting):
+    with torch.no_grad():
+        held = (*setting.train, setting.problem.losses(setting.params, setting.train))
+
+    def error(batch):
+        finite = FiniteDifference(ETA, radius=1e-6)
+        found = finite(setting.problem, setting.params, setting.hyper, batch, setting.meta).grads
+        difference = sum(((found[n] - exact[n]) ** 2).sum() for n in exact)
+        return (difference / sum((t**2).sum() for t in exact.values())).sqrt()
+
+    exact = setting.t1t2()
+    assert error(held) < 1e-4
+    assert error(setting.train) > 0.1  # else it differentiates what T1-T2 holds constant
+
+
+def test_held_losses_leave_t1t2_as_it_is(setting):
+    with torch.no_grad():
+        held = (*setting.train, setting.problem.losses(setting.params, setting.train))
+    for estimator in (T1T2(ETA), T1T2Forward(ETA)):
+        found = estimator(setting.problem, setting.params, setting.hyper, held, setting.meta)
+        assert_equal(found.grads, setting.t1t2())
+
+
+@pytest.mark.parametrize("mode", ["streaming", "graph", "forward"])
+def test_evograd_equals_the_chain_rule_on_copied_networks(setting, mode):
+    g = torch.Generator().manual_seed(4)
+    noise = {
+        n: 1e-3 * torch.randn(2, *p.shape, generator=g, dtype=p.dtype).sign()
+        for n, p in setting.params.items()
+    }
+    found = setting.estimate(EvoGrad(mode=mode, temperature=0.05), noise=noise).grads
+    assert_equal(found, setting.evograd(noise, 0.05))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [EvoGrad(), EvoGrad(mode="forward"), T1T2(ETA), T1T2Forward(ETA), FiniteDifference(ETA)],
+)
+def test_running_statistics_and_parameters_stay_as_they_are(setting, estimator):
+    before = copy.deepcopy(setting.network.state_dict())
+    first = setting.estimate(estimator, generator=torch.Generator().manual_seed(1))
+    for name, value in setting.network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(p.grad is None for p in setting.network.parameters())
+    # Nor does anything else stay behind that a second call would see.
+    again = setting.estimate(estimator, generator=torch.Generator().manual_seed(1))
+    assert all(torch.equal(first.grads[n], again.grads[n]) for n in first.grads)
+
+
+def test_losses_are_those_of_the_networks_own_training_mode(setting):
+    network = setting.network_at(setting.params)
+    expected = F.cross_entropy(network(setting.meta[0]), setting.meta[1])
+    found = setting.problem.outer_loss(setting.params, setting.hyper, setting.meta)
+    torch.testing.assert_close(found, expected)
+    # Batch statistics decide: other running statistics give the same loss.
+    other = copy.deepcopy(setting.network)
+    for name, buffer in other.named_buffers():
+        if "running" in name:
+            buffer.add_(1)
+    again = MetaWeightProblem(other, setting.vnet).outer_loss(setting.params, {}, setting.meta)
+    assert torch.equal(again, found)
+
+
+def test_weights_sum_to_one():
+    weights = torch.rand(100)
+    assert normalised(weights).sum().item() == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(normalised(weights) * weights.sum(), weights)
+
+
+def test_a_sum_of_zero_leaves_the_weights_as_they_are(setting):
+    zero = torch.zeros(5, requires_grad=True)
+    normalised(zero).sum().backward()
+    assert torch.equal(normalised(zero), torch.zeros(5))
+    assert torch.isfinite(zero.grad).all()
+    # A weight net at the end of its sigmoid: exp(-1000) is 0.
+    hyper = {n: p.detach().clone() for n, p in setting.hyper.items()}
+    hyper["fc2.bias"].fill_(-1000)
+    assert setting.problem.inner_loss(setting.params, hyper, setting.train) == 0
+    for estimator in (EvoGrad(), T1T2(ETA), T1T2Forward(ETA)):
+        result = estimator(setting.problem, setting.params, hyper, setting.train, setting.meta)
+        assert all(torch.isfinite(g).all() for g in result.grads.values())
+
+
+def peak(step) -> int:
+    step()
+    with TensorMemory() as memory:
+        step()
+    return memory.peak
+
+
+def test_the_meta_step_needs_no_more_memory_than_a_training_step():
+    torch.manual_seed(0)
+    network, vnet = ResNet(20), VNet()
+    batch = torch.randn(32, 3, 16, 16), torch.randint(10, (32,))
+    problem = MetaWeightProblem(network, vnet)
+    params, hyper = dict(network.named_parameters()), dict(vnet.named_parameters())
+
+    def plain():
+        network.zero_grad()
+        F.cross_entropy(network(batch[0]), batch[1]).backward()
+
+    def meta(estimator):
+        return peak(lambda: estimator(problem, params, hyper, batch, batch))
+
+    # Perturbations are as large as the parameters whatever the batch, so they count here.
+    allowance = 4 * sum(p.numel() * p.element_size() for p in params.values())
+    base, two = peak(plain), meta(EvoGrad(2))
+    assert two <= 1.05 * base + allowance
+    assert meta(EvoGrad(16)) <= 1.01 * two
+    assert meta(T1T2Forward(ETA)) <= 1.05 * base + allowance
+    assert meta(T1T2(ETA)) > 2 * base

@@ -1,0 +1,184 @@
+"""Whole runs at small size: every method, resume, the controls, the record."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common.reporting import read_record
+from metaweightnet.config import PRESETS, Config, planned_runs
+from metaweightnet.monitor import HISTOGRAM_BINS, Monitor
+from metaweightnet.train import MetaWeightTask, run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def no_cost(monkeypatch):
+    """Runs end without measuring their cost."""
+    from common.training import Cost
+
+    monkeypatch.setattr(MetaWeightTask, "measure_cost", lambda self: Cost(1, 1, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("method", Config.methods)
+def test_every_method_runs_and_leaves_a_record(method, small, no_cost):
+    config = small(method=method, noise_level=0.5)
+    record = run(config)
+    assert read_record(config.directory() / "record.json") == record
+    assert config.run_name() == f"cifar10-flip-0.5-{method}-seed1"
+    assert [row["epoch"] for row in record.epochs] == [1, 2]
+    expected = {"accuracy", "train_loss", "weight_right", "weight_wrong"}
+    if method != "plain":
+        expected |= {"vnet_distance"}
+    if method not in ("plain", "frozen_vnet"):
+        expected |= {"meta_loss", "hypergradient_norm"}
+        assert record.final["hypergradient_norm"] > 0
+        assert record.final["vnet_distance"] > 0
+        assert record.curves["weight_start"] != record.curves["weight_end"]
+    assert set(record.final) == expected
+    if method in ("plain", "frozen_vnet"):
+        assert record.final.get("vnet_distance", 0) == 0
+        assert record.curves.get("weight_start") == record.curves.get("weight_end")
+    counts = record.curves["histogram_right"] + record.curves["histogram_wrong"]
+    assert sum(counts) == config.train_size
+    # The last batch of the epoch is full, so relative weights average to one.
+    wrong = sum(record.curves["histogram_wrong"]) / config.train_size
+    mean = (1 - wrong) * record.final["weight_right"] + wrong * record.final["weight_wrong"]
+    assert mean == pytest.approx(1, abs=1e-5)
+
+
+def test_a_killed_run_ends_with_the_same_numbers(small, no_cost, monkeypatch, tmp_path):
+    config = small(epochs=3, milestones=(1, 2), run_dir=tmp_path / "whole")
+    whole = run(config)
+    cut = replace(config, run_dir=tmp_path / "cut")
+    evaluate = MetaWeightTask.evaluate
+
+    def killed(self, epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return evaluate(self, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaWeightTask, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(cut)
+    resumed = run(cut)
+    assert resumed.epochs == whole.epochs
+    assert resumed.traces == whole.traces
+    assert resumed.curves == whole.curves
+    assert resumed.data == whole.data
+
+
+def hypergradient(config) -> list[torch.Tensor]:
+    """What the first meta step gives the optimiser, from the same start for every method."""
+    torch.manual_seed(5)
+    task = MetaWeightTask(config, CPU)
+    index = torch.arange(20)
+    task.meta_step(task.train.batch(index), task.meta.batch(index))
+    return [p.grad for p in task.vnet.parameters()]
+
+
+def test_controls_scale_evograds_hypergradient(small):
+    plain = hypergradient(small(method="evograd"))
+    negated = hypergradient(small(method="sign_flipped"))
+    matched = hypergradient(small(method="evograd_matched"))
+    # eta tau / (sigma^2 (1 - 1/K)) at the defaults
+    factor = 0.1 * 0.05 / (1e-3**2 * 0.5)
+    for p, n, m in zip(plain, negated, matched, strict=True):
+        assert torch.equal(n, -p)
+        torch.testing.assert_close(m, factor * p)
+
+
+def test_adam_takes_a_hypergradient_of_any_size(small):
+    """AdamW's first step is the sign of the gradient: matched and unmatched move alike."""
+    moved = []
+    for method in ("evograd", "evograd_matched"):
+        config = small(method=method, meta_optimizer="adam")
+        torch.manual_seed(5)
+        task = MetaWeightTask(config, CPU)
+        index = torch.arange(20)
+        task.meta_step(task.train.batch(index), task.meta.batch(index))
+        moved.append(torch.cat([p.detach().flatten() for p in task.vnet.parameters()]))
+    torch.testing.assert_close(moved[0], moved[1], rtol=0, atol=1e-6)  # a step is 1e-3
+
+
+def test_the_learning_rate_falls_after_the_milestones(small):
+    task = MetaWeightTask(small(milestones=(2, 3)), CPU)
+    rates = []
+    for epoch in (1, 2, 3, 4):
+        next(task.steps(epoch))
+        rates.append(task.current_learning_rate())
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert task.estimator is not None
+
+
+def test_t1t2s_inner_step_follows_the_learning_rate(small):
+    task = MetaWeightTask(small(method="t1t2"), CPU)
+    task.optimizer.param_groups[0]["lr"] = 0.03
+    assert task.estimator.inner_lr() == 0.03
+
+
+def test_the_base_step_weights_the_losses_and_passes_no_gradient_to_the_weight_net(small):
+    torch.manual_seed(0)
+    task = MetaWeightTask(small(method="frozen_vnet"), CPU)
+    batch = task.train.batch(torch.arange(20))
+    losses = torch.nn.functional.cross_entropy(task.network(batch[0]), batch[1], reduction="none")
+    weights = task.vnet(losses).detach()
+    loss, relative = task.base_step(batch)
+    torch.testing.assert_close(loss, (weights * losses).sum().detach() / weights.sum())
+    torch.testing.assert_close(relative, 20 * weights / weights.sum())
+    assert all(p.grad is None for p in task.vnet.parameters())
+
+
+def test_methods_start_from_the_same_networks(small):
+    states = []
+    for method in ("plain", "evograd", "t1t2"):
+        torch.manual_seed(1)
+        task = MetaWeightTask(small(method=method), CPU)
+        states.append({**task.network.state_dict(), **task.vnet.state_dict()})
+    for state in states[1:]:
+        assert all(torch.equal(state[n], states[0][n]) for n in states[0])
+
+
+def test_the_monitors_means_and_histograms():
+    monitor = Monitor()
+    wrong = torch.tensor([False, True, False, True])
+    for scale in (1.0, 2.0):
+        metrics = {"train_loss": torch.tensor(scale), "meta_loss": torch.tensor(3 * scale)}
+        monitor.add(metrics, scale * torch.tensor([0.5, 0.1, 1.5, 0.2]), wrong)
+    means = monitor.means()
+    assert means["train_loss"] == 1.5
+    assert means["meta_loss"] == 4.5
+    assert "hypergradient_norm" not in means
+    assert means["weight_right"] == pytest.approx((0.5 + 1.5 + 1 + 3) / 4)
+    assert means["weight_wrong"] == pytest.approx((0.1 + 0.2 + 0.2 + 0.4) / 4)
+    curves = monitor.histograms()
+    expected = [0.0] * HISTOGRAM_BINS
+    for weight in (0.5, 1.5, 1.0):
+        expected[int(weight * 20)] += 1
+    expected[-1] += 1  # 3.0 and above
+    assert curves["histogram_right"] == expected
+    monitor.clear()
+    assert sum(monitor.histograms()["histogram_wrong"]) == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_planned_runs_are_valid_and_have_folders_of_their_own(preset):
+    runs = planned_runs(preset)
+    assert all(config.validate() for config in runs)
+    assert len({config.directory() for config in runs}) == len(runs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["plain", "evograd", "t1t2_forward"])
+def test_a_step_on_a_gpu_never_waits_for_it(method, small):
+    task = MetaWeightTask(small(method=method), torch.device("cuda"))
+    steps = task.steps(1)
+    next(steps)  # what comes from the host is moved before the first step
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
