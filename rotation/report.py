@@ -17,6 +17,7 @@ from common.reporting import (
     Table,
     collect_metric,
     comparison_table,
+    cost_table,
     figure_style,
     new_figure,
     published_value,
@@ -51,7 +52,18 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     tables: list[Table] = []
     figures: list[Figure] = []
     if records:
-        tables = [_accuracy_table(by_method, preset), _cost_table(by_method)]
+        costs = {NAMES[m]: [run.cost for run in runs] for m, runs in by_method.items()}
+        tables = [
+            _accuracy_table(by_method, preset),
+            cost_table(
+                "Rotation: cost of one training step",
+                costs,
+                NAMES["baseline"],
+                caption="Base step and meta step together. Peak: memory beyond what was in use "
+                "before the step.",
+                notes=("Measured while other runs may have shared the machine: compare ratios.",),
+            ),
+        ]
         if any(variant(record.config) for record in records):
             tables.append(_variant_table(records))
         for table, stem in zip(tables, ("accuracy", "cost", "variants"), strict=False):
@@ -130,43 +142,6 @@ def _variant_table(records: Sequence[RunRecord]) -> Table:
         caption="unshuffled: training images in the order of the data set. black corners: the "
         "layer turns pixels, so that black comes in from outside, instead of normalised images, "
         "where it is mean grey. ±: sample standard deviation over seeds.",
-    )
-
-
-def _cost_table(by_method: dict[str, list[RunRecord]]) -> Table:
-    """Medians over the runs; each run measured its own step, at its end."""
-
-    def median(method: str, field: str) -> float | None:
-        values = sorted(record.cost[field] for record in by_method[method])
-        return values[len(values) // 2] if values else None
-
-    rows = []
-    for method in by_method:
-        seconds, peak = median(method, "seconds"), median(method, "peak_bytes")
-        if seconds is None:
-            continue
-        base = median("baseline", "seconds"), median("baseline", "peak_bytes")
-        ratios = [
-            Number(value / reference, digits=2) if reference else "–"
-            for value, reference in zip((seconds, peak), base, strict=True)
-        ]
-        rows.append(
-            (
-                NAMES[method],
-                Number(1e3 * seconds, digits=1),
-                ratios[0],
-                Number(peak / 1e6, digits=1),
-                ratios[1],
-                str(len(by_method[method])),
-            )
-        )
-    return Table(
-        "Rotation: cost of one training step",
-        ("method", "ms", "× baseline", "peak MB", "× baseline", "runs"),
-        tuple(rows),
-        caption="Base step and meta step together, median over the runs. Peak: memory beyond what "
-        "was in use before the step.",
-        notes=("Measured while other runs may have shared the machine: compare ratios.",),
     )
 
 

@@ -35,5 +35,6 @@ def cost_table(
         runs = str(len(costs[name]))
         milliseconds, megabytes = Number(1e3 * seconds, digits=1), Number(peak / 1e6, digits=1)
         rows.append((name, milliseconds, times, megabytes, bytes_, runs))
-    columns = ("step", "ms", f"× {baseline}", "peak MB", f"× {baseline}", "measured")
+    of = f"× {baseline.split(' (')[0].lower()}"
+    columns = ("step", "ms", of, "peak MB", of, "measured")
     return Table(title, columns, tuple(rows), caption, tuple(notes))
