@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from common.errors import UserError
@@ -147,6 +148,8 @@ def _variant_table(records: Sequence[RunRecord]) -> Table:
 
 def _angle_figure(by_method: dict[str, list[RunRecord]], folder: Path) -> Figure:
     """Learned angle against iteration, a panel per method, a line per seed."""
+    seeds = sorted({record.seed for records in by_method.values() for record in records})
+    styles = dict(zip(seeds, series_styles(len(seeds)), strict=True))
     with figure_style():
         fig, axes = new_figure(
             rows=-(-len(by_method) // 2),
@@ -158,21 +161,17 @@ def _angle_figure(by_method: dict[str, list[RunRecord]], folder: Path) -> Figure
         for axis in axes.flat[len(by_method) :]:
             axis.set_visible(False)
         for axis, (method, records) in zip(axes.flat, by_method.items(), strict=False):
-            styles = series_styles(len(records))
-            for style, record in zip(styles, records, strict=True):
-                trace = record.traces
-                axis.plot(
-                    trace["iteration"],
-                    trace["angle_degrees"],
-                    label=f"seed {record.seed}",
-                    **(style | {"marker": ""}),
-                )
+            for record in records:
+                style = styles[record.seed] | {"marker": ""}
+                axis.plot(record.traces["iteration"], record.traces["angle_degrees"], **style)
             degrees = records[0].config["degrees"]
-            axis.axhline(degrees, color="#bb2222", lw=0.8, ls=":", label="true angle")
+            axis.axhline(degrees, color="#bb2222", lw=0.8, ls=":")
             axis.set(title=NAMES[method], xlabel="iteration", ylabel="angle (degrees)")
             axis.label_outer()
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        lines = {f"seed {seed}": style | {"marker": ""} for seed, style in styles.items()}
+        lines["true angle"] = {"color": "#bb2222", "linewidth": 0.8, "linestyle": ":"}
+        handles = [Line2D([], [], label=label, **style) for label, style in lines.items()]
+        fig.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
         return save_figure(
             fig,
             folder,
@@ -196,7 +195,8 @@ def _digits_figure(by_method: dict[str, list[RunRecord]], folder: Path, count: i
     for method, records in by_method.items():
         if method != "t1t2_higher":  # the same number as t1t2
             angle = collect_metric(records, "angle_degrees").mean
-            rows[f"{NAMES[method].split(' (')[0]}\n{angle:.1f}°"] = turned(upright, angle)
+            name = NAMES[method].split(" (")[0].replace(" ", "\n")
+            rows[f"{name}\n{angle:.1f}°"] = turned(upright, angle)
     rows[f"rotated\n{config.degrees:g}°"] = target
     with figure_style():
         fig, axes = new_figure(rows=len(rows), height=0.62 * len(rows))
