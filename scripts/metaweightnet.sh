@@ -5,4 +5,4 @@
 #
 #   bash scripts/metaweightnet.sh [--preset smoke|quick|paper] [--methods M ...] [--seeds S ...] [--jobs N]
 set -euo pipefail
-exec bash "$(dirname "$0")/experiment.sh" metaweightnet "$@"
+exec bash "$(dirname "$0")/experiment.sh" metaweightnet cifar10 "$@"

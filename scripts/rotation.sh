@@ -4,4 +4,4 @@
 #
 #   bash scripts/rotation.sh [--preset smoke|quick|paper] [--methods M ...] [--seeds S ...] [--jobs N]
 set -euo pipefail
-exec bash "$(dirname "$0")/experiment.sh" rotation "$@"
+exec bash "$(dirname "$0")/experiment.sh" rotation mnist "$@"

@@ -3,4 +3,4 @@
 #
 #   bash scripts/toy_1d.sh [--preset smoke|quick|paper]
 set -euo pipefail
-exec bash "$(dirname "$0")/experiment.sh" toy_1d "$@"
+exec bash "$(dirname "$0")/experiment.sh" toy_1d "" "$@"
