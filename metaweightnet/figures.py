@@ -181,8 +181,8 @@ def _movement_figure(setting: tuple[str, str], group: Group, folder: Path) -> Fi
     """Norm of the hypergradient and distance of the weight net, a line per method."""
     same = [NAMES[method] for method in T1T2 if NAMES[method] in group][1:]
     shown = {name: runs for name, runs in group.items() if name not in same}
-    quantities = (("hypergradient_norm", "norm of the hypergradient"),
-                  ("vnet_distance", "distance of the weight net"))  # fmt: skip
+    quantities = (("hypergradient_norm", "hypergradient norm"),
+                  ("vnet_distance", "distance moved"))  # fmt: skip
     with figure_style():
         fig, axes = new_figure(columns=2)
         for axis, (metric, label) in zip(axes, quantities, strict=True):
