@@ -8,15 +8,24 @@ so that whatever else the machine does falls on all of them alike.
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
 
 from common.cli import run_command
 from common.errors import UserError
-from common.reporting import collect_provenance, cost_table, to_markdown, write_atomic
+from common.reporting import (
+    Table,
+    collect_provenance,
+    cost_table,
+    to_markdown,
+    write_atomic,
+    write_table,
+)
 from common.settings import require_positive
 from common.training import choose_device, configure, measure, seed_everything
 from metaweightnet.config import CLASSES, Config
@@ -108,24 +117,40 @@ def measure_variants(options: Options) -> dict[str, list[dict[str, float]]]:
     return costs
 
 
+def table(measured: Mapping[str, Any]) -> Table:
+    """The table of a measurement (what ``--json`` writes)."""
+    settings = measured["settings"]
+    cores = "" if measured["device"] != "cpu" else f", {measured['threads']} threads"
+    return cost_table(
+        "Cost of one training step on label noise",
+        measured["costs"],
+        "plain",
+        caption=f"Meta step and base step, ResNet-{settings['depth']} of width "
+        f"{settings['width']}, batch {settings['batch_size']}, on {measured['device']}{cores}; "
+        f"medians over {settings['rounds']} rounds in which the methods took turns. Peak: memory "
+        "beyond what was in use before the step.",
+    )
+
+
+def draw(records: Path, folder: Path) -> None:
+    """Writes the table of every measurement in a folder of results."""
+    for path in sorted(records.glob("*.json")):
+        write_table(table(json.loads(path.read_text(encoding="utf-8"))), folder, path.stem)
+
+
 def main() -> None:
     options = tyro.cli(Options, prog="python -m metaweightnet.cost", description=__doc__).validate()
     costs = measure_variants(options)
-    caption = (
-        f"Meta step and base step, ResNet-{options.depth} of width {options.width}, batch "
-        f"{options.batch_size}; medians over {options.rounds} rounds. Peak: memory beyond what was "
-        "in use before the step."
-    )
-    print(to_markdown(cost_table("Cost of one training step", costs, "plain", caption)))
+    measured = {
+        "settings": {k: v for k, v in asdict(options).items() if k != "json"},
+        "device": str(choose_device(options.device)),
+        "threads": torch.get_num_threads(),
+        "costs": costs,
+        "provenance": collect_provenance(),
+    }
+    print(to_markdown(table(measured)))
     if options.json is not None:
-        settings = {k: v for k, v in asdict(options).items() if k != "json"}
-        content = {
-            "settings": settings,
-            "device": str(choose_device(options.device)),
-            "costs": costs,
-            "provenance": collect_provenance(),
-        }
-        write_atomic(options.json, json.dumps(content, indent=1) + "\n")
+        write_atomic(options.json, json.dumps(measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":

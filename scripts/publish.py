@@ -5,8 +5,9 @@
     python -m scripts.publish --check              exit status 1 if tables or documents disagree
 
 results/EXPERIMENT/PRESET/ holds the records of this project's own runs, and beside them the
-tables and figures made from them. In the documents, text between the markers
-``generated: EXPERIMENT/PRESET/TABLE`` and ``end generated`` is the Markdown of a table.
+tables and figures made from them; results/EXPERIMENT/cost/ the same for measurements of cost. In
+the documents, text between the markers ``generated: EXPERIMENT/PRESET/TABLE`` and ``end generated``
+is the Markdown of a table.
 """
 
 import argparse
@@ -51,6 +52,10 @@ def draw(folder: Path) -> None:
             if records:
                 report = importlib.import_module(f"{experiment}.report")
                 report.section(records, preset, folder / experiment / preset)
+        measurements = RESULTS / experiment / "cost" / "records"
+        if measurements.exists():
+            cost = importlib.import_module(f"{experiment}.cost")
+            cost.draw(measurements, folder / experiment / "cost")
 
 
 def documents() -> list[Path]:
