@@ -30,9 +30,8 @@ class Config(EstimatorSettings):
     meta_learning_rate: float = 1e-2
     """Adam on the angle (radians)."""
     rotate: Literal["normalised", "pixels"] = "normalised"
-    """What the rotation layer turns: normalised images, whose corners then become mean grey (as in
-    the authors' order of things), or pixels, whose corners become black like the validation
-    images'."""
+    """What the rotation layer turns: normalised images, whose corners then become mean grey, or
+    pixels, whose corners become black like the validation images'."""
     shuffle: bool = True
     """Training images in a new order every epoch, else in MNIST's."""
     degrees: float = 30.0
