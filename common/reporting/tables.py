@@ -129,8 +129,8 @@ def comparison_table(
 
 
 def runs_text(present: int, planned: int | None) -> str:
-    """How many runs are there: "3 of 5", or "3" where no number was planned."""
-    return str(present) if planned is None else f"{present} of {planned}"
+    """How many runs are there: "3 of 5"; "3" where no number was planned or there are more."""
+    return str(present) if planned is None or present > planned else f"{present} of {planned}"
 
 
 def _comparison_row(row: Comparison) -> Row:
