@@ -113,6 +113,15 @@ def test_memory_counts_storages_once_and_as_long_as_they_live():
         assert (memory.current, memory.peak) == (0, 8000)
 
 
+def test_memory_leaves_out_what_was_there_before():
+    a = torch.zeros(1000)
+    with TensorMemory() as memory:
+        a.add_(1)
+        view = a.view(10, 100)
+        view.mul_(2)
+    assert (memory.current, memory.peak) == (0, 0)
+
+
 def test_memory_sees_what_autograd_saves_and_frees():
     x = torch.randn(1000, requires_grad=True)
     with TensorMemory() as memory:
