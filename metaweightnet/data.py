@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.datasets import Cifar100, load_cifar10, load_cifar10n, load_cifar100
+from common.datasets import Cifar100, HumanLabels, load_cifar10, load_cifar10n, load_cifar100
 from common.datasets.dataset import ImageDataset
+from common.errors import UserError
 from common.training import new_generator
 from metaweightnet.config import Config
 from metaweightnet.noise import noisy_labels
@@ -122,8 +123,18 @@ def load_splits(config: Config, device: torch.device) -> Splits:
     data = load_images(config)
     human = None
     if config.noise == "human":
-        human = load_cifar10n(config.human_dir or config.data_dir, data.train_labels)
+        human = load_human_labels(config, data.train_labels)
     return make_splits(config, data, device, human and human.labels[config.human_labels])
+
+
+def load_human_labels(config: Config, training_labels: Tensor) -> HumanLabels:
+    """CIFAR-10N's labels; UserError, which names --human-dir if that was given, without them."""
+    if config.human_dir is None:
+        return load_cifar10n(config.data_dir, training_labels)
+    try:
+        return load_cifar10n(config.human_dir, training_labels)
+    except UserError as error:
+        raise UserError(str(error).replace("--data-dir", "--human-dir")) from None
 
 
 def make_splits(

@@ -24,17 +24,18 @@ case "$preset" in
   *) echo "error: --preset $preset is unknown: use smoke, quick or paper" >&2; exit 2 ;;
 esac
 
-bash scripts/setup.sh
-if [ ${#experiments[@]} -eq 0 ]; then
-  mapfile -t experiments < <(.venv/bin/python -c \
-    'from scripts.experiments import EXPERIMENTS; print(*EXPERIMENTS, sep="\n")')
-fi
-for experiment in "${experiments[@]}"; do
+for experiment in ${experiments[@]+"${experiments[@]}"}; do
   if [ ! -f "scripts/$experiment.sh" ] || [ ! -d "$experiment" ]; then
     echo "error: $experiment is no experiment: use one of the folders with a scripts/NAME.sh" >&2
     exit 2
   fi
 done
+
+bash scripts/setup.sh
+if [ ${#experiments[@]} -eq 0 ]; then
+  mapfile -t experiments < <(.venv/bin/python -c \
+    'from scripts.experiments import EXPERIMENTS; print(*EXPERIMENTS, sep="\n")')
+fi
 for experiment in "${experiments[@]}"; do
   REPORT=no bash "scripts/$experiment.sh" --preset "$preset"
 done
