@@ -208,8 +208,6 @@ def planned_runs(preset: str) -> list[Config]:
         seeds = (1, 2, 3, 4, 5)
     else:
         methods = ("plain", "frozen_vnet", "evograd", "t1t2_forward")
-        if preset == "smoke":
-            methods = Config.methods
         cells = [(default.dataset, default.noise_level, method) for method in methods]
         seeds = (1,)
     return [
