@@ -6,4 +6,6 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-exec .venv/bin/python -m pytest "$@"
+# One thread in each of up to four processes is faster than four threads in one.
+export OMP_NUM_THREADS=1
+exec .venv/bin/python -m pytest -n auto --maxprocesses 4 "$@"
