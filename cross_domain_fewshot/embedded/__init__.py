@@ -1,0 +1,94 @@
+"""The embedded benchmark: five small domains that ship with the project.
+
+Each domain is one file of pixels, NAME.xz; ``benchmark.json`` holds its classes, split, size and
+checksum, and all that ``build.py`` needs to make the file again from the packages it names.
+Origins and licences: ATTRIBUTION.md.
+"""
+
+import functools
+import hashlib
+import json
+import lzma
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from cross_domain_fewshot.embedded.pixels import SIDE, STEP
+
+FOLDER = Path(__file__).resolve().parent
+SPLITS = ("base", "val", "novel")
+
+
+@dataclass(frozen=True)
+class EmbeddedDomain:
+    """images: uint8 (classes, images, 32, 32, channels), classes in the order base, val, novel."""
+
+    name: str
+    images: np.ndarray
+    classes: dict[str, tuple[str, ...]]
+    """Names by split."""
+    checksum: str
+    """SHA-256 of the bytes of ``images``."""
+
+    def split(self, split: str) -> np.ndarray:
+        """The images of one split's classes."""
+        before = SPLITS[: SPLITS.index(split)]
+        first = sum(len(self.classes[name]) for name in before)
+        return self.images[first : first + len(self.classes[split])]
+
+
+@functools.cache
+def recipe() -> dict[str, Any]:
+    """The content of benchmark.json."""
+    return json.loads((FOLDER / "benchmark.json").read_text(encoding="utf-8"))
+
+
+def shape(name: str) -> tuple[int, int, int, int, int]:
+    """The shape of a domain's images."""
+    domain = recipe()["domains"][name]
+    classes = sum(map(len, domain["classes"].values()))
+    return classes, domain["images_per_class"], SIDE, SIDE, domain["channels"]
+
+
+def checksum(images: np.ndarray) -> str:
+    """SHA-256 of uint8 pixels in C order."""
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
+
+
+def pack(images: np.ndarray) -> bytes:
+    """Pixels as levels 0 to 15, one byte each, compressed."""
+    levels = (images // STEP).astype(np.uint8).tobytes()
+    return lzma.compress(levels, preset=9 | lzma.PRESET_EXTREME)
+
+
+def unpack(data: bytes, name: str) -> np.ndarray:
+    """The images in a packed file. Raises ValueError if it is damaged."""
+    try:
+        levels = lzma.decompress(data)
+    except (lzma.LZMAError, EOFError) as error:
+        raise ValueError(f"it cannot be decompressed: {error}") from None
+    if len(levels) != prod(shape(name)):
+        raise ValueError(f"it holds {len(levels)} pixels instead of {prod(shape(name))}")
+    return np.frombuffer(levels, np.uint8).reshape(shape(name)) * np.uint8(STEP)
+
+
+@functools.cache
+def load(name: str, folder: Path = FOLDER) -> EmbeddedDomain:
+    """A domain, verified. Raises UserError if its file is missing or not the one that shipped."""
+    path, domain = folder / f"{name}.xz", recipe()["domains"][name]
+    try:
+        images = unpack(path.read_bytes(), name)
+        found = checksum(images)
+        if found != domain["sha256"]:
+            raise ValueError(f"its pixels have SHA-256 {found} instead of {domain['sha256']}")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged or missing ({error}): get the file again from the repository"
+        ) from None
+    images.flags.writeable = False
+    classes = {split: tuple(domain["classes"][split]) for split in SPLITS}
+    return EmbeddedDomain(name, images, classes, found)

@@ -1,0 +1,167 @@
+"""One domain's images of one split: small ones on the device, large ones read as they are needed.
+
+Both kinds answer a request for samples with a function that delivers them, so that files can be
+read ahead by other threads while the device computes.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.errors import UserError
+from cross_domain_fewshot import augment
+
+Delivery = Callable[[], Tensor]
+"""Waits for the samples of a request: pixels in [0, 1], (N, 3, S, S), on the device."""
+ENLARGED = 1.15
+"""Images for evaluation are resized to this times the final size, then cropped centrally."""
+SMALL_SCALE, LARGE_SCALE = (0.5, 1.0), (0.08, 1.0)
+"""Area of a random crop: torchvision's default for photographs; half of a 32-pixel drawing at
+least, less would hardly show what it is."""
+
+
+class Images(Protocol):
+    """Samples by number, class after class."""
+
+    device: torch.device
+    image_size: int
+    ahead: int
+    """Requests worth making before the first is delivered."""
+
+    def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
+        """Samples ``index`` (N,); randomly cropped if there are ``draws`` (N, DRAWS)."""
+        ...
+
+
+class TensorImages:
+    """Images that lie on the device as uint8 (N, C, S, S), C = 1 (grey) or 3."""
+
+    ahead = 0
+
+    def __init__(self, images: np.ndarray, image_size: int, device: torch.device) -> None:
+        """images: uint8 (N, s, s, C), resized to image_size if that is another."""
+        pixels = torch.tensor(images).permute(0, 3, 1, 2)
+        if image_size != pixels.shape[-1]:
+            size = (image_size, image_size)
+            pixels = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
+            pixels = pixels.round().clamp(0, 255).byte()
+        self.pixels, self.image_size, self.device = (
+            pixels.contiguous().to(device),
+            image_size,
+            device,
+        )
+
+    def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
+        def deliver() -> Tensor:
+            images = self.pixels[index.to(self.device)].float() / 255
+            if draws is not None:
+                boxes = augment.crop_boxes(draws, self.image_size, self.image_size, SMALL_SCALE)
+                images = augment.crop(images, boxes.to(self.device))
+            return images.expand(-1, 3, -1, -1)
+
+        return deliver
+
+
+class FileImages:
+    """Image files, decoded and cropped by ``workers`` threads (0: by the caller).
+
+    Pillow decodes and resizes without holding Python's lock, so threads suffice.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], image_size: int, device: torch.device, workers: int
+    ) -> None:
+        self.paths, self.image_size, self.device = paths, image_size, device
+        self.ahead = 4 if workers else 0
+        self._pool = _threads(workers) if workers else None
+
+    def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
+        side, pinned = self.image_size, self.device.type == "cuda"
+        batch = torch.empty(len(index), side, side, 3, dtype=torch.uint8, pin_memory=pinned)
+        pixels, numbers = batch.numpy(), index.tolist()
+
+        def read(position: int) -> None:
+            own = None if draws is None else draws[position : position + 1]
+            pixels[position] = read_image(self.paths[numbers[position]], side, own)
+
+        pending: list[Future] = []
+        if self._pool is not None:
+            pending = [self._pool.submit(read, position) for position in range(len(numbers))]
+
+        def deliver() -> Tensor:
+            if self._pool is None:
+                for position in range(len(numbers)):
+                    read(position)
+            for future in pending:
+                future.result()
+            return batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+
+        return deliver
+
+
+@functools.cache
+def _threads(workers: int) -> ThreadPoolExecutor:
+    """Shared by all domains of a run."""
+    return ThreadPoolExecutor(workers, "images")
+
+
+def read_image(path: str, side: int, draws: Tensor | None) -> np.ndarray:
+    """A file as uint8 (side, side, 3): a random crop, or the centre of the enlarged image.
+
+    draws: (1, DRAWS) or None. Raises UserError if the file is missing or damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except Exception as error:  # damage shows in as many ways as there are bytes
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as an image ({reason}): replace it") from None
+    bilinear = Image.Resampling.BILINEAR
+    if draws is None:
+        # The authors resize to a square, whatever the image's proportions.
+        enlarged = int(side * ENLARGED)
+        border = round((enlarged - side) / 2)
+        picture = picture.resize((enlarged, enlarged), bilinear)
+        picture = picture.crop((border, border, border + side, border + side))
+    else:
+        width, height = picture.size
+        box = augment.crop_boxes(draws, height, width, LARGE_SCALE)[0].tolist()
+        picture = picture.crop(box).resize((side, side), bilinear)
+    return np.asarray(picture)
+
+
+@dataclass(frozen=True)
+class DomainSplit:
+    """One domain, one of base / val / novel: named classes and their images.
+
+    class_sizes: images per class; samples are numbered class after class. mirrored: whether
+    augmentation may flip images (letters may not be).
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+    class_sizes: tuple[int, ...]
+    images: Images
+    mirrored: bool
+
+    def contact_sheet(self, classes: int, images: int) -> Tensor:
+        """The first images of the first classes as in evaluation, uint8, on the CPU:
+        (classes, images, 3, S, S). Raises UserError if there are not so many."""
+        if classes > len(self.class_names) or images > min(self.class_sizes[:classes]):
+            raise UserError(
+                f"{self.name} ({self.split}) has no {images} images of {classes} classes "
+                "for a contact sheet"
+            )
+        starts = torch.tensor((0, *self.class_sizes)).cumsum(0)[:classes]
+        index = starts.unsqueeze(1) + torch.arange(images)
+        pixels = self.images.request(index.flatten(), None)()
+        return (pixels * 255).round().byte().cpu().unflatten(0, (classes, images))

@@ -1,0 +1,184 @@
+"""Episodes and batches: what they may contain, that they resume, and what mistakes are answered."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from common.training import new_generator
+from cross_domain_fewshot.data import ClassifierBatches, EpisodeStream, open_domain
+from cross_domain_fewshot.images import DomainSplit, TensorImages
+
+CPU = torch.device("cpu")
+
+
+def coded_split(sizes, side=4, mirrored=True):
+    """Plain images whose red is the class and whose green is the number within the class."""
+    codes = [(c, i, 0) for c, size in enumerate(sizes) for i in range(size)]
+    images = np.broadcast_to(np.array(codes, np.uint8)[:, None, None], (len(codes), side, side, 3))
+    names = tuple(f"c{c}" for c in range(len(sizes)))
+    store = TensorImages(images.copy(), side, CPU)
+    return DomainSplit("coded", "base", names, tuple(sizes), store, mirrored)
+
+
+def codes_of(images, pixels):
+    return [tuple(image[:2, 0, 0].tolist()) for image in pixels(images)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_an_episode_has_distinct_classes_and_no_image_twice(data):
+    n_way, n_shot, n_query = (data.draw(st.integers(1, n)) for n in (5, 3, 4))
+    least = n_shot + n_query
+    sizes = data.draw(st.lists(st.integers(least, least + 5), min_size=n_way, max_size=9))
+    seed = data.draw(st.integers(0, 1000))
+    stream = EpisodeStream(
+        coded_split(sizes), n_way, n_shot, n_query, new_generator(seed, "test"), augment=False
+    )
+    mean, std = torch.tensor([0.485, 0.456]), torch.tensor([0.229, 0.224])
+    for _ in range(3):
+        episode = stream.next()
+        assert episode.support.shape == (n_way, n_shot, 3, 4, 4)
+        assert episode.query.shape == (n_way, n_query, 3, 4, 4)
+        both = torch.cat([episode.support, episode.query], 1)[:, :, :2, 0, 0]
+        codes = ((both * std + mean) * 255).round().long()
+        for row in codes:
+            assert len(set(row[:, 0].tolist())) == 1
+        assert len(set(codes[:, 0, 0].tolist())) == n_way
+        assert len({tuple(code) for code in codes.flatten(0, 1).tolist()}) == n_way * least
+        assert all(number < sizes[c] for c, number in codes.flatten(0, 1).tolist())
+
+
+def test_classes_and_images_are_drawn_evenly(pixels):
+    stream = EpisodeStream(coded_split([5] * 6), 2, 1, 1, new_generator(1, "x"), augment=False)
+    support, query = np.zeros((6, 5)), np.zeros((6, 5))
+    for _ in range(1_500):
+        episode = stream.next()
+        for counts, images in ((support, episode.support), (query, episode.query)):
+            for code in codes_of(images.flatten(0, 1), pixels):
+                counts[code] += 1
+    # 3,000 draws over 30 cells: 100 each, five standard deviations of sqrt(100).
+    assert np.abs(support - 100).max() < 50
+    assert np.abs(query - 100).max() < 50
+
+
+@pytest.mark.parametrize("split", ["base", "val", "novel"])
+def test_only_the_splits_own_photographs_are_drawn(split, write_photos, pixels):
+    folder = write_photos(classes=(4, 2, 3))
+    first = {"base": 0, "val": 4, "novel": 6}[split]
+    domain = open_domain("paper", "cub", split, 8, folder, CPU, workers=2)
+    stream = EpisodeStream(domain, 2, 2, 3, new_generator(1, "x"), augment=False)
+    seen = set()
+    for _ in range(30):
+        episode = stream.next()
+        seen |= {c // 10 for c, _ in codes_of(episode.support.flatten(0, 1), pixels)}
+        seen |= {c // 10 for c, _ in codes_of(episode.query.flatten(0, 1), pixels)}
+    assert seen == set(range(first, first + len(domain.class_names)))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("workers", [0, 3])
+@pytest.mark.parametrize("kind", ["episodes", "batches"])
+def test_a_resumed_stream_goes_on_as_if_it_had_not_stopped(kind, workers, augment, write_photos):
+    folder = write_photos(plain=False)
+    domain = open_domain("paper", "cub", "base", 16, folder, CPU, workers)
+
+    def stream(seed):
+        if kind == "episodes":
+            return EpisodeStream(domain, 3, 1, 2, new_generator(seed, "x"), augment)
+        return ClassifierBatches(domain, 7, new_generator(seed, "x"), augment)
+
+    def take(of, count):
+        items = [of.next() for _ in range(count)]
+        pairs = [(i.support, i.query) if kind == "episodes" else i for i in items]
+        return [tensor for pair in pairs for tensor in pair]
+
+    original = stream(1)
+    take(original, 3)
+    saved = io.BytesIO()
+    torch.save(original.state_dict(), saved)
+    expected = take(original, 5)
+    saved.seek(0)
+    resumed = stream(2)
+    take(resumed, 1)
+    resumed.load_state_dict(torch.load(saved, weights_only=True))
+    assert all(torch.equal(a, b) for a, b in zip(take(resumed, 5), expected, strict=True))
+    # Threads that read ahead change nothing.
+    alone = open_domain("paper", "cub", "base", 16, folder, CPU, workers=0)
+    domain = alone
+    again = take(stream(1), 8)[6:]
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+    assert not torch.equal(take(stream(3), 8)[6], expected[0])
+
+
+def test_a_pass_of_the_classifiers_batches_shows_every_image_once(pixels):
+    sizes = [3, 5, 4]
+    batches = ClassifierBatches(coded_split(sizes), 5, new_generator(1, "x"), augment=False)
+    assert (len(batches), batches.num_classes) == (3, 3)
+    orders = []
+    for _ in range(2):
+        codes = []
+        for _ in range(len(batches)):
+            images, labels = batches.next()
+            assert labels.dtype == torch.int64
+            batch = codes_of(images, pixels)
+            assert labels.tolist() == [c for c, _ in batch]
+            codes += batch
+        assert sorted(codes) == [(c, i) for c, size in enumerate(sizes) for i in range(size)]
+        orders.append(codes)
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_letters_are_never_mirrored(mirrored):
+    images = np.zeros((8, 16, 16, 1), np.uint8)
+    images[:, :, :4] = 255
+    split = DomainSplit("x", "base", ("a",), (8,), TensorImages(images, 16, CPU), mirrored)
+    batches = ClassifierBatches(split, 8, new_generator(1, "x"), augment=True)
+    columns = torch.cat([batches.next()[0].mean((1, 2)) for _ in range(30)])
+    on_the_right = (columns[:, 8:].mean(1) > columns[:, :8].mean(1)).float().mean()
+    assert 0.3 < on_the_right < 0.6 if mirrored else on_the_right == 0
+
+
+def test_which_domains_are_mirrored():
+    flags = {n: open_domain("embedded", n, "val", 32, None, CPU).mirrored for n in
+             ("sketches", "icons", "emoji", "latin", "devanagari")}  # fmt: skip
+    assert [name for name, mirrored in flags.items() if not mirrored] == ["latin", "devanagari"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((4, 1, 2), "--n-way 4 is more than the 3"),
+        ((2, 2, 2), "class c1 of coded (base) has 3 images"),
+        ((0, 1, 1), "--n-way 0"),
+        ((2, 0, 1), "--n-shot 0"),
+        ((2, 1, 0), "--n-query 0"),
+    ],
+)
+def test_too_few_classes_or_images_are_refused_in_one_sentence(shape, message):
+    with pytest.raises(UserError) as caught:
+        EpisodeStream(coded_split([5, 3, 6]), *shape, new_generator(1, "x"), augment=False)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["gone", "empty", "text", "cut"])
+def test_a_corrupt_image_is_named_in_one_sentence(damage, workers, write_photos):
+    folder = write_photos(plain=False)
+    file = folder / "cub" / "base_1" / "3.png"
+    content = {"empty": b"", "text": b"no image", "cut": file.read_bytes()[:300]}
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(content[damage])
+    domain = open_domain("paper", "cub", "base", 8, folder, CPU, workers)
+    stream = EpisodeStream(domain, 4, 2, 4, new_generator(1, "x"), augment=True)
+    with pytest.raises(UserError) as caught:
+        stream.next()
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
