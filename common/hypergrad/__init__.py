@@ -8,6 +8,8 @@ It leaves parameters, buffers, ``.grad`` and torch's random states as they were 
 ``generator=None`` it draws its seeds from torch's global CPU generator, its only trace).
 """
 
+from common.hypergrad.along_gradient import EvoGradAlongGradient
+from common.hypergrad.anchored import Anchor, AnchoredEvoGrad
 from common.hypergrad.evograd import EvoGrad
 from common.hypergrad.finite_difference import FiniteDifference
 from common.hypergrad.forward_mode import ForwardMode
@@ -21,9 +23,12 @@ from common.hypergrad.unrolled import Unrolled
 
 __all__ = [
     "T1T2",
+    "Anchor",
+    "AnchoredEvoGrad",
     "BatchedCandidates",
     "BilevelProblem",
     "EvoGrad",
+    "EvoGradAlongGradient",
     "FiniteDifference",
     "ForwardMode",
     "HigherT1T2",

@@ -7,7 +7,9 @@ import torch
 
 from common.hypergrad import (
     T1T2,
+    AnchoredEvoGrad,
     EvoGrad,
+    EvoGradAlongGradient,
     FiniteDifference,
     ForwardMode,
     HigherT1T2,
@@ -26,6 +28,8 @@ ESTIMATORS = {
     "evograd-streaming": EvoGrad(3),
     "evograd-graph": EvoGrad(3, mode="graph"),
     "evograd-forward": EvoGrad(3, mode="forward"),
+    "evograd-anchored": AnchoredEvoGrad(),
+    "evograd-along-gradient": EvoGradAlongGradient(),
     "t1t2": T1T2(0.1),
     "t1t2-higher": HigherT1T2(0.1),
     "t1t2-forward": T1T2Forward(0.1),

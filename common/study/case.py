@@ -1,0 +1,56 @@
+"""What an experiment hands to the cost study: a bilevel problem at real shapes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from common.hypergrad.problem import BilevelProblem, Tensors
+
+Size = Literal["small", "paper"]
+"""small: what two CPU cores measure in minutes; paper: everything the paper's figures show."""
+
+Step = Callable[[], object]
+"""A whole training step, always on the same tensors."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A case on its device, ready to be measured.
+
+    plain_step: an ordinary training step of the network, forward, backward and update, without
+        meta-learning: what every cost is divided by.
+    base_step: the training step that follows (or precedes) the meta step in a meta-learning
+        iteration; a method's step is its hypergradient and this.
+    inner_lr: T1-T2's inner step size, as a number.
+    perturb: EvoGrad's ``perturb``.
+    excluded: estimator name -> why it does not apply here, in a few words for the table.
+    steps: name -> whole step, for methods that share work with the base step or repeat the
+        authors' way, so that "hypergradient, then base_step" does not describe them.
+    """
+
+    problem: BilevelProblem
+    params: Tensors
+    hyper: Tensors
+    inner_batch: Any
+    outer_batch: Any
+    plain_step: Step
+    base_step: Step
+    inner_lr: float
+    perturb: Callable[[str], bool] | None = None
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    steps: Mapping[str, Step] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CostCase:
+    """One point of a figure: built only when its turn comes, on synthetic tensors.
+
+    figure: the figure or table it belongs to ("ResNet-32 by width"); x: its place there
+    ("width 2"). An experiment's room ``cost.py`` offers ``cases(size) -> list[CostCase]``.
+    """
+
+    figure: str
+    x: str
+    build: Callable[[torch.device], Built]

@@ -1,0 +1,136 @@
+"""How near estimates of a hypergradient come to the exact one, and what theory predicts.
+
+Notation: e the exact one-step hypergradient of step eta, x an estimate of expected step eta_eff,
+rho = eta_eff / eta the ratio of the sizes that is expected; g = dL_V/dtheta, M the (H, P) matrix
+d2L_T/(dlambda dtheta), n = K - 1.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.hypergrad.problem import BilevelProblem, Tensors, gradients, leaves
+from common.hypergrad.t1t2 import outer_step
+
+Metrics = dict[str, float | None]
+
+
+def flat_gradient(grads: Tensors) -> Tensor:
+    """All entries as one float64 vector."""
+    return torch.cat([grad.detach().reshape(-1).double().cpu() for grad in grads.values()])
+
+
+def cosine(left: Tensor, right: Tensor) -> float:
+    """Cosine of two vectors; 0 if either is zero."""
+    length = (left.norm() * right.norm()).item()
+    return (left @ right).item() / length if length else 0.0
+
+
+def compare(samples: Sequence[tuple[Tensor, Tensor]], expected_ratio: float) -> Metrics:
+    """Estimates against exact hypergradients.
+
+    samples: for each pair of batches the estimates (R, H) of R draws, and the exact one (H,).
+    expected_ratio: rho. Returns, over all draws of all pairs,
+
+    cosine, cosine_se: mean of cos(x, e) and its standard error; one entry per estimate
+    sign_agreement: share of the entries of e that are not zero in which x has the same sign
+    norm_ratio: root mean square of |x| / |e|; expected_ratio: rho, to set beside it
+    gain, gain_se: mean of <x, e> / |e|^2 / rho: 1 if the mean is right along e
+    mean_cosine: cosine of the mean over draws with e, mean over pairs (None for one draw)
+    draws: R times the number of pairs
+    """
+    cosines, signs, norms, gains, means = [], [], [], [], []
+    for estimates, exact in samples:
+        length = exact.norm()
+        unit, known = exact / length, exact != 0
+        for estimate in estimates:
+            cosines.append(cosine(estimate, exact))
+            agreeing = estimate[known].sign() == exact[known].sign()
+            signs.append(agreeing.double().mean().item())
+            norms.append((estimate.norm() / length).item())
+            gains.append((estimate @ unit / length).item() / expected_ratio)
+        means.append(cosine(estimates.mean(0), exact))
+    return {
+        **_mean_and_error("cosine", cosines),
+        **_mean_and_error("sign_agreement", signs),
+        "norm_ratio": math.sqrt(sum(norm**2 for norm in norms) / len(norms)),
+        "expected_ratio": expected_ratio,
+        **_mean_and_error("gain", gains),
+        "mean_cosine": sum(means) / len(means),
+        "draws": len(cosines),
+    }
+
+
+def _mean_and_error(name: str, values: Sequence[float]) -> Metrics:
+    tensor = torch.tensor(values, dtype=torch.float64)
+    error = (tensor.std() / len(values) ** 0.5).item() if len(values) > 1 else None
+    return {name: tensor.mean().item(), f"{name}_se": error}
+
+
+def effective_dimension(
+    problem: BilevelProblem,
+    params: Tensors,
+    hyper: Tensors,
+    inner_batch: object,
+    outer_batch: object,
+    probes: int,
+    generator: torch.Generator,
+) -> float:
+    """D = |M|_F^2 |g|^2 / |M g|^2, which decides the noise of random candidates.
+
+    D lies between 1 and, if M and g are unrelated, about P. |M|_F^2 = E|M' z|^2 over random signs
+    z, from ``probes`` of them (exact with one for a single hyperparameter); M g likewise by double
+    backward. g at theta.
+    """
+    theta, lambda_ = leaves(params), leaves(hyper)
+    loss = problem.inner_loss(theta, lambda_, inner_batch)
+    inner = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+    _, g, _ = outer_step(problem, params, lambda_, outer_batch)
+    # M' z is the derivative by theta of <z, dL_T/dlambda>; M g that of <g, dL_T/dtheta> by lambda.
+    product = gradients(list(inner), lambda_, list(g.values()))
+    by_lambda = gradients(
+        problem.inner_loss(theta, lambda_, inner_batch), lambda_, create_graph=True
+    )
+    squares = 0.0
+    count = 1 if sum(h.numel() for h in hyper.values()) == 1 else probes
+    for probe in range(count):
+        signs = [
+            torch.randint(2, h.shape, generator=generator).to(h) * 2 - 1 for h in hyper.values()
+        ]
+        weighted = sum((z * h).sum() for z, h in zip(signs, by_lambda.values(), strict=True))
+        rows = torch.autograd.grad(
+            weighted, list(theta.values()), retain_graph=probe + 1 < count, allow_unused=True
+        )
+        squares += sum(row.square().sum().item() for row in rows if row is not None) / count
+    g_squared = sum(grad.square().sum().item() for grad in g.values())
+    return squares * g_squared / sum(p.square().sum().item() for p in product.values())
+
+
+def predicted_norm_ratio(dimension: float, candidates: int, expected_ratio: float) -> float:
+    """Root mean square of |x| / |e| for small sigma: rho sqrt(1 + (D + 1) / n).
+
+    The estimate is M S g / tau with S the (biased) sample covariance of the candidates, sigma^2 / K
+    times a Wishart matrix W of n degrees of freedom, for which E[W A W] = n^2 A + n (tr(A) I + A).
+    Exact for Gaussian candidates, near for signs; e with g at theta.
+    """
+    return expected_ratio * math.sqrt(1 + (dimension + 1) / (candidates - 1))
+
+
+def predicted_cosine(dimension: float, candidates: int) -> float:
+    """1 / sqrt(1 + (D + 1) / n): E<x, e> / (|e| sqrt(E|x|^2)), about the mean cosine."""
+    return 1 / math.sqrt(1 + (dimension + 1) / (candidates - 1))
+
+
+def predicted_sign_agreement(dimension: float, candidates: int) -> float:
+    """Chance that a single hyperparameter's estimate has the right sign, small sigma.
+
+    The estimate is a sum of n products a b of normal variables with correlation r = 1 / sqrt(D),
+    positive with chance I_{(1 + r) / 2}(n / 2, n / 2), the regularised incomplete beta function;
+    for K = 2 that is 1 - arccos(r) / pi, about 1/2 + r / pi.
+    """
+    from scipy.special import betainc
+
+    half = (candidates - 1) / 2
+    return float(betainc(half, half, (1 + 1 / math.sqrt(max(dimension, 1.0))) / 2))

@@ -1,0 +1,189 @@
+"""The fidelity study's figures, and all of its results drawn into a folder."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.reporting import (
+    Figure,
+    Table,
+    figure_style,
+    new_figure,
+    save_figure,
+    series_styles,
+    write_table,
+)
+from common.study.fidelity_rows import NAMES, Record, find, stage_records
+from common.study.fidelity_tables import tables
+
+MEASURES = {"rotation": ("sign_agreement", "right sign (share)"),
+            "metaweightnet": ("cosine", "cosine")}  # fmt: skip
+
+
+def read(folder: Path) -> list[Record]:
+    """The records in a folder, stages in the order of training, then other sizes."""
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+    order = {"start": 0, "middle": 1, "end": 2}
+
+    def key(record: Record) -> tuple[Any, ...]:
+        x = record["x"]
+        place = order[x] if x in order else int(x)
+        return list(NAMES).index(record["experiment"]), record["axis"] != "stage", \
+            record["axis"], place  # fmt: skip
+
+    return sorted(found, key=key)
+
+
+def draw(records: Path, folder: Path) -> tuple[list[Table], list[Figure]]:
+    """Makes all tables and figures of the records in ``records``, in ``folder``."""
+    found = read(records)
+    made = tables(found)
+    for stem, table in made.items():
+        write_table(table, folder, stem)
+    figures = []
+    present = [e for e in NAMES if stage_records(found, e)]
+    if present:
+        figures = [
+            _candidates_figure(found, present, folder),
+            _sweep_figure(found, present, folder),
+            _scale_figure(found, present, folder),
+            _precision_figure(found, present, folder),
+        ]
+    return list(made.values()), figures
+
+
+def _line(record: Record, series: str, name: str, reading: str) -> tuple[list[Any], list[Any]]:
+    rows = [r for r in record["rows"] if r["series"] == series and r["reading"] == reading]
+    return [r["x"] for r in rows], [r[name] for r in rows]
+
+
+def _candidates_figure(records: Sequence[Record], present: list[str], folder: Path) -> Figure:
+    """Cosine or sign agreement against K, with the prediction."""
+    with figure_style():
+        fig, axes = new_figure(columns=len(present), squeeze=False)
+        for axis, experiment in zip(axes.flat, present, strict=True):
+            measure, label = MEASURES[experiment]
+            stages = stage_records(records, experiment)
+            for style, (stage, record) in zip(series_styles(3), stages.items(), strict=False):
+                reading = record["noise_prediction"]
+                x, y = _line(record, "K", measure, reading)
+                errors = [e or 0 for e in _line(record, "K", f"{measure}_se", reading)[1]]
+                axis.errorbar(
+                    x, y, errors, label=stage, elinewidth=0.7, **(style | {"linestyle": ""})
+                )
+                predicted = [record["predictions"][str(k)][measure] for k in x]
+                axis.plot(x, predicted, color=style["color"], linestyle=style["linestyle"], lw=0.9)
+                along = find(record, "along g", 0.01, reading)
+                if along is not None:
+                    axis.plot(x[-1] * 2, along[measure], **(style | {"linestyle": ""}),
+                              fillstyle="none")  # fmt: skip
+            axis.set_xscale("log", base=2)
+            ticks = [*x, 2 * x[-1]]
+            axis.set_xticks(ticks, [*map(str, x), "g"])
+            axis.set(xlabel="candidates K", ylabel=label, title=NAMES[experiment])
+            axis.legend()
+        return save_figure(
+            fig,
+            folder,
+            "candidates",
+            alt="Agreement of one estimate with the exact hypergradient against the number of "
+            "candidates, measured and predicted, at the start, middle and end of training.",
+            caption="One EvoGrad estimate against the exact one-step hypergradient by K: points "
+            "measured, lines predicted from the effective dimension. Open markers at g: two "
+            "candidates along g. Label noise: weight net's input held.",
+        )
+
+
+def _sweep_figure(records: Sequence[Record], present: list[str], folder: Path) -> Figure:
+    """Agreement against sigma and tau."""
+    panels = (("sigma", "sigma"), ("tau", "tau"))
+    with figure_style():
+        fig, axes = new_figure(rows=len(present), columns=2, sharey="row", squeeze=False)
+        for row, experiment in zip(axes, present, strict=True):
+            measure, label = MEASURES[experiment]
+            for axis, (series, name) in zip(row, panels, strict=True):
+                stages = stage_records(records, experiment)
+                for style, (stage, record) in zip(series_styles(3), stages.items(), strict=False):
+                    x, y = _line(record, series, measure, record["readings"][0])
+                    _, errors = _line(record, series, f"{measure}_se", record["readings"][0])
+                    axis.errorbar(x, y, [e or 0 for e in errors], label=stage, **style)
+                axis.set(xscale="log", xlabel=name, ylabel=label)
+                axis.axhline(0.5 if experiment == "rotation" else 0, color="#888888", lw=0.6)
+                axis.label_outer()
+            row[0].set_title(NAMES[experiment])
+            row[0].legend()
+        return save_figure(
+            fig,
+            folder,
+            "sigma-tau",
+            alt="Agreement of one EvoGrad estimate with the exact hypergradient against sigma and "
+            "against tau, at the start, middle and end of training.",
+            caption="One EvoGrad estimate (K = 2) by sigma and tau; bars: standard error. Grey "
+            "line: chance.",
+        )
+
+
+def _scale_figure(records: Sequence[Record], present: list[str], folder: Path) -> Figure:
+    """Size of the estimates over the exact one's, with the predicted effective step."""
+    with figure_style():
+        fig, axes = new_figure(rows=len(present), columns=3, sharey="row", squeeze=False)
+        for row, experiment in zip(axes, present, strict=True):
+            stages = stage_records(records, experiment)
+            for axis, series in zip(row, ("K", "sigma", "tau"), strict=True):
+                *styles, last = series_styles(4)
+                for style, (stage, record) in zip(styles, stages.items(), strict=False):
+                    reading = record["readings"][0]
+                    x, y = _line(record, series, "norm_ratio", reading)
+                    expected = _line(record, series, "expected_ratio", reading)[1]
+                    eta = record["inner_lr"]
+                    axis.plot(x, [v * eta for v in y], label=stage, **style)
+                axis.plot(x, [v * eta for v in expected], label="σ²(1 − 1/K)/τ",
+                          **(last | {"color": "#888888", "marker": ""}))  # fmt: skip
+                axis.set(xscale="log", yscale="log", xlabel=series)
+                if series == "K":
+                    axis.set_xticks(x, map(str, x))
+                    axis.minorticks_off()
+                axis.label_outer()
+            row[0].set(ylabel="step of that size", title=NAMES[experiment])
+        fig.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        return save_figure(
+            fig,
+            folder,
+            "scale",
+            alt="Size of EvoGrad's estimates, as the inner step whose exact hypergradient has that "
+            "size, against K, sigma and tau, beside the predicted effective step.",
+            caption="Root mean square size of EvoGrad's estimates, as the inner step whose exact "
+            "hypergradient is as large, beside the effective step of their mean. What lies above "
+            "it is noise; what falls below at large sigma or small tau is the softmax saturating.",
+        )
+
+
+def _precision_figure(records: Sequence[Record], present: list[str], folder: Path) -> Figure:
+    """Cosine with the same draw in float64 against sigma and radius."""
+    with figure_style():
+        fig, axes = new_figure(columns=len(present), sharey=True, squeeze=False)
+        for axis, experiment in zip(axes.flat, present, strict=True):
+            stages = stage_records(records, experiment)
+            lines = [(s, p) for s in ("EvoGrad, sigma", "along g, radius")
+                     for p in ("float32", "bfloat16")]  # fmt: skip
+            for style, (series, precision) in zip(series_styles(4), lines, strict=True):
+                found: dict[float, list[float]] = {}
+                for record in stages.values():
+                    for row in record.get("precision", []):
+                        if (row["series"], row["precision"]) == (series, precision):
+                            found.setdefault(row["x"], []).append(row["cosine"])
+                y = [sum(values) / len(values) for values in found.values()]
+                axis.plot(list(found), y, label=f"{series}: {precision}", **style)
+            axis.set(xscale="log", xlabel="sigma or radius", title=NAMES[experiment])
+        axes.flat[0].set_ylabel("cosine with float64")
+        fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        return save_figure(
+            fig,
+            folder,
+            "precision",
+            alt="Cosine of estimates in float32 and bfloat16 with the same draw in float64, "
+            "against sigma (random candidates) or radius (candidates along g).",
+            caption="What rounding does: cosine with the same draw in float64, mean over the "
+            "moments (rotation: mean product of signs).",
+        )

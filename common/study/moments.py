@@ -1,0 +1,122 @@
+"""What an experiment hands to the fidelity study: its bilevel problem at moments of training."""
+
+import copy
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.hypergrad.problem import BilevelProblem, Tensors
+from common.settings import RunSettings
+from common.training import Task, fit, load_checkpoint
+
+Pair = tuple[Any, Any]
+"""An inner and an outer batch."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A real bilevel problem at one moment of training, with batches to estimate on.
+
+    problem: the problem in a floating type, apart from the network that is trained.
+    readings: the batches by how the inner loss is to be understood, the paper's way first; the
+        one-step hypergradient is the same in all. noise_prediction: the reading in which the
+        inner loss is a function whose derivatives are the one-step hypergradient's, so that the
+        noise of random candidates can be predicted from it.
+    inner_lr: the step size of the training's present inner step.
+    parts: name -> which parameters to perturb, for estimates from a part of the network.
+    hooks: name -> a problem with ``inner_losses`` and which parameters to perturb (None: all).
+    later: parameters and hyperparameters after so many more training steps.
+    """
+
+    problem: Callable[[torch.dtype], BilevelProblem]
+    params: Tensors
+    hyper: Tensors
+    readings: Mapping[str, Sequence[Pair]]
+    inner_lr: float
+    noise_prediction: str
+    parts: Mapping[str, Callable[[str], bool]] = field(default_factory=dict)
+    hooks: Mapping[str, tuple[BilevelProblem, Callable[[str], bool] | None]] = field(
+        default_factory=dict
+    )
+    later: Callable[[Sequence[int]], Iterator[tuple[Tensors, Tensors]]] | None = None
+
+    @property
+    def paper_pairs(self) -> Sequence[Pair]:
+        return next(iter(self.readings.values()))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A moment before it is reached: its place in the study, and how to get there.
+
+    axis: what the moments of a series differ in, "stage", "width" or "hidden"; x: this one's.
+    """
+
+    experiment: str
+    axis: str
+    x: str
+    build: Callable[[], Moment]
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment}-{self.axis}-{self.x}"
+
+
+def train_until(task: Task, epochs: int, directory: Path, config: RunSettings) -> None:
+    """Trains ``task`` for ``epochs`` epochs in all, or continues towards them; 0 leaves it alone.
+
+    A checkpoint that is past them already cannot go back: then training starts again.
+    """
+    if not epochs:
+        return
+    settings = config.deciding()
+    saved = load_checkpoint(directory / "checkpoint.pt", settings)
+    if saved is not None and len(saved["epochs"]) > epochs:
+        shutil.rmtree(directory)
+    fit(task, epochs, directory, settings, config.log_every, f"{config.experiment}: training")
+
+
+def parameters_later(
+    task: Task, epoch: int, read: Callable[[], tuple[Tensors, Tensors]]
+) -> Callable[[Sequence[int]], Iterator[tuple[Tensors, Tensors]]]:
+    """``Moment.later`` of a training task, which is put back afterwards as it was.
+
+    epoch: the one whose steps come next. read: copies of the present (params, hyper).
+    """
+
+    def later(counts: Sequence[int]) -> Iterator[tuple[Tensors, Tensors]]:
+        before = {name: copy.deepcopy(part.state_dict()) for name, part in task.state.items()}
+        done, steps = 0, task.steps(epoch)
+        try:
+            for count in counts:
+                for _ in islice(steps, count - done):
+                    pass
+                done = count
+                yield read()
+        finally:
+            for name, part in task.state.items():
+                part.load_state_dict(before[name])
+
+    return later
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detached copies, which further training does not change; strides as they are."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def cast(item: Any, dtype: torch.dtype) -> Any:
+    """The floating tensors of a batch, or of tensors by name, in another type."""
+    if isinstance(item, Tensor):
+        return item.to(dtype) if item.is_floating_point() else item
+    if isinstance(item, Mapping):
+        return {name: cast(value, dtype) for name, value in item.items()}
+    if isinstance(item, tuple):
+        return tuple(cast(value, dtype) for value in item)
+    return item

@@ -1,0 +1,149 @@
+"""The label-noise problem at the start, middle and end of training, for the fidelity study.
+
+Besides: networks of other widths and weight nets of other sizes, and two ways for candidates to
+share work, through EvoGrad's ``inner_losses`` hook.
+"""
+
+import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+from common.hypergrad import Tensors
+from common.study.moments import Moment, Planned, copied, parameters_later, train_until
+from common.training import new_generator, seed_everything
+from metaweightnet.config import PRESETS, Config
+from metaweightnet.problem import Batch, MetaWeightProblem, normalised
+from metaweightnet.train import MetaWeightTask
+
+CANDIDATE, HELD = "candidate", "held"
+"""What the weight net sees in the inner loss: the candidate's own losses (the paper's way), or the
+unperturbed model's (--vnet-input model)."""
+
+
+def last_stages(name: str) -> bool:
+    return name.startswith(("stage3.", "fc."))
+
+
+PARTS = {"last stage": last_stages, "last layer": lambda name: name.startswith("fc.")}
+
+
+class VmappedCandidates(MetaWeightProblem):
+    """All candidates in one pass, vmapped over their parameters."""
+
+    def inner_losses(self, candidates: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
+        """The K inner losses, (K,)."""
+        count = len(next(iter(candidates.values())))
+        images, labels = batch[:2]
+        buffers = {n: torch.stack([b] * count) for n, b in self.network.named_buffers()}
+
+        def scores(params: Tensors, buffers: Tensors) -> Tensor:
+            return functional_call(self.network, (params, buffers), (images,))
+
+        each = vmap(scores, randomness="same")(dict(candidates), buffers)
+        return torch.stack([self._weighted(s, labels, hyper, batch[2:]) for s in each])
+
+    def _weighted(
+        self, scores: Tensor, labels: Tensor, hyper: Tensors, given: tuple[Tensor, ...]
+    ) -> Tensor:
+        losses = F.cross_entropy(scores, labels, reduction="none")
+        seen = given[0] if given else losses.detach()
+        return (normalised(functional_call(self.vnet, dict(hyper), (seen,))) * losses).sum()
+
+
+class SharedTrunk(VmappedCandidates):
+    """Candidates that differ in stage3 and fc only: what comes before is computed once."""
+
+    def inner_losses(self, candidates: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
+        """The K inner losses, (K,)."""
+        images, labels = batch[:2]
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        trunk = {name: tensor[0] for name, tensor in candidates.items() if not last_stages(name)}
+        network, features = self.network, images
+        for module in ("conv1", "bn1", "relu", "stage1", "stage2"):
+            if module == "relu":
+                features = F.relu(features)
+                continue
+            own = [_inside(module, tensors) for tensors in (trunk, buffers)]
+            features = functional_call(getattr(network, module), tuple(own), (features,))
+        losses = []
+        for k in range(len(candidates["fc.weight"])):
+            params = {name: tensor[k] for name, tensor in candidates.items()}
+            own = _inside("stage3", params), _inside("stage3", buffers)
+            x = functional_call(network.stage3, own, (features,)).mean((2, 3))
+            scores = functional_call(network.fc, _inside("fc", params), (x,))
+            losses.append(self._weighted(scores, labels, hyper, batch[2:]))
+        return torch.stack(losses)
+
+
+def _inside(module: str, tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors of one module, by their names inside it."""
+    prefix = f"{module}."
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def moments(preset: str, device: torch.device, pairs: int, directory: Path) -> list[Planned]:
+    """A run with EvoGrad before its first epoch, half-way and after its last; then, after one
+    epoch, networks of width 1, 2, 4 and weight nets of 10 and 1000 hidden units."""
+    config = replace(PRESETS[preset], method="evograd", seed=1)
+    config = replace(config, test_size=min(config.test_size, 1_000))
+    planned = []
+    for stage, epochs in {"start": 0, "middle": config.epochs // 2, "end": config.epochs}.items():
+        build = partial(_moment, config, device, epochs, pairs, directory / "metaweightnet")
+        planned.append(Planned("metaweightnet", "stage", stage, build))
+    brief = replace(config, train_size=min(config.train_size, 5_000))
+    sizes = [("width", 1), ("width", 2), ("width", 4), ("meta_hidden", 10), ("meta_hidden", 1000)]
+    for axis, size in sizes:
+        folder = directory / f"metaweightnet-{axis}-{size}"
+        changed = replace(brief, **{axis: size})
+        build = partial(_moment, changed, device, 1, pairs, folder)
+        planned.append(Planned("metaweightnet", axis, str(size), build))
+    return planned
+
+
+def _moment(
+    config: Config, device: torch.device, epochs: int, pairs: int, directory: Path
+) -> Moment:
+    seed_everything(config.seed)
+    task = MetaWeightTask(config, device)
+    train_until(task, epochs, directory, config)
+    task.network.train()
+    passed = sum(epochs > milestone for milestone in config.milestones)
+
+    def problem(dtype: torch.dtype, kind: type = MetaWeightProblem) -> MetaWeightProblem:
+        return kind(copy.deepcopy(task.network).to(dtype), copy.deepcopy(task.vnet).to(dtype))
+
+    def present() -> tuple[dict, dict]:
+        modules = task.network, task.vnet
+        return tuple(copied(dict(module.named_parameters())) for module in modules)
+
+    generator = new_generator(config.seed, "batches of the fidelity study")
+
+    def batch(split):
+        index = torch.randperm(len(split.labels), generator=generator)[: config.batch_size]
+        return split.batch(index.to(device))
+
+    params, hyper = present()
+    own = [(batch(task.train), batch(task.meta)) for _ in range(pairs)]
+    with torch.no_grad():
+        losses = [task.problem.losses(params, inner) for inner, _ in own]
+    held = [((*inner, s), outer) for (inner, outer), s in zip(own, losses, strict=True)]
+    return Moment(
+        problem=problem,
+        params=params,
+        hyper=hyper,
+        readings={CANDIDATE: own, HELD: held},
+        inner_lr=config.learning_rate * 0.1**passed,
+        noise_prediction=HELD,
+        parts=PARTS,
+        hooks={
+            "vmapped": (problem(torch.float32, VmappedCandidates), None),
+            "shared features": (problem(torch.float32, SharedTrunk), last_stages),
+        },
+        later=parameters_later(task, epochs + 1, present),
+    )

@@ -1,0 +1,90 @@
+"""The fidelity study: estimators against the exact one-step hypergradient.
+
+    python -m scripts.fidelity --preset quick
+    python -m scripts.fidelity --preset quick --collect      and copy the records into results/
+
+Leaves runs/fidelity/PRESET/records/MOMENT.json, tables and figures beside them. A moment that is
+there is not measured again, a training that was cut off is continued.
+"""
+
+import argparse
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.cli import run_command
+from common.errors import UserError
+from common.reporting import collect_provenance, write_atomic
+from common.settings import ROOT
+from common.study.fidelity import measure_moment
+from common.study.fidelity_report import draw
+from common.study.fidelity_settings import OPTIONS, Options
+from common.study.moments import Planned
+from common.training import choose_device, configure
+
+EXPERIMENTS = ("rotation", "metaweightnet")
+"""Those with a room ``fidelity.py``."""
+
+
+def planned(preset: str, device: str, options: Options, folder: Path) -> list[Planned]:
+    """Every moment of the study, in the order in which training reaches them."""
+    found = []
+    for experiment in EXPERIMENTS:
+        room = importlib.import_module(f"{experiment}.fidelity")
+        found += room.moments(preset, choose_device(device), options.pairs, folder / "training")
+    return found
+
+
+def record_of(moment: Planned, options: Options, preset: str, device: str, bar: tqdm) -> dict:
+    """Measures one moment, showing how far it is on the bar."""
+    done, record = 0.0, None
+    for what, part, record in measure_moment(moment, options):  # noqa: B007 - the last is kept
+        bar.set_postfix_str(f"{moment.name}: {what}")
+        bar.update(min(part - done, bar.total - bar.n))
+        done = part
+    assert record is not None
+    return record | {
+        "preset": preset,
+        "provenance": collect_provenance() | {"device": str(choose_device(device))},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m scripts.fidelity", description=__doc__)
+    parser.add_argument("--preset", default="quick", help=", ".join(OPTIONS))
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_argument("--collect", action="store_true", help="copy the records into results/")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "fidelity")
+    arguments = parser.parse_args(argv)
+    if arguments.preset not in OPTIONS:
+        raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(OPTIONS)}")
+    configure(arguments.threads, tf32=False)
+    options, folder = OPTIONS[arguments.preset], arguments.output / arguments.preset
+    moments = planned(arguments.preset, arguments.device, options, folder)
+    records = folder / "records"
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} moments [{elapsed}<{remaining}] "
+    with tqdm(
+        total=len(moments), desc="fidelity", dynamic_ncols=True, bar_format=form + "{postfix}"
+    ) as bar:
+        for moment in moments:
+            path = records / f"{moment.name}.json"
+            if path.exists():
+                bar.update(1)
+                continue
+            record = record_of(moment, options, arguments.preset, arguments.device, bar)
+            write_atomic(path, json.dumps(record, indent=1) + "\n")
+    draw(records, folder)
+    if arguments.collect:
+        results = ROOT / "results" / "fidelity" / arguments.preset
+        for path in records.glob("*.json"):
+            write_atomic(results / "records" / path.name, path.read_bytes())
+        draw(results / "records", results)
+    print(f"tables and figures: {folder}")
+
+
+if __name__ == "__main__":
+    run_command(main)
