@@ -126,7 +126,8 @@ class T1T2Forward:
     3 forwards (one with tangents, about two forwards' work), 2 backwards; memory: a plain step's.
 
     Raises ValueError if lambda reaches the loss through batch or layer normalisation, where torch's
-    reverse-over-forward derivative is wrong; use T1T2 there.
+    reverse-over-forward derivative is wrong, or (where torch raises) through log_softmax; use T1T2
+    there.
 
     inner_lr: eta. outer_loss is L_V at theta'. Diagnostics as T1T2.
     """
@@ -162,11 +163,23 @@ class T1T2Forward:
             refuse_normalisation(value)
             if slope is None:  # L_T does not depend on theta
                 slope = torch.zeros_like(value)
-            found = gradients_or_none(slope, hyper, [torch.full_like(slope, -eta)])
+            found = _through_tangents(slope, hyper, eta)
         check_dependence(found, direct)
         grads = zeros_for_none(found, hyper)
         diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": norm(v)}
         return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
+
+
+def _through_tangents(slope: Tensor, hyper: Tensors, eta: float) -> dict[str, Tensor | None]:
+    try:
+        return gradients_or_none(slope, hyper, [torch.full_like(slope, -eta)])
+    except RuntimeError as error:  # log_softmax's tangent is computed in place, for one
+        if "inplace operation" not in str(error):
+            raise
+        raise ValueError(
+            "T1T2Forward cannot be used here: the hyperparameters reach the inner loss through an "
+            "operation whose forward-mode derivative torch cannot differentiate; use T1T2"
+        ) from None
 
 
 def refuse_normalisation(loss: Tensor) -> None:

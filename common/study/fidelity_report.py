@@ -82,7 +82,7 @@ def _candidates_figure(records: Sequence[Record], present: list[str], folder: Pa
             ticks = [*x, 2 * x[-1]]
             axis.set_xticks(ticks, [*map(str, x), "g"])
             axis.set(xlabel="candidates K", ylabel=label, title=NAMES[experiment])
-            axis.legend()
+        fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return save_figure(
             fig,
             folder,
@@ -112,7 +112,7 @@ def _sweep_figure(records: Sequence[Record], present: list[str], folder: Path) -
                 axis.axhline(0.5 if experiment == "rotation" else 0, color="#888888", lw=0.6)
                 axis.label_outer()
             row[0].set_title(NAMES[experiment])
-            row[0].legend()
+        fig.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return save_figure(
             fig,
             folder,

@@ -88,8 +88,15 @@ def test_finite_difference_converges_quadratically_on_a_smooth_network():
 
 def test_forward_refuses_hyperparameters_in_front_of_a_normalisation():
     for problem in (Network("inside"), LayerNormed()):
-        with pytest.raises(ValueError, match="use T1T2"):
+        with pytest.raises(ValueError, match="derivative is wrong; use T1T2"):
             T1T2Forward(0.1)(*problem.arguments())
+
+
+def test_forward_refuses_hyperparameters_in_front_of_log_softmax():
+    """torch's tangent of it is written in place, so the backward pass over it raises."""
+    problem = LayerNormed(normalise=False)
+    with pytest.raises(ValueError, match="cannot differentiate; use T1T2"):
+        T1T2Forward(0.1)(*problem.arguments())
 
 
 def test_forward_is_right_inside_a_network_without_normalisation():
