@@ -2,12 +2,14 @@
 
     python -m scripts.publish                      draw results/ and fill in the documents again
     python -m scripts.publish --collect rotation --preset paper    take over finished runs first
+    python -m scripts.publish --collect benchmark --preset small   take over measurements of cost
     python -m scripts.publish --check              exit status 1 if tables or documents disagree
 
 results/EXPERIMENT/PRESET/ holds the records of this project's own runs, and beside them the
-tables and figures made from them; results/EXPERIMENT/cost/ the same for measurements of cost. In
-the documents, text between the markers ``generated: EXPERIMENT/PRESET/TABLE`` and ``end generated``
-is the Markdown of a table.
+tables and figures made from them; results/benchmark/SIZE/ the same for the cost study, whose sizes
+are small and paper, and results/benchmark/estimators/ the table of all estimators. In the
+documents, text between the markers ``generated: EXPERIMENT/PRESET/TABLE`` and ``end generated`` is
+the Markdown of a table.
 """
 
 import argparse
@@ -22,6 +24,9 @@ from common.cli import run_command
 from common.errors import UserError
 from common.reporting import check_blocks, fill_blocks, read_records, write_atomic, write_record
 from common.settings import ROOT
+from common.study import fidelity_report
+from common.study.records import by_device, read_measurements, write_measurement
+from scripts import benchmark
 from scripts.experiments import EXPERIMENTS
 
 RESULTS = ROOT / "results"
@@ -44,6 +49,15 @@ def collect(experiment: str, preset: str, runs: Path) -> int:
     return len(records)
 
 
+def collect_costs(size: str, runs: Path) -> int:
+    """Copies the cost study's measurements into results/; returns how many."""
+    measurements = read_measurements(runs / "benchmark" / size)
+    for device, found in by_device(measurements).items():
+        for measurement in found:
+            write_measurement(measurement, RESULTS / "benchmark" / size / "records" / device)
+    return len(measurements)
+
+
 def draw(folder: Path) -> None:
     """Makes all tables and figures of results/ in ``folder``."""
     for experiment in EXPERIMENTS:
@@ -56,6 +70,11 @@ def draw(folder: Path) -> None:
         if measurements.exists():
             cost = importlib.import_module(f"{experiment}.cost")
             cost.draw(measurements, folder / experiment / "cost")
+    benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
+    for preset in PRESETS:
+        moments = RESULTS / "fidelity" / preset / "records"
+        if moments.exists():
+            fidelity_report.draw(moments, folder / "fidelity" / preset)
 
 
 def documents() -> list[Path]:
@@ -98,8 +117,8 @@ def differences() -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=__doc__)
-    parser.add_argument("--collect", nargs="+", default=[], choices=EXPERIMENTS)
-    parser.add_argument("--preset", default="quick", choices=PRESETS)
+    parser.add_argument("--collect", nargs="+", default=[], choices=(*EXPERIMENTS, "benchmark"))
+    parser.add_argument("--preset", default="quick", choices=(*PRESETS, "small"))
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are")
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     arguments = parser.parse_args(argv)
@@ -108,7 +127,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\n".join(wrong) or "results/ and the documents agree with the records")
         sys.exit(1 if wrong else 0)
     for experiment in arguments.collect:
-        count = collect(experiment, arguments.preset, arguments.runs)
+        if experiment == "benchmark":
+            count = collect_costs(arguments.preset, arguments.runs)
+        else:
+            count = collect(experiment, arguments.preset, arguments.runs)
         print(f"{experiment} {arguments.preset}: {count} records")
     for old in [*RESULTS.glob("*/*/*.*")]:
         if old.is_file():

@@ -1,15 +1,9 @@
-"""The report's tables against numbers worked out by hand; the cost command."""
+"""The report's tables against numbers worked out by hand."""
 
-import json
-import sys
 from dataclasses import replace
 
-import pytest
-
-from common.cli import run_command
 from common.reporting import Heading, RunRecord, to_markdown
 from metaweightnet.config import PRESETS, Config, planned_runs
-from metaweightnet.cost import main as cost_main
 from metaweightnet.report import accuracy_table, by_setting, published_accuracy, section
 
 
@@ -135,32 +129,3 @@ def test_the_paper_preset_is_table_4_with_five_repetitions_and_controls():
 def test_without_runs_there_is_an_empty_section(tmp_path):
     made = section([], "quick", tmp_path)
     assert made.tables == () and made.runs == 0
-
-
-SMALL = ["--depth", "8", "--batch-size", "10", "--rounds", "1", "--repeats", "1", "--threads", "1"]
-
-
-def test_the_cost_command_prints_a_table_and_writes_json(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "cost.json"
-    words = [*SMALL, "--variants", "evograd", "t1t2", "--device", "cpu", "--json", str(path)]
-    monkeypatch.setattr(sys, "argv", ["cost", *words])
-    cost_main()
-    assert "evograd" in capsys.readouterr().out
-    content = json.loads(path.read_text())
-    assert list(content["costs"]) == ["plain", "evograd", "t1t2"]
-    plain, second_order = (content["costs"][name][0]["peak_bytes"] for name in ("plain", "t1t2"))
-    assert second_order > 1.5 * plain
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(["--variants", "magic"], "--variants magic"), (["--rounds", "0"], "--rounds 0"),
-     (["--dataset", "mnist"], "--dataset mnist"), (["--depth", "9"], "--depth 9")],
-)  # fmt: skip
-def test_the_cost_command_refuses_in_one_sentence(words, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["cost", *SMALL, *words])
-    with pytest.raises(SystemExit) as ended:
-        run_command(cost_main)
-    error = capsys.readouterr().err.strip()
-    assert ended.value.code == 2
-    assert error.startswith("error: ") and message in error and "\n" not in error

@@ -1,0 +1,52 @@
+"""A study's measurements as a section of a report; its tables and figures as files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.reporting import Figure, Section, Table, write_table
+from common.study.figures import cost_figure, published_figure
+from common.study.published import PublishedCost
+from common.study.records import Measurement, Point, slug
+from common.study.tables import by_figure, cost_table, published_table
+
+INTRO = """
+Time and peak memory of one training step with each hypergradient, in units of a plain training
+step (forward, backward, update) of the same network in the same process, on synthetic tensors of
+the real shapes. The method and the plain step take turns, so that whatever else the machine does
+falls on both. "Does not fit" is a result: memory was not enough.
+"""
+
+
+def section(
+    measurements: Sequence[Measurement],
+    order: Sequence[Point],
+    published: Mapping[str, Sequence[PublishedCost]],
+    folder: Path,
+    title: str = "Cost of hypergradients",
+) -> Section:
+    """Tables and figures of one device's measurements, written into ``folder``; the files' names
+    end with the device.
+
+    order: the study's points, in the order wanted. published: by experiment.
+    """
+    figures = by_figure(measurements, order)
+    tables: list[Table] = []
+    pictures: list[Figure | None] = []
+
+    def add_table(table: Table, stem: str) -> None:
+        tables.append(table)
+        write_table(table, folder, f"{stem}-{device}")
+
+    device = slug(measurements[0].settings.device)
+    for (experiment, figure), points in figures.items():
+        stem = slug(figure)
+        add_table(cost_table(figure, points), stem)
+        pictures.append(cost_figure(figure, points, folder, f"{stem}-{device}"))
+        beside = [p for p in published.get(experiment, ()) if p.figure == figure]
+        stem = f"{stem}-published-{device}"
+        pictures.append(published_figure(figure, points, beside, folder, stem))
+    for experiment, entries in published.items():
+        table = published_table(figures, experiment, entries)
+        if table is not None:
+            add_table(table, f"{slug(experiment)}-published")
+    return Section(title, INTRO, tuple(tables), tuple(p for p in pictures if p is not None))

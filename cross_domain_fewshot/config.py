@@ -1,0 +1,234 @@
+"""Settings and presets of the cross-domain few-shot experiment."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from common.errors import UserError
+from common.settings import ROOT, Estimator, EstimatorSettings, RunSettings, require_positive
+from cross_domain_fewshot.data import BASE_DOMAIN, DOMAINS
+
+ESTIMATORS = {
+    "lft_evograd": "evograd",
+    "lft_t1t2": "t1t2",
+    "lft_t1t2_higher": "t1t2_higher",
+    "lft_finite_difference": "finite_difference",
+}
+
+
+@dataclass(frozen=True)
+class Config(EstimatorSettings):
+    """One run: a few-shot learner trained on four domains and tested on the fifth.
+
+    Methods: none, without feature-wise transformations; ft, with transformations fixed at their
+    start; lft_*, learned, by name of the estimator. Defaults: the paper's.
+    """
+
+    experiment: ClassVar[str] = "cross_domain_fewshot"
+    methods: ClassVar[tuple[str, ...]] = ("none", "ft", *ESTIMATORS)
+    carrying_out: ClassVar[frozenset[str]] = RunSettings.carrying_out | {
+        "pretrained_dir",
+        "workers",
+    }
+
+    method: str = "lft_evograd"
+    """What is run; the methods are listed above."""
+    log_every: int = 50
+    """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
+    pretrained_dir: Path | None = None
+    """Where pre-trained backbones are kept; default runs/cross_domain_fewshot/pretrained."""
+    workers: int = 4
+    """Threads that read image files ahead."""
+
+    benchmark: Literal["paper", "embedded"] = "paper"
+    """The five domains: natural images in a folder of yours, or the small ones shipped here."""
+    unseen: str = "cub"
+    """The domain left out of training, on whose novel classes the result is measured."""
+    backbone: Literal["conv4", "conv6", "resnet10", "resnet18", "resnet34"] = "resnet10"
+    """Network that embeds the images."""
+    head: Literal["relationnet", "matchingnet", "protonet"] = "relationnet"
+    """How a query is compared with the support samples."""
+    width: int = 64
+    """Channels of the first stage (conv4, conv6: of every block)."""
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """Start of a ResNet: 7x7 convolution and max-pool, or 3x3 convolution (both stride 2)."""
+    image_size: int = 224
+    """Side of the images in pixels."""
+
+    n_way: int = 5
+    """Classes of an episode."""
+    n_shot: int = 1
+    """Support samples per class."""
+    n_query: int = 16
+    """Queries per class in training."""
+    order: Literal["base_first", "meta_first"] = "base_first"
+    """Which comes first in an iteration, the model's update or the transformations'; both use the
+    same episode of the pseudo-seen domain."""
+
+    epochs: int = 400
+    """Epochs; each has one pseudo-seen and one pseudo-unseen domain."""
+    episodes: int = 100
+    """Episodes (iterations) per epoch."""
+    learning_rate: float = 1e-3
+    """Adam on the model; also the size of T1-T2's inner SGD step."""
+    meta_learning_rate: float = 1e-3
+    """Adam on the transformations."""
+    meta_weight_decay: float = 1e-8
+    """On the transformations (L2, as part of the hypergradient)."""
+    meta_eps: float = 1e-8
+    """eps of the Adam on the transformations; far below the hypergradient's size, it does not
+    matter how large that is."""
+    aux_batch_size: int = 16
+    """Images of the base domain per auxiliary classification loss; 0 leaves the loss out."""
+
+    pretrain_epochs: int = 400
+    """Passes of the ordinary classifier over the base domain."""
+    pretrain_batch_size: int = 16
+    """Images per batch of the pre-training."""
+    pretrain_learning_rate: float = 1e-3
+    """Adam of the pre-training."""
+
+    val_episodes: int = 100
+    """Episodes of the base domain's val split after every epoch."""
+    test_episodes: int = 1000
+    """Episodes of the unseen domain's novel split after the last epoch."""
+    test_query: int = 15
+    """Queries per class in validation and test."""
+
+    @property
+    def transformed(self) -> bool:
+        """Whether the backbone has transformation layers."""
+        return self.method != "none"
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The domains of training."""
+        return tuple(d for d in DOMAINS[self.benchmark] if d != self.unseen)
+
+    @property
+    def base_domain(self) -> str:
+        """The domain of pre-training, auxiliary loss and validation."""
+        return BASE_DOMAIN[self.benchmark]
+
+    def setting(self) -> str:
+        """Network and episodes, as in the names of runs."""
+        return f"{self.backbone}-{self.head}-{self.n_way}way-{self.n_shot}shot"
+
+    def run_name(self) -> str:
+        changes = (word.replace(" ", "-") for word in variant(asdict(self)))
+        return "-".join([self.unseen, self.setting(), super().run_name(), *changes])
+
+    def pretraining(self) -> dict[str, Any]:
+        """What decides a pre-trained backbone; runs that agree in it share one."""
+        names = ("benchmark", "backbone", "width", "stem", "image_size", "pretrain_epochs",
+                 "pretrain_batch_size", "pretrain_learning_rate", "seed", "tf32")  # fmt: skip
+        # The convolutional backbones pool otherwise for RelationNet.
+        maps = {"maps": self.head == "relationnet"} if self.backbone.startswith("conv") else {}
+        return {name: getattr(self, name) for name in names} | maps
+
+    def pretrained_root(self) -> Path:
+        """The folder of the pre-trained backbones."""
+        return self.pretrained_dir or ROOT / "runs" / self.experiment / "pretrained"
+
+    def hypergradient_estimator(self) -> Estimator | None:
+        """The method's estimator; None for the methods without a meta step."""
+        if self.method not in ESTIMATORS:
+            return None
+        return self.estimator(ESTIMATORS[self.method], self.learning_rate)
+
+    def validate(self) -> Self:
+        super().validate()
+        domains = DOMAINS[self.benchmark]
+        if self.unseen not in domains or self.unseen == self.base_domain:
+            possible = ", ".join(d for d in domains if d != self.base_domain)
+            raise UserError(f"--unseen {self.unseen} is no domain to leave out: use {possible}")
+        require_positive(
+            self, "width", "image_size", "n_shot", "n_query", "epochs", "episodes",
+            "learning_rate", "meta_learning_rate", "meta_eps", "pretrain_epochs",
+            "pretrain_learning_rate", "val_episodes", "test_query",
+        )  # fmt: skip
+        for name in ("n_way", "test_episodes", "pretrain_batch_size"):
+            if getattr(self, name) < 2:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)} must be at least 2")
+        for name in ("meta_weight_decay", "aux_batch_size", "workers"):
+            if getattr(self, name) < 0:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {getattr(self, name)} must not be negative")
+        return self
+
+
+_PAPER = Config()
+_QUICK = replace(
+    _PAPER,
+    preset="quick",
+    benchmark="embedded",
+    unseen="icons",
+    workers=0,
+    width=16,
+    stem="small",
+    image_size=32,
+    n_query=5,
+    epochs=20,
+    episodes=12,
+    # Few steps: the transformations must move faster to get anywhere.
+    meta_learning_rate=1e-2,
+    meta_eps=1e-15,
+    pretrain_epochs=12,
+    pretrain_batch_size=32,
+    val_episodes=60,
+    test_episodes=600,
+    test_query=5,
+    log_every=5,
+)
+PRESETS = {
+    "quick": _QUICK,
+    "smoke": replace(
+        _QUICK,
+        preset="smoke",
+        width=8,
+        epochs=2,
+        episodes=3,
+        pretrain_epochs=1,
+        pretrain_batch_size=64,
+        val_episodes=5,
+        test_episodes=10,
+        log_every=1,
+    ),
+    "paper": _PAPER,
+}
+
+
+def planned_runs(preset: str) -> list[Config]:
+    """The runs behind the tables and figures of a preset."""
+    default = PRESETS[preset]
+    methods: tuple[str, ...] = ("none", "ft", "lft_evograd", "lft_t1t2")
+    if preset == "paper":
+        return [
+            replace(default, unseen=unseen, backbone=backbone, n_shot=n_shot, method=method)
+            for backbone in ("resnet10", "resnet34")
+            for n_shot in (1, 5)
+            for unseen in DOMAINS["paper"][1:]
+            for method in methods
+            # The paper has no second-order result for ResNet-34.
+            if backbone == "resnet10" or method != "lft_t1t2"
+        ]
+    if preset == "smoke":
+        methods = Config.methods
+    return [replace(default, method=method) for method in methods]
+
+
+# Settings that have a place of their own in a run's name.
+_NAMED = ("method", "seed", "preset", "unseen", "backbone", "head", "n_way", "n_shot", "log_every")
+
+
+def variant(settings: Mapping[str, Any]) -> list[str]:
+    """What a run's settings (or a record's config) decide otherwise than its preset, beyond the
+    settings that its name has anyway."""
+    preset = PRESETS[settings["preset"]].deciding()
+    return [
+        f"{name} {settings[name]}"
+        for name, default in preset.items()
+        if name not in _NAMED and settings.get(name, default) != default
+    ]

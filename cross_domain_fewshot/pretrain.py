@@ -1,0 +1,106 @@
+"""The warm start: the backbone as part of an ordinary classifier of the base domain."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.datasets.cache import exclusive
+from common.training import fit, load_checkpoint, new_generator, seed_everything
+from cross_domain_fewshot.config import Config
+from cross_domain_fewshot.data import ClassifierBatches, DomainSplit
+from cross_domain_fewshot.models import build_backbone, map_shape
+
+
+class PretrainTask:
+    """Adam on the cross-entropy of backbone, mean over pixels and one fully connected layer."""
+
+    def __init__(self, config: Config, split: DomainSplit, device: torch.device) -> None:
+        self.batches = ClassifierBatches(
+            split,
+            config.pretrain_batch_size,
+            new_generator(config.seed, "pre-training"),
+            augment=True,
+        )
+        backbone = build_backbone(
+            config.backbone, config.head, config.width, config.stem, transformed=False
+        )
+        channels, _ = map_shape(backbone, config.image_size)
+        self.backbone = backbone.to(device)
+        self.classifier = nn.Linear(channels, self.batches.num_classes).to(device)
+        self.optimizer = torch.optim.Adam(
+            [*self.backbone.parameters(), *self.classifier.parameters()],
+            config.pretrain_learning_rate,
+        )
+        self.right, self.seen = torch.zeros((), device=device), 0
+        self.steps_per_epoch = len(self.batches)
+        self.state = {
+            "backbone": self.backbone,
+            "classifier": self.classifier,
+            "optimizer": self.optimizer,
+            "batches": self.batches,
+        }
+
+    def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+        self.backbone.train()
+        self.right.zero_()
+        self.seen = 0
+        for _ in range(self.steps_per_epoch):
+            images, labels = self.batches.next()
+            scores = self.classifier(self.backbone(images).mean((2, 3)))
+            loss = F.cross_entropy(scores, labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.right += (scores.argmax(1) == labels).sum()
+            self.seen += len(labels)
+            yield {"loss": loss.detach()}
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Accuracy in percent on the augmented training images, as they were met."""
+        return {"train_accuracy": 100 * self.right.item() / self.seen}
+
+
+def pretrained_backbone(
+    config: Config,
+    split: DomainSplit,
+    device: torch.device,
+    data: Mapping[str, str],
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state of the pre-trained backbone, and its checksum for the record.
+
+    Trained by the first run that needs it, with the seed of that run; others with the same
+    settings and data wait and take its result. A training that was cut off is continued. The
+    global random generators are left in some other state.
+    """
+    settings = config.pretraining() | {"data": dict(data), "device": device.type}
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
+    name = f"{config.benchmark}-{config.backbone}-seed{config.seed}-{digest}"
+    folder = config.pretrained_root() / name
+    with exclusive(folder):
+        saved = load_checkpoint(folder / "checkpoint.pt", settings)
+        if saved is None or len(saved["epochs"]) < config.pretrain_epochs:
+            seed_everything(config.seed)
+            task = PretrainTask(config, split, device)
+            fit(
+                task,
+                config.pretrain_epochs,
+                folder,
+                settings,
+                config.log_every,
+                f"{config.experiment} pre-training {name}",
+            )
+            saved = load_checkpoint(folder / "checkpoint.pt", settings)
+    state = saved["task"]["backbone"]
+    return state, {"pretrained_backbone": checksum(state)}
+
+
+def checksum(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and values."""
+    total = hashlib.sha256()
+    for name, tensor in state.items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()

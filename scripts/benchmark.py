@@ -1,0 +1,218 @@
+"""Measures what hypergradients cost: time and memory of a training step, method by method.
+
+    python -m scripts.benchmark --size small
+    python -m scripts.benchmark --size paper --experiments metaweightnet --methods T1T2 EvoGrad
+
+On synthetic tensors of the experiments' real shapes, so that no data is needed. Every measurement
+is a small file under runs/benchmark; those that are there are not made again, so that the same
+command goes on where it was. Ends by naming the report.
+"""
+
+import argparse
+import importlib
+import math
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from tqdm import tqdm
+
+from common.cli import run_command
+from common.errors import UserError
+from common.reporting import Section, utc_now, write_report, write_table
+from common.settings import ROOT
+from common.study.measuring import Rounds
+from common.study.plan import Job, allowances
+from common.study.published import PublishedCost
+from common.study.records import Measurement, Point, Settings, by_device, read_measurements
+from common.study.report import section
+from common.study.tables import estimators_table
+from common.study.worker import Event, measure_case
+from common.training import choose_device
+
+EXPERIMENTS = ("rotation", "cross_domain_fewshot", "metaweightnet", "metaxl")
+"""Those with a room cost.py, in the order of the tables."""
+
+SIZES = ("small", "paper")
+SECONDS = {"small": 480.0, "paper": math.inf}
+"""What the measurements of a size may take in all; processes and figures come on top."""
+
+
+REPORTED = ("does not fit", "refused")
+"""Outcomes that one is told of at once."""
+
+
+def rooms(names: Sequence[str] = EXPERIMENTS) -> dict[str, ModuleType]:
+    """The cost rooms by experiment."""
+    return {n: importlib.import_module(f"{n}.cost") for n in names if find_spec(f"{n}.cost")}
+
+
+def points(size: str) -> list[Point]:
+    """All points of a size, in the order of the tables."""
+    return [Point(n, c.figure, c.x) for n, room in rooms().items() for c in room.cases(size)]
+
+
+def published_costs() -> dict[str, list[PublishedCost]]:
+    """The paper's costs, where a room has them."""
+    return {n: getattr(room, "published_costs", list)() for n, room in rooms().items()}
+
+
+def sections(measurements: Sequence[Measurement], size: str, folder: Path) -> list[Section]:
+    """One section for each device; tables and figures in ``folder``."""
+    return [
+        section(found, points(size), published_costs(), folder, f"Cost of hypergradients: {device}")
+        for device, found in by_device(measurements).items()
+    ]
+
+
+REFERENCES = {
+    "LeNet": Point("rotation", "LeNet, rotation", "batch 128"),
+    "ResNet-32": Point("metaweightnet", "ResNet-32, label noise, by width", "width 1"),
+}
+"""The cases that stand for all in the table of estimators: lambda before and after the network."""
+
+
+def draw(results: Path, folder: Path) -> None:
+    """Tables and figures of results/benchmark in ``folder``, with a table of all estimators for
+    every size and device: the one of small-cpu in any case, since docs/estimators.md shows it."""
+    found: dict[str, list[Measurement]] = {"small-cpu": []}
+    for size in SIZES:
+        measurements = read_measurements(results / size / "records")
+        sections(measurements, size, folder / size)
+        for device, group in by_device(measurements).items():
+            found[f"{size}-{device}"] = group
+    for name, group in found.items():
+        write_table(estimators_table(group, REFERENCES), folder / "estimators", name)
+
+
+def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
+    """The chosen cases."""
+    device = choose_device(arguments.device)
+    threads = arguments.threads or torch.get_num_threads()
+    settings = Settings(arguments.size, device.type, threads, arguments.tf32)
+    compiled = arguments.compile
+    if compiled is None:
+        compiled = arguments.size == "paper" and device.type == "cuda"
+    return [
+        Job(
+            point=Point(name, case.figure, case.x),
+            cases=room.cases,
+            settings=settings,
+            folder=arguments.runs / arguments.size / device.type,
+            device=str(device),
+            rounds=Rounds(arguments.seconds_each),
+            words=tuple(arguments.methods),
+            compiled=compiled,
+        )
+        for name, room in rooms(arguments.experiments).items()
+        for case in room.cases(arguments.size)
+        if not arguments.figures
+        or any(w.lower() in f"{case.figure}, {case.x}".lower() for w in arguments.figures)
+    ]
+
+
+def measure_all(jobs: Sequence[Job], seconds: float) -> None:
+    """Measures what is pending, case after case, with a bar for the time left."""
+    before = [len(job.pending()) for job in jobs]
+    bar = tqdm(
+        total=sum(before),
+        desc="benchmark",
+        dynamic_ncols=True,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} measurements "
+        "[{elapsed}<{remaining}]{postfix}",
+    )
+    late: list[str] = []
+    with bar:
+        ended = 0
+        for job, count, allowance in zip(
+            jobs, before, allowances(jobs, seconds, time.monotonic), strict=True
+        ):
+            if not count:
+                continue
+            place = f"{job.point.figure}, {job.point.x}"
+            done = 0
+
+            def tell(event: Event, ended=ended, place=place) -> None:
+                nonlocal count, done
+                row = event.row and f"{event.row.name}{', compiled' * event.row.compiled}"
+                if event.kind == "rows":
+                    bar.total += done + event.value - count
+                    count = done + event.value
+                elif event.kind == "begin":
+                    bar.set_postfix_str(f"{place}: {row}", refresh=False)
+                elif event.kind == "left out":
+                    late.append(f"{place}: {row}")
+                elif event.kind == "done" and event.value[0] in REPORTED:
+                    bar.write(f"{place}: {row}: {': '.join(event.value)}", file=sys.stderr)
+                done += event.kind in ("done", "left out")
+                part = event.value if event.kind == "progress" else 0
+                bar.update(ended + done + part - bar.n)
+
+            measure_case(job, allowance, tell)
+            ended += count
+    if late:
+        print(
+            f"{len(late)} measurements were left out for lack of time; the same command with "
+            "--seconds 0 makes them too",
+            file=sys.stderr,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    jobs = planned_jobs(arguments)
+    if not jobs:
+        raise UserError(f"--figures {' '.join(arguments.figures)} names no figure of the study")
+    seconds = SECONDS[arguments.size] if arguments.seconds is None else arguments.seconds
+    measure_all(jobs, seconds or math.inf)
+    folder = arguments.runs / arguments.size
+    measurements = read_measurements(folder)
+    output = arguments.output or folder / "report"
+    made = sections(measurements, arguments.size, output)
+    path = write_report(
+        made,
+        output / "index.html",
+        f"Cost of hypergradients (size {arguments.size})",
+        [m.provenance for m in measurements],
+        f"Written {utc_now()}.",
+    )
+    print(f"report: {path}")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line. UserError for numbers that make no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--size", default="small", choices=SIZES, help="small: minutes on two cores")
+    add("--experiments", nargs="+", default=EXPERIMENTS, choices=EXPERIMENTS, metavar="NAME")
+    add("--figures", nargs="+", default=(), metavar="WORD", help="only figures, x with such words")
+    add("--methods", nargs="+", default=(), metavar="WORD", help="only methods with such words")
+    add("--seconds", type=float, help="for all measurements, 0: no limit (default: 480, paper 0)")
+    add(
+        "--seconds-each", type=float, default=3.0, help="of rounds for each measurement, at least 3"
+    )
+    add("--compile", action=argparse.BooleanOptionalAction, help="also under torch.compile "
+        "(default: at size paper on a GPU)")  # fmt: skip
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    add("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    add("--tf32", action="store_true", help="let a GPU round float32 products to TF32")
+    add("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where measurements are")
+    add("--output", type=Path, help="of the report; default RUNS/SIZE/report")
+    arguments = parser.parse_args(argv)
+    for name in ("seconds", "seconds_each", "threads"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {value:g} must be 0 or more")
+    return arguments
+
+
+if __name__ == "__main__":
+    run_command(main)

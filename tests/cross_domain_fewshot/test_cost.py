@@ -1,0 +1,54 @@
+"""What the experiment hands to the cost study."""
+
+import pytest
+import torch
+
+from common.hypergrad import T1T2, EvoGrad, T1T2Forward
+from cross_domain_fewshot import cost
+from cross_domain_fewshot.config import Config
+from cross_domain_fewshot.cost import cases, configurations
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    config = Config(width=4, image_size=64, n_query=2, aux_batch_size=4)
+    monkeypatch.setattr(cost, "configurations", lambda size: [config])
+    return config
+
+
+def test_the_cases_are_the_papers_shapes():
+    assert [case.x for case in cases("paper")] == [
+        f"ResNet-{depth}, {shots}" for depth in (10, 18, 34) for shots in ("1 shot", "5 shots")
+    ]
+    for config in configurations("paper"):
+        assert (config.image_size, config.n_way, config.n_query) == (224, 5, 16)
+        assert (config.width, config.stem, config.aux_batch_size) == (64, "imagenet", 16)
+    (small,) = configurations("small")
+    assert (small.backbone, small.image_size, small.n_way, small.n_shot) == ("resnet10", 224, 5, 1)
+
+
+def test_a_case_can_be_measured(tiny):
+    (case,) = cases("small")
+    built = case.build(CPU)
+    assert built.inner_batch.query.shape == (5, 2, 3, 64, 64)
+    assert not torch.equal(built.inner_batch.query, built.outer_batch.query)
+    start = {n: p.detach().clone() for n, p in built.params.items()}
+    for estimator in (EvoGrad(perturb=built.perturb), T1T2(built.inner_lr)):
+        grads = estimator(
+            built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch
+        ).grads
+        assert sum(g.abs().sum() for g in grads.values()) > 0
+    assert all(torch.equal(p, start[n]) for n, p in built.params.items())
+    built.base_step()
+    assert not any(torch.equal(p, start[n]) for n, p in built.params.items())
+    assert len(built.plain_step()) == 2  # episode loss and auxiliary loss
+
+
+def test_what_is_left_out_is_what_refuses(tiny):
+    built = cases("small")[0].build(CPU)
+    assert list(built.excluded) == ["t1t2_forward"]
+    arguments = (built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch)
+    with pytest.raises(ValueError, match="T1T2Forward cannot be used here"):
+        T1T2Forward(built.inner_lr)(*arguments)

@@ -1,0 +1,103 @@
+"""The warm start: trained once, shared, resumed; the paper's preset in the real layout."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cross_domain_fewshot.config import PRESETS, Config
+from cross_domain_fewshot.pretrain import PretrainTask
+from cross_domain_fewshot.train import FewShotTask, run
+
+CPU = torch.device("cpu")
+
+
+def test_a_backbone_is_pretrained_once_and_resumed(monkeypatch, tmp_path):
+    config = replace(
+        PRESETS["smoke"],
+        method="none",
+        width=4,
+        pretrain_batch_size=512,
+        pretrain_epochs=2,
+        pretrained_dir=tmp_path / "pre",
+    )
+    evaluate, trained = PretrainTask.evaluate, []
+
+    def killed(self, epoch):
+        trained.append(epoch)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return evaluate(self, epoch)
+
+    monkeypatch.setattr(PretrainTask, "evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        FewShotTask(config, CPU)
+    first = FewShotTask(config, CPU)
+    assert trained == [1, 2, 2]  # the second epoch was taken up again
+    second = FewShotTask(replace(config, method="ft", unseen="emoji"), CPU)
+    assert trained == [1, 2, 2]
+    assert first.checksums == second.checksums
+    whole = FewShotTask(replace(config, pretrained_dir=tmp_path / "whole"), CPU)
+    assert trained == [1, 2, 2, 1, 2]
+    assert whole.checksums == first.checksums
+
+    (folder,) = (tmp_path / "pre").iterdir()
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state = saved["state"]["task"]["backbone"]
+    total = hashlib.sha256()
+    for name, tensor in state.items():
+        total.update(name.encode() + tensor.numpy().tobytes())
+    assert first.checksums["pretrained_backbone"] == total.hexdigest()
+    for name, tensor in second.network.backbone.state_dict().items():
+        if name in state:
+            assert torch.equal(tensor, state[name]), name
+    other = FewShotTask(replace(config, seed=2), CPU)
+    assert other.checksums["pretrained_backbone"] != first.checksums["pretrained_backbone"]
+
+
+@pytest.fixture
+def photos(write_photos):
+    """The paper's five domains, 3 classes of 4 small pictures in each split."""
+    for name in ("miniImagenet", "cub", "cars", "places", "plantae"):
+        folder = write_photos(name, classes=(3, 2, 2), images=4, plain=False)
+    return folder
+
+
+@pytest.mark.parametrize("backbone", ["resnet10", "resnet34"])
+def test_the_paper_preset_runs_in_the_real_layout(backbone, photos, tmp_path):
+    """Every method at 224 px, one episode each; only the number of channels is reduced."""
+    hypergradients = {}
+    for method in Config.methods:
+        config = replace(
+            PRESETS["paper"],
+            method=method,
+            backbone=backbone,
+            width=4,
+            n_way=2,
+            n_query=2,
+            epochs=1,
+            episodes=1,
+            aux_batch_size=4,
+            pretrain_epochs=1,
+            val_episodes=2,
+            test_episodes=2,
+            test_query=2,
+            log_every=1,
+            device="cpu",
+            threads=1,
+            data_dir=photos,
+            pretrained_dir=tmp_path / "pretrained",
+            run_dir=tmp_path / method,
+        ).validate()
+        record = run(config)
+        assert record.config["image_size"] == 224
+        assert 0 <= record.final["accuracy"] <= 100
+        assert {"cub novel.json", "pretrained_backbone"} < set(record.data)
+        hypergradients[method] = record.traces.get("hypergradient_norm")
+    assert len(list((tmp_path / "pretrained").iterdir())) == 1
+    assert hypergradients["none"] is hypergradients["ft"] is None
+    # The same episodes, the same weights, the same noise: the same number.
+    exact, through_higher = hypergradients["lft_t1t2"], hypergradients["lft_t1t2_higher"]
+    assert exact == pytest.approx(through_higher, rel=1e-3)
+    assert exact[0] > 0 and hypergradients["lft_evograd"][0] > 0

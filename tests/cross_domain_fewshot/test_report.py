@@ -1,0 +1,169 @@
+"""Tables and figures from records with known numbers."""
+
+from dataclasses import replace
+
+import pytest
+
+from common.reporting import RunRecord
+from cross_domain_fewshot.config import PRESETS, Config
+from cross_domain_fewshot.embedded_table import embedded_table
+from cross_domain_fewshot.feature_transform import deviation_curves
+from cross_domain_fewshot.figures import layer_names
+from cross_domain_fewshot.models import build_backbone
+from cross_domain_fewshot.report import (
+    accuracy_table,
+    by_setting,
+    published_accuracy,
+    section,
+)
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def record(accuracy: float, preset: str = "quick", best: float = 0.0, **changes) -> RunRecord:
+    config = replace(PRESETS[preset], **changes).validate()
+    final = {"accuracy": accuracy, "ci95": 0.6, "best_accuracy": best, "best_ci95": 0.5,
+             "val_accuracy": 60.0, "val_ci95": 1.0}  # fmt: skip
+    backbone = build_backbone(
+        config.backbone, config.head, 4, config.stem, transformed=config.transformed
+    )
+    return RunRecord(
+        experiment="cross_domain_fewshot",
+        method=config.method,
+        seed=config.seed,
+        preset=preset,
+        config=config.deciding(),
+        epochs=[{"epoch": 1, **final}],
+        traces={},
+        final=final,
+        best={"val_accuracy": {"value": 60.0, "epoch": 1}},
+        cost={"seconds": 0.02 if config.method == "none" else 0.05, "peak_bytes": 1000},
+        data={},
+        provenance={"wall_seconds": 1.0},
+        curves=deviation_curves(backbone),
+    )
+
+
+def rows(table, labels=3):
+    """label columns -> the other cells as text."""
+    return {
+        tuple(str(cell) for cell in row[:labels]): [str(cell) for cell in row[labels:]]
+        for row in table.rows
+        if isinstance(row, tuple)
+    }
+
+
+def quick_records():
+    values = {
+        ("icons", "none"): (40.0, 42.0), ("icons", "lft_evograd"): (43.0, 43.0),
+        ("emoji", "none"): (50.0, 50.0), ("emoji", "lft_evograd"): (48.0, 52.0),
+    }  # fmt: skip
+    return [
+        record(value, best=value + 1, unseen=unseen, method=method, seed=seed)
+        for (unseen, method), both in values.items()
+        for seed, value in enumerate(both, 1)
+    ]
+
+
+def test_the_embedded_table_has_means_gains_and_the_mean_over_domains():
+    table = rows(embedded_table(by_setting(quick_records())))
+    setting = "ResNet-10, relationnet, 5-way 1-shot"
+    assert table[setting, "icons", "No transformation"] == [
+        "41.00 ± 1.41", "–", "42.00 ± 1.41", "60.00 ± 0.00", "2",
+    ]  # fmt: skip
+    # Differences on the same seeds: 3 and 1.
+    assert table[setting, "icons", "LFT, EvoGrad"][:2] == ["43.00 ± 0.00", "+2.00 ± 1.41"]
+    # By seed over domains: none 45 and 46; evograd 45.5 and 47.5, so gains of 0.5 and 1.5.
+    assert table[setting, "mean", "No transformation"][0] == "45.50 ± 0.71"
+    assert table[setting, "mean", "LFT, EvoGrad"] == [
+        "46.50 ± 1.41", "+1.00 ± 0.71", "47.50 ± 1.41", "60.00 ± 0.00", "4",
+    ]  # fmt: skip
+
+
+def test_a_method_that_lacks_a_domain_has_no_mean_over_domains():
+    records = [*quick_records(), record(30.0, unseen="icons", method="ft")]
+    table = rows(embedded_table(by_setting(records)))
+    names = [name for _, unseen, name in table if unseen == "mean"]
+    assert names == ["No transformation", "LFT, EvoGrad"]
+    single = table["ResNet-10, relationnet, 5-way 1-shot", "icons", "FT (fixed)"]
+    assert single[0] == "30.00 ± 0.60"  # its own interval over episodes
+    assert single[1] == f"{MINUS}10.00"  # seed 1 of none has 40
+
+
+def test_other_settings_and_variants_stand_apart():
+    records = [
+        record(40.0),
+        record(41.0, order="meta_first"),
+        record(42.0, backbone="conv4"),
+        record(43.0, n_shot=5),
+        record(44.0, head="protonet"),
+    ]
+    table = rows(embedded_table(by_setting(records)))
+    assert len(table) == 5
+    key = "ResNet-10, relationnet, 5-way 1-shot", "icons", "LFT, EvoGrad, order meta_first"
+    assert table[key][0].startswith("41.00")
+
+
+def test_a_section_has_its_tables_and_figures(tmp_path):
+    made = section(quick_records(), "quick", tmp_path)
+    assert [table.title.split(":")[0] for table in made.tables] == [
+        "Embedded benchmark",
+        "Few-shot",
+    ]
+    assert (tmp_path / "embedded.md").exists() and (tmp_path / "cost.md").exists()
+    assert not (tmp_path / "accuracy.md").exists()
+    assert made.runs == 8
+    names = {figure.path_png.name for figure in made.figures}
+    stem = "embedded-resnet-10-relationnet-5-way-1-shot.png"
+    assert {f"accuracy-{stem}", f"deviations-{stem}"} <= names
+    domains = ("sketches", "icons", "emoji", "latin", "devanagari")
+    assert {f"images-embedded-{domain}.png" for domain in domains} <= names
+    cost = rows(made.tables[1], labels=1)
+    assert cost["LFT, EvoGrad",][:2] == ["50.0", "2.50"]
+
+
+def test_without_runs_there_is_an_empty_section(tmp_path):
+    made = section([], "quick", tmp_path)
+    assert made.tables == () and made.runs == 0
+
+
+def test_at_the_papers_size_runs_are_judged():
+    found = by_setting([record(47.0, "paper", method="lft_evograd")])
+    table = rows(accuracy_table(found, "paper"))
+    key = "ResNet-10, relationnet, 5-way 1-shot", "cub", "LFT, EvoGrad"
+    assert table[key] == ["47.39 ± 0.61", "47.00 ± 0.60", "1 of 1", f"{MINUS}0.39", "agrees"]
+    # Cells without runs are there too.
+    assert len(table) == 56
+    assert (
+        table["ResNet-34, relationnet, 5-way 5-shot", "plantae", "LFT, EvoGrad"][0]
+        == "52.47 ± 0.56"
+    )
+
+
+def test_changed_runs_of_the_papers_size_are_not_judged():
+    found = by_setting([record(47.0, "paper", order="meta_first", method="lft_t1t2")])
+    key = (
+        "ResNet-10, relationnet, 5-way 1-shot",
+        "cub",
+        ("LFT, T1-T2 (double backward), order meta_first"),
+    )
+    assert rows(accuracy_table(found, "paper"))[key][-1] == "not judged"
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "expected"),
+    [({}, "none", 44.33), ({"n_shot": 5}, "lft_t1t2_higher", 65.94),
+     ({"backbone": "resnet34", "unseen": "cars"}, "lft_evograd", 33.21),
+     ({"backbone": "resnet34"}, "lft_t1t2", None), ({"head": "protonet"}, "none", None),
+     ({"n_shot": 3}, "none", None), ({"backbone": "resnet18"}, "ft", None),
+     ({}, "lft_finite_difference", None)],
+)  # fmt: skip
+def test_published_values_are_table_3s(changes, method, expected):
+    found = published_accuracy(replace(Config(), **changes).deciding(), method)
+    assert (found.mean if found else None) == expected
+
+
+def test_layers_are_named_by_block_and_shortcut():
+    config = Config().deciding()
+    assert layer_names(config) == ["1", "2", "2s", "3", "3s", "4", "4s"]
+    assert layer_names(config | {"backbone": "conv4"}) == ["1", "2", "3", "4"]

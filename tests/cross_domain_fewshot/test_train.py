@@ -1,0 +1,228 @@
+"""Whole runs at small size: every method, resume, pre-training, order of steps, evaluation."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common.errors import UserError
+from common.reporting import read_record
+from common.training import Cost
+from cross_domain_fewshot.config import PRESETS, Config
+from cross_domain_fewshot.data import Episode, EpisodeStream, open_domain
+from cross_domain_fewshot.evaluate import episode_accuracies, mean_and_ci95
+from cross_domain_fewshot.feature_transform import split_parameters
+from cross_domain_fewshot.learner import Learner
+from cross_domain_fewshot.models import FewShotNetwork, build_backbone
+from cross_domain_fewshot.problem import episode_loss
+from cross_domain_fewshot.train import FewShotTask, run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pretrained_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("pretrained")
+
+
+@pytest.fixture
+def small(tmp_path, pretrained_dir):
+    """Settings of a run that takes a second, on the embedded images."""
+    config = replace(
+        PRESETS["smoke"],
+        device="cpu",
+        threads=1,
+        width=4,
+        pretrain_batch_size=512,
+        pretrained_dir=pretrained_dir,
+        run_dir=tmp_path / "run",
+    )
+    return lambda **changes: replace(config, **changes).validate()
+
+
+@pytest.fixture
+def no_cost(monkeypatch):
+    """Runs end without measuring their cost."""
+    monkeypatch.setattr(FewShotTask, "measure_cost", lambda self: Cost(1, 1, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("method", Config.methods)
+def test_every_method_runs_and_leaves_a_record(method, small, no_cost):
+    config = small(method=method)
+    record = run(config)
+    assert read_record(config.directory() / "record.json") == record
+    assert [row["epoch"] for row in record.epochs] == [1, 2]
+    expected = {"val_accuracy", "val_ci95", "accuracy", "ci95", "best_accuracy", "best_ci95"}
+    if method != "none":
+        expected |= {"moved"}
+        layers = 4 + 3  # ResNet-10: four blocks, three shortcuts
+        assert all(len(curve) == layers for curve in record.curves.values())
+        learned = method != "ft"
+        assert (record.final["moved"] > 0) == learned
+        assert (record.curves["gamma_mean"] != [pytest.approx(0.3)] * layers) == learned
+        assert ("hypergradient_norm" in record.traces) == learned
+    assert set(record.final) == expected
+    assert "pretrained_backbone" in record.data
+    assert record.traces["iteration"] == [1, 2, 3, 4, 5, 6]
+    assert record.best["val_accuracy"]["value"] == max(e["val_accuracy"] for e in record.epochs)
+
+
+def test_a_run_killed_within_an_epoch_ends_with_the_same_numbers(small, no_cost, monkeypatch):
+    config = small(epochs=3)
+    whole = run(replace(config, run_dir=config.run_dir / "whole"))
+    cut = replace(config, run_dir=config.run_dir / "cut")
+    step, taken = FewShotTask.step, []
+
+    def killed(self, *arguments):
+        taken.append(1)
+        if len(taken) == 5:  # the second of three steps of the second epoch
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FewShotTask, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(cut)
+    resumed = run(cut)
+    assert resumed.epochs == whole.epochs
+    assert resumed.traces == whole.traces
+    assert resumed.curves == whole.curves
+    assert resumed.data == whole.data
+
+
+def test_methods_share_start_episodes_and_test(small):
+    tasks = [FewShotTask(small(method=m), CPU) for m in ("none", "ft", "lft_evograd")]
+    params = [split_parameters(task.network)[0] for task in tasks]
+    for other in params[1:]:
+        assert list(other) == list(params[0])
+        assert all(torch.equal(other[n], params[0][n]) for n in other)
+    seen = []
+
+    def record(self, episode, other, aux_batch, weight):
+        seen.append((episode.support.sum().item(), aux_batch[0].sum().item()))
+        return {}
+
+    for task in tasks:
+        task.step = record.__get__(task)
+        for epoch in (1, 2):
+            list(task.steps(epoch))
+    third = len(seen) // 3
+    assert seen[:third] == seen[third : 2 * third] == seen[2 * third :]
+    assert len(set(seen[:third])) == third
+
+
+def test_the_two_domains_of_an_epoch_differ_and_the_unseen_one_is_never_met(small):
+    task = FewShotTask(small(method="lft_evograd", unseen="icons"), CPU)
+    met = []
+    for (role, name), stream in task.streams.items():
+        original = stream.next
+        stream.next = lambda role=role, name=name, o=original: met.append((role, name)) or o()
+    task.step = lambda *arguments: {}
+    pairs = set()
+    for epoch in range(1, 9):
+        met.clear()
+        list(task.steps(epoch))
+        ((_, seen), (_, unseen)) = sorted(set(met))
+        assert seen != unseen
+        pairs.add((seen, unseen))
+    assert len(pairs) > 3
+    assert all("icons" not in pair for pair in pairs)
+    assert task.test.name == "icons" and task.test.split == "novel"
+
+
+def test_the_order_of_the_steps_can_be_chosen(small):
+    """base_first takes the hypergradient at the updated model, meta_first before the update."""
+    for order in ("base_first", "meta_first"):
+        task = FewShotTask(small(order=order, method="lft_t1t2"), CPU)
+        calls = []
+        for name in ("base_step", "meta_step"):
+            method = getattr(task.learner, name)
+
+            def spy(*arguments, name=name, method=method, calls=calls):
+                calls.append(name)
+                return method(*arguments)
+
+            setattr(task.learner, name, spy)
+        next(task.steps(1))
+        assert calls == sorted(calls, reverse=order == "meta_first")
+        assert len(calls) == 2
+
+
+def test_the_base_step_adds_the_weighted_auxiliary_loss(small):
+    """Against one loss, differentiated as a whole; the auxiliary one in evaluation mode."""
+    config = small(method="none")
+    torch.manual_seed(0)
+    learner = Learner(config, CPU, aux_classes=7)
+    episode = Episode(torch.randn(5, 1, 3, 32, 32), torch.randn(5, 2, 3, 32, 32))
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    found = []
+    learner.optimizer.register_step_pre_hook(
+        lambda *_: found.extend(p.grad.clone() for p in learner.params.values())
+    )
+    start = [p.detach().clone() for p in learner.params.values()]
+    torch.manual_seed(0)
+    other = Learner(config, CPU, aux_classes=7)
+    loss = episode_loss(other.network.train(), episode)
+    features = other.network.eval().backbone(images).mean((2, 3))
+    auxiliary = torch.nn.functional.cross_entropy(other.auxiliary(features), labels)
+    parameters = list(other.params.values())
+    expected = torch.autograd.grad(loss + 0.3 * auxiliary, parameters)
+    losses = learner.base_step(episode, (images, labels), 0.3)
+    assert [x.item() for x in losses] == pytest.approx([loss.item(), auxiliary.item()])
+    for got, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)
+    assert not all(map(torch.equal, start, learner.params.values()))
+
+
+def test_the_auxiliary_weight_falls_twenty_times(small):
+    task = FewShotTask(small(), CPU)
+    task.config = replace(task.config, epochs=400)
+    weights = [task.aux_weight(epoch) for epoch in (1, 20, 21, 41, 400)]
+    assert weights == pytest.approx([1, 1, 0.9, 0.81, 0.9**19])
+
+
+def test_evaluation_in_groups_equals_episode_by_episode(small):
+    torch.manual_seed(0)
+    network = FewShotNetwork(build_backbone("conv4", "relationnet", 8), "relationnet", 32)
+    split = open_domain("embedded", "emoji", "novel", 32, None, CPU)
+
+    def stream():
+        return EpisodeStream(split, 5, 1, 3, torch.Generator().manual_seed(1), augment=False)
+
+    found = episode_accuracies(network.train(), stream(), 7, images_at_once=50)
+    assert network.training
+    episodes, expected = stream(), []
+    network.eval()
+    for _ in range(7):
+        episode = episodes.next()
+        scores = network(episode.support, episode.query).view(5, 3, 5)
+        right = sum((scores[c, q].argmax() == c).item() for c in range(5) for q in range(3))
+        expected.append(100 * right / 15)
+    assert found.tolist() == pytest.approx(expected)
+    mean, half_width = mean_and_ci95(torch.tensor([10.0, 20.0, 60.0]))
+    assert mean == pytest.approx(30)
+    assert half_width == pytest.approx(1.96 * 26.4575131 / 3**0.5)
+
+
+def test_the_best_epochs_weights_are_tested_too(small, no_cost, monkeypatch):
+    """Validation falls after the first epoch: its weights give best_accuracy."""
+    config = small(method="none", epochs=2)
+    tested = []
+
+    def scripted(self, split, name, episodes):
+        weights = torch.cat([p.flatten() for p in self.network.parameters()]).detach().clone()
+        tested.append((name, weights))
+        return (30.0 - len(tested) if name == "validation" else 50.0 + len(tested)), 1.0
+
+    monkeypatch.setattr(FewShotTask, "accuracy", scripted)
+    record = run(config)
+    assert [name for name, _ in tested] == ["validation", "validation", "test", "test"]
+    first, last, of_last, of_best = (weights for _, weights in tested)
+    assert torch.equal(of_last, last) and torch.equal(of_best, first)
+    assert not torch.equal(first, last)
+    assert record.final["accuracy"] == 53 and record.final["best_accuracy"] == 54
+
+
+def test_images_too_small_for_the_backbone_are_refused(small):
+    with pytest.raises(UserError, match="--image-size"):
+        Learner(small(backbone="conv4", head="protonet", image_size=8), CPU)

@@ -1,0 +1,109 @@
+"""The cost study's command, from measuring to results/."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.cli import run_command
+from common.study.records import read_measurements
+from scripts import benchmark, publish
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Two methods on LeNet, as few rounds as there can be."""
+    return [
+        "--experiments", "rotation", "--methods", "forward, K = 2", "T1T2Forward",
+        "--seconds-each", "0", "--threads", "1", "--device", "cpu", "--runs", str(tmp_path),
+    ]  # fmt: skip
+
+
+def test_measures_resumes_reports_and_is_taken_over_into_results(
+    words, tmp_path, capsys, monkeypatch
+):
+    benchmark.main([*words, "--output", str(tmp_path / "report")])
+    assert "report: " in capsys.readouterr().out
+    found = {m.row: m for m in read_measurements(tmp_path / "small")}
+    assert set(found) == {"plain", "EvoGrad forward, K = 2", "T1T2Forward"}
+    assert found["T1T2Forward"].outcome == "does not apply"
+    assert found["plain"].parameters == 61_706
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "LeNet, rotation" in page and "EvoGrad forward, K = 2" in page
+
+    # Nothing is left to do: not a process is started.
+    monkeypatch.setattr(benchmark, "measure_case", lambda *a: pytest.fail("measured again"))
+    benchmark.main([*words, "--output", str(tmp_path / "report")])
+
+    results = tmp_path / "results"
+    monkeypatch.setattr(publish, "RESULTS", results)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "benchmark").symlink_to(tmp_path)
+    assert publish.collect_costs("small", runs) == 3
+    benchmark.draw(results / "benchmark", results / "benchmark")
+    table = (results / "benchmark" / "small" / "lenet-rotation-cpu.md").read_text()
+    ratio = found["EvoGrad forward, K = 2"].time_ratio
+    assert f"| {ratio:.2f} |" in table
+    row = (results / "benchmark" / "estimators" / "small-cpu.md").read_text()
+    assert f"| {ratio:.2f} |" in row
+
+
+def test_rotations_case_depends_on_its_angle():
+    case = benchmark.rooms()["rotation"].cases("paper")[0].build(torch.device("cpu"))
+    hyper = {n: t.detach().clone().requires_grad_() for n, t in case.hyper.items()}
+    loss = case.problem.inner_loss(case.params, hyper, case.inner_batch)
+    (grad,) = torch.autograd.grad(loss, list(hyper.values()))
+    assert grad.shape == () and grad != 0
+
+
+def test_the_study_has_the_papers_shapes():
+    room = benchmark.rooms()["metaweightnet"]
+    figures: dict[str, list] = {}
+    for case in room.cases("paper"):
+        figures.setdefault(case.figure, []).append(case)
+    assert [len(cases) for cases in figures.values()] == [5, 4, 2]
+    parameters = [464_154, 1_849_898]  # the paper's Figure 5, widths 1 and 2
+    for case, count in zip(figures[room.WIDTHS][:2], parameters, strict=True):
+        built = case.build(torch.device("cpu"))
+        assert sum(t.numel() for t in built.params.values()) == count
+        assert sum(t.numel() for t in built.hyper.values()) == 301
+        assert built.inner_batch[0].shape == (100, 3, 32, 32)
+    hidden = figures[room.HIDDEN][-1].build(torch.device("cpu"))
+    assert sum(t.numel() for t in hidden.hyper.values()) == 300_001
+    classes = figures[room.DATASETS][1].build(torch.device("cpu"))
+    assert classes.params["fc.bias"].shape == (100,)
+
+
+def test_published_costs_belong_to_points_of_the_study():
+    for experiment, entries in benchmark.published_costs().items():
+        places = {(p.figure, p.x) for p in benchmark.points("paper") if p.experiment == experiment}
+        assert {(e.figure, e.x) for e in entries} <= places
+    widths = benchmark.published_costs()["metaweightnet"]
+    cifar10 = next(e for e in widths if e.x == "CIFAR-10")
+    assert cifar10.costs == {"EvoGrad, K = 2": (0.4, 98.7), "T1T2": (0.9, 144.9)}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--figures", "nonsense"], "--figures nonsense"), (["--seconds", "-1"], "--seconds -1"),
+     (["--device", "tpu"], "--device tpu"), (["--threads", "-2"], "--threads -2")],
+)  # fmt: skip
+def test_refuses_in_one_sentence(words, more, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: benchmark.main([*words, *more]))
+    error = capsys.readouterr().err.strip()
+    assert ended.value.code == 2
+    assert error.startswith("error: ") and message in error and "\n" not in error
+
+
+def test_help_names_its_options():
+    result = subprocess.run(
+        [sys.executable, "-m", "scripts.benchmark", "--help"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "--size" in result.stdout and "--seconds-each" in result.stdout
