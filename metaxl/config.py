@@ -1,0 +1,235 @@
+"""Settings and presets of the cross-lingual entity-recognition experiment."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+from common.errors import UserError
+from common.settings import EstimatorSettings, require_positive
+
+SMALL = "small"
+"""The value of --encoder that stands for an encoder trained here instead of a published one."""
+SECOND_ORDER = ("t1t2", "t1t2_higher")
+"""Methods that differentiate the attention twice."""
+_WITHOUT_META_STEP = ("joint_training", "target_only")
+
+
+@dataclass(frozen=True)
+class Config(EstimatorSettings):
+    """One run: a tagger for a target language with few sentences, helped by a source language.
+
+    Methods: joint_training on both languages, without a transformation network; target_only, on the
+    target language alone (a control); the others learn the transformation network, by name of the
+    estimator. Defaults: the paper's.
+    """
+
+    experiment: ClassVar[str] = "metaxl"
+    methods: ClassVar[tuple[str, ...]] = (
+        "joint_training",
+        "evograd",
+        "t1t2",
+        "t1t2_higher",
+        "finite_difference",
+        "target_only",
+    )
+
+    log_every: int = 20
+    """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
+
+    dataset: Literal["wikiann", "embedded", "masakhaner", "conll"] = "wikiann"
+    """WikiAnn (PAN-X) and MasakhaNER as their users have them, the corpus that comes with this
+    project, or any files in CoNLL's columns."""
+    source: str = "en"
+    """Language with many labelled sentences."""
+    target: str = "qu"
+    """Language with few labelled sentences."""
+    source_sentences: int = 5_000
+    """Training sentences of the source language, at most."""
+    target_sentences: int = 100
+    """Training sentences of the target language, at most."""
+    data_seed: int = 42
+    """Decides which training sentences are taken; the same for every run."""
+    eval_sentences: int = 0
+    """Dev and test sentences: the first ones; 0 is all."""
+    train_length: int = 200
+    """Subwords of a training sentence, at most."""
+    eval_length: int = 512
+    """Subwords of a dev or test sentence, at most."""
+
+    encoder: str = "FacebookAI/xlm-roberta-base"
+    """XLM-R: a folder, a name on the Hugging Face hub, or "small": the same architecture, small,
+    trained here on the text of the data set."""
+    small_layers: int = 2
+    """Encoder small: layers."""
+    small_hidden: int = 96
+    """Encoder small: size of the hidden states; 32 of them make an attention head."""
+    small_vocabulary: int = 3_000
+    """Encoder small: subwords of its tokenizer."""
+    pretraining_steps: int = 3_000
+    """Encoder small: steps of masked-language-model training."""
+    pretraining_seed: int = 1
+    """Encoder small: its seed; all runs start from the same encoder, as with a published one."""
+
+    layers: tuple[int, ...] = (12,)
+    """Layers whose output is transformed; 0 is the embeddings."""
+    bottleneck: int = 384
+    """Hidden units of a transformation network."""
+    detach_hidden: bool = True
+    """The hidden state that a transformation network's output is added to passes no gradient, so
+    that the source loss reaches the encoder only through the network."""
+    faithful: bool = False
+    """EvoGrad: repeat the encoder's passes for every candidate and back-propagate through them, as
+    the authors' code does, instead of one pass for all."""
+
+    epochs: int = 20
+    """Passes over the source sentences."""
+    batch_size: int = 12
+    """Sentences per batch, of each language; a meta step takes half of the target's."""
+    learning_rate: float = 3e-5
+    """Adam on the tagger; also T1-T2's inner step size, with the schedule."""
+    weight_decay: float = 5e-4
+    """On the tagger; decoupled from the gradient."""
+    warmup: float = 0.1
+    """Part of all steps in which the learning rates rise; then they fall to 0."""
+    clip: float = 10.0
+    """Greatest norm of the tagger's gradient."""
+    meta_learning_rate: float = 1e-6
+    """Adam on the transformation network."""
+    meta_weight_decay: float = 5e-4
+    """On the transformation network; decoupled from the hypergradient."""
+
+    @property
+    def has_transformation(self) -> bool:
+        """Whether source sentences go through a transformation network."""
+        return self.method not in _WITHOUT_META_STEP
+
+    @property
+    def attention(self) -> Literal["eager", "sdpa"]:
+        """Fused attention has no second derivative; plain matrix products have."""
+        return "eager" if self.method in SECOND_ORDER else "sdpa"
+
+    def run_name(self) -> str:
+        words = [self.dataset, self.source, self.target, *variant(asdict(self))]
+        return "-".join([*(word.replace(" ", "-") for word in words), super().run_name()])
+
+    def validate(self) -> Self:
+        super().validate()
+        require_positive(
+            self, "source_sentences", "small_layers", "small_vocabulary", "bottleneck", "epochs",
+            "learning_rate", "meta_learning_rate", "clip",
+        )  # fmt: skip
+        if self.source == self.target:
+            raise UserError(f"--target {self.target} must differ from --source")
+        for name in ("eval_sentences", "pretraining_steps", "weight_decay", "meta_weight_decay"):
+            self._at_least(name, 0)
+        for name in ("batch_size", "target_sentences"):
+            self._at_least(name, 2)  # a target batch is split into two
+        for name in ("train_length", "eval_length"):
+            self._at_least(name, 8)
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"--warmup {self.warmup} must be at least 0 and below 1")
+        if self.small_hidden < 32 or self.small_hidden % 32:
+            raise UserError(f"--small-hidden {self.small_hidden} must be a multiple of 32")
+        if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
+            given = " ".join(map(str, self.layers))
+            raise UserError(f"--layers {given} must be different numbers, 0 or more")
+        if self.detach_hidden and len(self.layers) > 1:
+            raise UserError(
+                "--layers with several layers needs --no-detach-hidden: a detached state would cut "
+                "off the transformation networks below it"
+            )
+        if self.encoder == SMALL:
+            self.check_depth(self.small_layers)
+        if self.faithful and self.method != "evograd":
+            raise UserError(f"--faithful is for --method evograd, not {self.method}")
+        return self
+
+    def check_depth(self, last: int) -> None:
+        """Raises UserError if a layer to be transformed is not among the encoder's 1 to ``last``
+        (or 0, its embeddings)."""
+        if self.has_transformation and max(self.layers) > last:
+            raise UserError(
+                f"--layers {max(self.layers)} is not there: the encoder has layers 1 to {last}"
+            )
+
+    def _at_least(self, name: str, least: int) -> None:
+        if getattr(self, name) < least:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} {getattr(self, name)} must be at least {least}")
+
+
+_PAPER = Config()
+_QUICK = replace(
+    _PAPER,
+    preset="quick",
+    dataset="embedded",
+    source="eng",
+    target="quy",
+    source_sentences=900,
+    eval_sentences=200,
+    train_length=48,
+    eval_length=128,
+    encoder=SMALL,
+    layers=(2,),
+    bottleneck=48,
+    # In a few hundred steps a small encoder has to learn the task from the source sentences.
+    detach_hidden=False,
+    epochs=4,
+    learning_rate=2e-3,
+    meta_learning_rate=1e-3,
+    log_every=10,
+)
+PRESETS = {
+    "quick": _QUICK,
+    "smoke": replace(
+        _QUICK,
+        preset="smoke",
+        source_sentences=36,
+        target_sentences=24,
+        eval_sentences=20,
+        small_layers=2,
+        small_hidden=32,
+        small_vocabulary=500,
+        pretraining_steps=20,
+        layers=(2,),
+        bottleneck=16,
+        epochs=2,
+        log_every=1,
+    ),
+    "paper": _PAPER,
+}
+PAPER_TARGETS = ("qu", "cdo", "ilo", "xmf", "mhr", "mi", "tk", "gn")
+COMPARED = ("joint_training", "evograd", "t1t2", "target_only")
+"""Methods behind the tables."""
+
+
+def planned_runs(preset: str) -> list[Config]:
+    """The runs behind the tables and figures of a preset."""
+    default = PRESETS[preset]
+    targets, methods, seeds = {
+        "paper": (PAPER_TARGETS, COMPARED, (1, 2, 3)),
+        "quick": (("quy", "tuk"), COMPARED, (1,)),
+        "smoke": (("quy",), Config.methods, (1,)),
+    }[preset]
+    return [
+        replace(default, target=target, method=method, seed=seed)
+        for seed in seeds
+        for target in targets
+        for method in methods
+    ]
+
+
+def variant(settings: Mapping[str, Any]) -> list[str]:
+    """What a run's settings (or a record's config) decide otherwise than its preset, in the
+    choices that results are to be compared in."""
+    default = PRESETS[settings["preset"]]
+    found = []
+    if settings["faithful"]:
+        found.append("authors passes")
+    if settings["detach_hidden"] != default.detach_hidden:
+        found.append("detached" if settings["detach_hidden"] else "not detached")
+    if list(settings["layers"]) != list(default.layers):
+        found.append("layers " + " ".join(map(str, settings["layers"])))
+    if settings["target_sentences"] != default.target_sentences:
+        found.append(f"{settings['target_sentences']} sentences")
+    return found

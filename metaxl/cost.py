@@ -1,0 +1,124 @@
+"""What the cost study measures of this experiment: steps of XLM-R with a transformation network.
+
+Random weights and sentences: the cost does not depend on what they say. All methods of a case use
+the same attention: written out as matrix products, which have the second derivative that T1-T2
+needs, or fused, which has none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from common.reporting import published
+from common.study.case import Built, CostCase, Size
+from common.study.published import PublishedCost
+from metaxl.config import Config
+from metaxl.models import is_head, random_encoder
+from metaxl.problem import Batch
+from metaxl.steps import Learner
+
+FIGURE = "XLM-R with a transformation network"
+SHARED, REPEATED = "evograd, one encoder pass", "evograd, the authors' passes"
+_LABELS = 7  # O, and B and I of PER, ORG, LOC
+_WITHOUT_FUSED = dict.fromkeys(
+    ("T1T2", "HigherT1T2", "Unrolled", "Reversible", "ForwardMode", "ImplicitCG", "Neumann"),
+    "fused attention has no second derivative",
+) | {"T1T2Forward": "fused attention has no forward-mode derivative"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """XLM-R of so many layers and subwords in its vocabulary; so many sentences and their length.
+
+    hidden_size: units; heads have 64 of them.
+    """
+
+    layers: int
+    vocabulary: int
+    batch_size: int
+    length: int
+    hidden_size: int = 768
+
+
+SHAPES: dict[Size, dict[str, Shape]] = {
+    # On a CPU core a step of XLM-R base takes half a minute: half its layers, a small vocabulary.
+    "small": {"6 layers, 4 sentences of 128": Shape(6, 8_000, 4, 128)},
+    "paper": {
+        "XLM-R base, 12 sentences of 128": Shape(12, 250_002, 12, 128),
+        "XLM-R base, 12 sentences of 200": Shape(12, 250_002, 12, 200),
+    },
+}
+
+
+def cases(size: Size) -> list[CostCase]:
+    """The cases of a size; at the paper's, also with fused attention."""
+    kinds = {"": "eager"} | ({", fused attention": "sdpa"} if size == "paper" else {})
+    return [
+        CostCase(FIGURE + suffix, x, _builder(shape, attention))
+        for suffix, attention in kinds.items()
+        for x, shape in SHAPES[size].items()
+    ]
+
+
+def published_costs() -> list[PublishedCost]:
+    """The paper's Figure 6."""
+    figure = published("metaxl")["cost_figure"]
+    rows = {"joint_training": "plain", "evograd": REPEATED, "t1t2": "T1T2"}
+    costs = {row: (figure[m]["memory_gb"], figure[m]["seconds"]) for m, row in rows.items()}
+    return [PublishedCost(FIGURE, "XLM-R base, 12 sentences of 200", costs)]
+
+
+def _builder(shape: Shape, attention: str) -> Callable[[torch.device], Built]:
+    return lambda device: build(shape, attention, device)
+
+
+def build(shape: Shape, attention: str, device: torch.device) -> Built:
+    """A case on ``device``: plain_step is joint training on all sentences of both languages."""
+    config = replace(
+        Config(),
+        method="evograd",
+        layers=(shape.layers,),
+        bottleneck=shape.hidden_size // 2,
+        batch_size=shape.batch_size,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        encoder = random_encoder(
+            attention,
+            vocab_size=shape.vocabulary,
+            num_hidden_layers=shape.layers,
+            hidden_size=shape.hidden_size,
+            num_attention_heads=shape.hidden_size // 64,
+            intermediate_size=4 * shape.hidden_size,
+        )
+        learner = Learner(config, encoder, _LABELS, device)
+        source, target = (_random_batch(shape, device) for _ in range(2))
+    learner.tagger.train()
+    train, meta = target.halves()
+    inner_batch = (source, train)
+
+    def repeated_step() -> None:
+        learner.repeated_meta_step(inner_batch, meta)
+        learner.base_step(inner_batch)
+
+    return Built(
+        problem=learner.shared_problem,
+        params=dict(learner.tagger.named_parameters()),
+        hyper=dict(learner.transformation.named_parameters()),
+        inner_batch=inner_batch,
+        outer_batch=meta,
+        plain_step=lambda: learner.joint_step(source, target),
+        base_step=lambda: learner.base_step(inner_batch),
+        inner_lr=config.learning_rate,
+        perturb=is_head,
+        excluded=_WITHOUT_FUSED if attention == "sdpa" else {},
+        steps={SHARED: lambda: learner.shared_step(source, target), REPEATED: repeated_step},
+    )
+
+
+def _random_batch(shape: Shape, device: torch.device) -> Batch:
+    size = shape.batch_size, shape.length
+    input_ids = torch.randint(5, shape.vocabulary, size)
+    labels = torch.randint(_LABELS, size)
+    return Batch(*(t.to(device) for t in (input_ids, torch.ones_like(input_ids), labels)))

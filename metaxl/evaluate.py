@@ -1,0 +1,103 @@
+"""Entity-level scores, and what the transformation network does to representations."""
+
+import torch
+from seqeval.metrics import classification_report
+from torch import Tensor
+
+from metaxl.data import Split
+from metaxl.models import Tagger
+from metaxl.tokens import IGNORED, decode_tags
+from metaxl.transformation import Transformation
+
+_BATCH_SIZE = 64
+_POINTS = 150
+
+
+@torch.no_grad()
+def entity_scores(
+    tagger: Tagger,
+    split: Split,
+    labels: tuple[str, ...],
+    transformation: Transformation | None = None,
+) -> dict[str, float]:
+    """Entity-level F1 in percent by seqeval (conlleval's reading of IOB2): "f1" over all entities,
+    "f1_TYPE" of each type that occurs. Dropout is off.
+
+    transformation: for source sentences of the methods that train with it.
+    """
+    tagger.eval()
+    true, predicted = [], []
+    for index in split.in_order_of_length(_BATCH_SIZE):
+        batch = split.batch(index)
+        scores = tagger(batch.input_ids, batch.attention_mask, transformation)
+        tags = decode_tags(batch.labels.cpu(), scores.argmax(2).cpu(), labels)
+        true += tags[0]
+        predicted += tags[1]
+    return f1_by_type(true, predicted)
+
+
+def f1_by_type(true: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
+    """ "f1" (micro average over entities) and "f1_TYPE" in percent; 0 where there is nothing."""
+    types = sorted({tag[2:] for sentence in true for tag in sentence if tag != "O"})
+    if not types:
+        return {"f1": 0.0}
+    report = classification_report(true, predicted, output_dict=True, zero_division=0)
+    found = {"f1": report["micro avg"]} | {f"f1_{kind}": report[kind] for kind in types}
+    return {name: 100 * float(values["f1-score"]) for name, values in found.items()}
+
+
+@torch.no_grad()
+def representation_curves(
+    tagger: Tagger, transformation: Transformation | None, source: Split, target: Split
+) -> dict[str, list[float]]:
+    """First subwords of source and target words in the space that the head sees, dropout off.
+
+    pca_NAME_x, pca_NAME_y: projections on the first two principal components of all of them
+    together, for NAME source_before, target, and with a transformation network source_after (it
+    acts on source sentences only). pca_explained: their parts of the variance.
+    centroid_distance: Euclidean distance between the means of source and target, before (and
+    after), in units of the target's root-mean-square distance from its mean.
+    """
+    tagger.eval()
+    clouds = {
+        "source_before": _first_subwords(tagger, source, None),
+        "target": _first_subwords(tagger, target, None),
+    }
+    if transformation is not None:
+        clouds["source_after"] = _first_subwords(tagger, source, transformation)
+    together = torch.cat(list(clouds.values()))
+    mean = together.mean(0)
+    _, sizes, directions = torch.linalg.svd(together - mean, full_matrices=False)
+    # A singular vector's sign is arbitrary: the largest entry is positive.
+    directions = directions[:2]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    directions = directions * largest.sign()
+    curves = {}
+    for name, cloud in clouds.items():
+        points = (cloud - mean) @ directions.T
+        curves[f"pca_{name}_x"], curves[f"pca_{name}_y"] = (
+            [round(value, 4) for value in column.tolist()] for column in points.T
+        )
+    variance = sizes**2 / (sizes**2).sum()
+    curves["pca_explained"] = [round(value, 4) for value in variance[:2].tolist()]
+    centre = clouds["target"].mean(0)
+    spread = (clouds["target"] - centre).square().sum(1).mean().sqrt()
+    curves["centroid_distance"] = [
+        round(float((clouds[name].mean(0) - centre).norm() / spread), 4)
+        for name in ("source_before", "source_after")
+        if name in clouds
+    ]
+    return curves
+
+
+def _first_subwords(tagger: Tagger, split: Split, transformation: Transformation | None) -> Tensor:
+    """Last hidden states (n, H) of the first labelled subwords of a split, n at most _POINTS."""
+    found, count = [], 0
+    for index in torch.arange(len(split)).split(_BATCH_SIZE):
+        batch = split.batch(index)
+        hidden = tagger.encoder(batch.input_ids, batch.attention_mask, transformation)
+        found.append(hidden[batch.labels != IGNORED].cpu())
+        count += len(found[-1])
+        if count >= _POINTS:
+            break
+    return torch.cat(found)[:_POINTS].double()

@@ -1,0 +1,145 @@
+"""The tagger: XLM-R with a linear classifier on every subword.
+
+Conneau et al. Unsupervised Cross-lingual Representation Learning at Scale. ACL 2020,
+arXiv:1911.02116.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from metaxl.transformers_import import AutoConfig, XLMRobertaConfig, XLMRobertaModel
+
+Transform = Callable[[int, Tensor], Tensor]
+"""(number of a layer, its output (N, L, H)) -> what goes on from there; layer 0: the embeddings."""
+
+
+class Encoder(nn.Module):
+    """XLM-R's embeddings and layers, in parts: up to a layer, or on from it."""
+
+    def __init__(self, model: XLMRobertaModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def num_layers(self) -> int:
+        return self.model.config.num_hidden_layers
+
+    @property
+    def hidden_size(self) -> int:
+        return self.model.config.hidden_size
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        transform: Transform | None = None,
+        hidden: Tensor | None = None,
+        depth: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Hidden states (N, L, H) of subwords (N, L); mask (N, L), 0 or False at padding.
+
+        hidden: the output of layer ``depth``, to go on from instead of starting with the subwords.
+        stop: return the output of this layer, before its transformation; None is the last layer's,
+        after it.
+        """
+        transform = transform or _unchanged
+        if hidden is None:
+            hidden, depth = self.model.embeddings(input_ids=input_ids), 0
+        # Added to the attention scores: nothing attends to padding.
+        blocked = torch.finfo(hidden.dtype).min * (attention_mask == 0).to(hidden.dtype)
+        blocked = blocked[:, None, None, :]
+        layers = self.model.encoder.layer
+        end = len(layers) if stop is None else stop
+        for number in range(depth, end):
+            hidden = layers[number](transform(number, hidden), blocked)
+        return hidden if stop is not None else transform(end, hidden)
+
+
+def _unchanged(layer: int, hidden: Tensor) -> Tensor:
+    return hidden
+
+
+class Tagger(nn.Module):
+    """Encoder, dropout and classifier ("head"), which starts as XLM-R's own linear layers do."""
+
+    def __init__(self, model: XLMRobertaModel, num_labels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(model)
+        self.dropout = nn.Dropout(model.config.hidden_dropout_prob)
+        self.head = nn.Linear(model.config.hidden_size, num_labels)
+        nn.init.normal_(self.head.weight, std=model.config.initializer_range)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, transform: Transform | None = None
+    ) -> Tensor:
+        """Scores (N, L, num_labels)."""
+        return self.head(self.dropout(self.encoder(input_ids, attention_mask, transform)))
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter of the tagger is the classifier's: what EvoGrad perturbs."""
+    return name.startswith("head.")
+
+
+def load_encoder(source: str, attention: str) -> XLMRobertaModel:
+    """XLM-R from a folder, or from the Hugging Face hub by name; weights as safetensors only.
+
+    attention: "eager" (twice differentiable) or "sdpa" (fused). Raises UserError.
+    """
+    advice = (
+        "download XLM-R once with `hf download FacebookAI/xlm-roberta-base --local-dir FOLDER` and "
+        "give --encoder FOLDER, or take --encoder small"
+    )
+    try:
+        kind = AutoConfig.from_pretrained(source).model_type
+        if kind != "xlm-roberta":
+            raise UserError(f"--encoder {source} is a {kind} model instead of XLM-R: {advice}")
+        model, report = XLMRobertaModel.from_pretrained(
+            source,
+            add_pooling_layer=False,
+            use_safetensors=True,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+        if report["missing_keys"] or report["mismatched_keys"]:
+            raise OSError(f"it lacks weights such as {min(report['missing_keys'])}")
+        return model
+    except UserError:
+        raise
+    except Exception as error:  # of several libraries, for a folder may hold anything
+        folder = Path(source)
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        if folder.is_dir():
+            found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+            reason = f"the folder holds {found}: {reason}"
+        raise UserError(f"--encoder {source} cannot be loaded ({reason}): {advice}") from None
+
+
+def random_encoder(attention: str, **architecture: Any) -> XLMRobertaModel:
+    """XLM-R with random weights; what is not given of the architecture is XLM-R base's."""
+    return XLMRobertaModel._from_config(
+        xlm_roberta_config(**architecture),
+        attn_implementation=attention,
+        add_pooling_layer=False,
+    )
+
+
+def xlm_roberta_config(**architecture: Any) -> XLMRobertaConfig:
+    """XLM-R base's architecture (12 layers, 768 units, 250,002 subwords), changed as given."""
+    base = {
+        "vocab_size": 250_002,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return XLMRobertaConfig(**{**base, **architecture})

@@ -1,0 +1,216 @@
+"""The cross-lingual experiment's tables and figures, from its run records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.reporting import (
+    Comparison,
+    Figure,
+    Measured,
+    Number,
+    RunRecord,
+    Section,
+    Table,
+    collect_metric,
+    comparison_table,
+    cost_table,
+    published_value,
+    write_table,
+)
+from metaxl.config import PAPER_TARGETS, planned_runs, variant
+from metaxl.figures import NAMES, Groups, draw_figures
+
+TITLES = {
+    "wikiann": "WikiAnn",
+    "embedded": "embedded corpus",
+    "masakhaner": "MasakhaNER",
+    "conll": "CoNLL files",
+}
+_PUBLISHED = {"joint_training": "joint_training", "evograd": "evograd"} | dict.fromkeys(
+    ("t1t2", "t1t2_higher"), "t1t2"
+)
+_MISSING = "–"
+_INTRO = """
+A tagger learns named entities from many sentences of a source language and 100 of a target
+language. A transformation network changes the source's representations; it is learned from half
+of each batch of target sentences. **Joint training** takes both languages as they are, **target
+only** leaves the source out: without a gap to these the transformation network has done nothing.
+F1 is entity-level, on test sentences of the target language, in percent.
+"""
+
+
+def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
+    """Draws the figures and writes the tables into ``folder``."""
+    groups = by_setting(records)
+    tables: dict[str, Table] = {}
+    figures: list[Figure] = []
+    if preset == "paper" or any(dataset == "wikiann" for dataset, *_ in groups):
+        tables["table5"] = published_table(groups, preset)
+    for dataset, source in dict.fromkeys((d, s) for d, s, _ in groups):
+        if dataset != "wikiann":
+            tables[f"f1-{dataset}-{source}"] = language_table(groups, dataset, source)
+    if records:
+        tables["details"] = details_table(groups)
+        tables["cost"] = _cost_table(records)
+    for stem, table in tables.items():
+        write_table(table, folder, stem)
+    for setting, group in groups.items():
+        figures += draw_figures(setting, group, folder)
+    return Section(
+        title="Cross-lingual named entities (MetaXL)",
+        intro=_INTRO,
+        tables=tuple(tables.values()),
+        figures=tuple(figures),
+        runs=len(records),
+        planned_runs=len(planned_runs(preset)),
+    )
+
+
+def by_setting(records: Sequence[RunRecord]) -> Groups:
+    """(data set, source, target) -> method's name -> its runs, in the order of ``NAMES``."""
+    order = list(NAMES)
+    groups: Groups = {}
+    for record in sorted(records, key=lambda r: (order.index(r.method), variant(r.config), r.seed)):
+        setting = tuple(record.config[name] for name in ("dataset", "source", "target"))
+        name = ", ".join([NAMES[record.method], *variant(record.config)])
+        groups.setdefault(setting, {}).setdefault(name, []).append(record)
+    return dict(sorted(groups.items()))
+
+
+def published_table(groups: Groups, preset: str) -> Table:
+    """Table 5: published beside measured, on WikiAnn from English."""
+    planned = [(c.dataset, c.target, NAMES[c.method]) for c in planned_runs(preset)]
+    rows = []
+    for target in PAPER_TARGETS:
+        group = groups.get(("wikiann", "en", target), {})
+        missing = [n for d, t, n in planned if (d, t) == ("wikiann", target)]
+        for name in dict.fromkeys([*group, *missing]):
+            method = next((m for m, title in NAMES.items() if title == name), None)
+            found = _PUBLISHED.get(method)
+            rows.append(
+                Comparison(
+                    label=(target, name),
+                    published=found and published_value("metaxl", found, target),
+                    measured=collect_metric(group.get(name, []), "selected_f1"),
+                    planned=planned.count(("wikiann", target, name)) or None,
+                    comparable=preset == "paper",
+                )
+            )
+    return comparison_table(
+        "WikiAnn: target F1 (%)",
+        rows,
+        label_columns=("target", "method"),
+        caption="The paper's Table 5, at the epoch with the best dev F1. The paper has one run for "
+        "each language.",
+    )
+
+
+def language_table(groups: Groups, dataset: str, source: str) -> Table:
+    """F1 by method and target language, their mean, and the gain over joint training."""
+    chosen = {t: group for (d, s, t), group in groups.items() if (d, s) == (dataset, source)}
+    names = dict.fromkeys(name for group in chosen.values() for name in group)
+    rows = []
+    for name in names:
+        cells = [collect_metric(group.get(name, []), "selected_f1") for group in chosen.values()]
+        own = _by_seed([group.get(name, []) for group in chosen.values()])
+        joint = _by_seed([g.get(NAMES["joint_training"], []) for g in chosen.values()])
+        gains = [own[seed] - joint[seed] for seed in own if seed in joint]
+        mean, gain = (Measured(tuple(v)) if v else None for v in (list(own.values()), gains))
+        runs = sum(len(group.get(name, [])) for group in chosen.values())
+        reference = name == NAMES["joint_training"]
+        rows.append(
+            (
+                name,
+                *map(_interval, cells),
+                _interval(mean),
+                _MISSING if reference else _interval(gain, signed=True),
+                str(runs),
+            )
+        )
+    return Table(
+        f"{TITLES[dataset][0].upper()}{TITLES[dataset][1:]}: target F1 (%), from {source}",
+        ("method", *chosen, "mean", "− joint training", "runs"),
+        tuple(rows),
+        caption="At the epoch with the best dev F1. Mean: over the target languages, of the seeds "
+        "that have them all; the last but one column is its difference from joint training, seed "
+        "by seed.",
+        notes=(
+            "±: half-width of the 95 % confidence interval over seeds, by Student's t.",
+            f"On the {TITLES[dataset]}, not the paper's data: not to be set beside its numbers.",
+        ),
+    )
+
+
+def _by_seed(runs_by_language: Sequence[Sequence[RunRecord]]) -> dict[int, float]:
+    """seed -> mean F1 over languages, for seeds that have a run of each."""
+    found = [{r.seed: r.final["selected_f1"] for r in runs} for runs in runs_by_language]
+    shared = set.intersection(*map(set, found)) if found else set()
+    return {seed: sum(f[seed] for f in found) / len(found) for seed in sorted(shared)}
+
+
+def _interval(measured: Measured | None, signed: bool = False) -> Number | str:
+    if measured is None:
+        return _MISSING
+    return Number(measured.mean, measured.ci95, signed=signed)
+
+
+def details_table(groups: Groups) -> Table:
+    """Best dev against last epoch, F1 by type, the source language, the network's movement."""
+    kinds = sorted(
+        {
+            metric.removeprefix("selected_f1_")
+            for group in groups.values()
+            for runs in group.values()
+            for metric in runs[0].final
+            if metric.startswith("selected_f1_")
+        }
+    )
+
+    def cell(runs: list[RunRecord], metric: str, digits: int = 1) -> Number | str:
+        if metric not in runs[0].final:
+            return _MISSING
+        measured = collect_metric(runs, metric)
+        return Number(measured.mean, measured.sd, digits)
+
+    rows = tuple(
+        (
+            f"{TITLES[dataset]}, {source} to {target}",
+            name,
+            cell(runs, "selected_f1"),
+            *(cell(runs, f"selected_f1_{kind}") for kind in kinds),
+            cell(runs, "test_f1"),
+            cell(runs, "source_dev_f1"),
+            cell(runs, "transformation_distance", 2),
+        )
+        for (dataset, source, target), group in groups.items()
+        for name, runs in group.items()
+    )
+    return Table(
+        "Cross-lingual: best dev epoch, entity types, last epoch",
+        ("data", "method", "F1", *kinds, "F1, last epoch", "source dev F1", "network moved"),
+        rows,
+        caption="F1 and its parts by type: target test sentences at the epoch with the best dev "
+        "F1. Source dev F1: at the last epoch, through the transformation network. Moved: "
+        "Euclidean distance of the transformation network's parameters from their start.",
+        notes=("±: sample standard deviation over runs.",),
+    )
+
+
+def _cost_table(records: Sequence[RunRecord]) -> Table:
+    costs = {}
+    for group in by_setting(records).values():
+        for name, runs in group.items():
+            costs.setdefault(name, []).extend(run.cost for run in runs)
+    ordered = {name: costs[name] for name in sorted(costs, key=_position)}
+    return cost_table(
+        "Cross-lingual: cost of one training step",
+        ordered,
+        NAMES["joint_training"],
+        caption="Base step and meta step together. Peak: memory beyond what was in use before the "
+        "step.",
+        notes=("Measured while other runs may have shared the machine: compare ratios.",),
+    )
+
+
+def _position(name: str) -> int:
+    return list(NAMES.values()).index(name.split(",")[0])

@@ -1,0 +1,60 @@
+"""Sentences labelled with named entities, in IOB2: B-X begins an entity of type X, I-X goes on with
+it, O is outside of any.
+
+Tags are read as seqeval reads them, with which F1 is computed: an I-X that does not follow a B-X
+or I-X of the same type begins an entity. WikiAnn and MasakhaNER have a few of those; they are kept
+as they are.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from seqeval.metrics.sequence_labeling import get_entities
+
+SPLITS = ("train", "dev", "test")
+TAG = re.compile(r"O|[BI]-(?P<type>\S+)")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Tokens and, for each, its IOB2 tag."""
+
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+Corpus = dict[str, list[Sentence]]
+"""Sentences by split: train, dev, test."""
+
+
+def label_list(types: Iterable[str]) -> tuple[str, ...]:
+    """All IOB2 tags of entity types, O first: ("O", "B-PER", "I-PER", ...)."""
+    return ("O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
+
+
+def entity_types(sentences: Iterable[Sentence]) -> tuple[str, ...]:
+    """The entity types found, in alphabetical order."""
+    return tuple(sorted({t[2:] for s in sentences for t in s.tags if t != "O"}))
+
+
+def counts(corpus: Corpus) -> dict[str, int]:
+    """Numbers of sentences, tokens and entities of each type by split, for the run record."""
+    found = {}
+    for split, sentences in corpus.items():
+        found[f"{split} sentences"] = len(sentences)
+        found[f"{split} tokens"] = sum(len(s.tokens) for s in sentences)
+        kinds = [entity[0] for s in sentences for entity in get_entities(list(s.tags))]
+        for kind in entity_types(sentences):
+            found[f"{split} entities {kind}"] = kinds.count(kind)
+    return found
+
+
+def checksum(sentences: Sequence[Sentence]) -> str:
+    """SHA-256 of lines ``token<TAB>tag`` in UTF-8, with a blank line after each sentence."""
+    digest = hashlib.sha256()
+    for sentence in sentences:
+        rows = zip(sentence.tokens, sentence.tags, strict=True)
+        digest.update(("".join(f"{token}\t{tag}\n" for token, tag in rows) + "\n").encode())
+    return digest.hexdigest()

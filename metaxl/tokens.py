@@ -1,0 +1,170 @@
+"""Subwords: a tokenizer of our own or XLM-R's, and labelled words as tensors.
+
+The first subword of a word carries its label; the others, special tokens and padding carry
+IGNORED, which the loss leaves out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer
+from torch import Tensor
+
+from common.errors import UserError
+from metaxl import hub
+from metaxl.sentences import Sentence
+from metaxl.transformers_import import PreTrainedTokenizerFast
+
+IGNORED = -100
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+"""In the order of their numbers, of which the first four are XLM-R's."""
+
+
+_ADVICE = (
+    "download XLM-R once with `hf download FacebookAI/xlm-roberta-base --local-dir FOLDER` and "
+    "give --encoder FOLDER, or take --encoder small"
+)
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer with up to ``vocab_size`` subwords, trained on the texts and kept in ``folder``.
+
+    Byte-pair encoding: the same texts give the same subwords whenever it is trained, which is not
+    so for the unigram model that XLM-R's subwords are of. Normalisation NFKC, a mark at the
+    beginning of words, and the special tokens are as in XLM-R.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False, min_frequency=2
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")],
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+    fast.save_pretrained(str(folder))
+    return fast
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a folder, or of a model on the Hugging Face hub.
+
+    UserError when there is none, or none that says which word a subword belongs to.
+    """
+    from transformers import AutoTokenizer  # after metaxl.transformers_import
+
+    folder = Path(source)
+    try:
+        if not folder.is_dir():
+            # Both lie in one folder of the hub's cache, as do all files of a model.
+            folder = hub.fetch(str(source), "tokenizer.json").parent
+            hub.fetch(str(source), "config.json")
+        if not (folder / "tokenizer.json").is_file():
+            raise OSError("it has no tokenizer.json, which a fast tokenizer needs")
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
+    except Exception as error:  # of several libraries: a folder may hold anything
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The tokenizer of --encoder {source} cannot be loaded ({reason}): {_ADVICE}"
+        ) from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(
+            f"--encoder {source} has a slow tokenizer, which cannot say what word a subword "
+            f"belongs to: {_ADVICE}"
+        )
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N sentences as subwords, padded to the longest of them, L.
+
+    input_ids, attention_mask (1 for subwords, 0 for padding), labels: int64 (N, L). words: the
+    number of words of each sentence that carry a label.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    words: tuple[int, ...]
+
+
+def encode(
+    sentences: Sequence[Sentence],
+    tokenizer: PreTrainedTokenizerFast,
+    labels: tuple[str, ...],
+    max_length: int,
+) -> Encoded:
+    """Sentences as at most ``max_length`` subwords each, special ones included.
+
+    A sentence that is longer ends with the last word that fits whole. A word that gives no subword
+    at all (WikiAnn has some of invisible characters) carries no label.
+    """
+    number = {label: i for i, label in enumerate(labels)}
+    batch = tokenizer([list(s.tokens) for s in sentences], is_split_into_words=True, verbose=False)
+    rows = []
+    for i, sentence in enumerate(sentences):
+        ids, words = _cut(batch["input_ids"][i], batch.word_ids(i), max_length)
+        previous, marks = None, []
+        for word in words:
+            first = word is not None and word != previous
+            marks.append(number[sentence.tags[word]] if first else IGNORED)
+            previous = word
+        rows.append((ids, marks))
+    shape = (len(rows), max((len(ids) for ids, _ in rows), default=0))
+    input_ids = torch.full(shape, tokenizer.pad_token_id)
+    attention_mask = torch.zeros(shape, dtype=torch.int64)
+    targets = torch.full(shape, IGNORED)
+    for i, (ids, marks) in enumerate(rows):
+        input_ids[i, : len(ids)] = torch.tensor(ids)
+        attention_mask[i, : len(ids)] = 1
+        targets[i, : len(ids)] = torch.tensor(marks)
+    words = tuple((targets != IGNORED).sum(1).tolist())
+    return Encoded(input_ids, attention_mask, targets, words)
+
+
+def _cut(
+    ids: list[int], words: list[int | None], max_length: int
+) -> tuple[list[int], list[int | None]]:
+    """Whole words from the beginning so that ``max_length`` holds, special tokens kept."""
+    excess = len(ids) - max_length
+    if excess <= 0:
+        return ids, words
+    inside = [i for i, word in enumerate(words) if word is not None]
+    end = inside[-1] + 1  # special tokens from here on are kept
+    cut = max(end - excess, inside[0])
+    while cut > inside[0] and words[cut] == words[cut - 1]:
+        cut -= 1
+    return ids[:cut] + ids[end:], words[:cut] + words[end:]
+
+
+def decode_tags(
+    label_ids: Tensor, predicted_ids: Tensor, labels: tuple[str, ...]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """True and predicted tags of the words that carry a label, by sentence, as seqeval takes them.
+
+    label_ids, predicted_ids: (N, L).
+    """
+    true, predicted = [], []
+    for row, guesses in zip(label_ids.tolist(), predicted_ids.tolist(), strict=True):
+        kept = [i for i, label in enumerate(row) if label != IGNORED]
+        true.append([labels[row[i]] for i in kept])
+        predicted.append([labels[guesses[i]] for i in kept])
+    return true, predicted

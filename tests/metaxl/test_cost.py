@@ -1,0 +1,88 @@
+"""The cases of the cost study: shapes, memory by method at small size."""
+
+import pytest
+import torch
+
+from common.hypergrad import T1T2, EvoGrad
+from common.study.case import CostCase
+from common.training import TensorMemory
+from metaxl.cost import REPEATED, SHAPES, SHARED, Shape, build, cases
+
+CPU = torch.device("cpu")
+# Activations outweigh parameters, as at full size.
+SMALL = Shape(layers=3, vocabulary=50, batch_size=12, length=48, hidden_size=64)
+
+
+def test_cases_are_built_only_when_asked_and_cover_the_papers_lengths():
+    small, paper = cases("small"), cases("paper")
+    assert all(isinstance(case, CostCase) for case in (*small, *paper))
+    assert len(small) == 1
+    assert len(paper) == 4  # two lengths, two kinds of attention
+    full = SHAPES["paper"].values()
+    assert {(s.layers, s.hidden_size, s.vocabulary, s.batch_size) for s in full} == {
+        (12, 768, 250_002, 12)
+    }
+    assert {s.length for s in full} == {128, 200}
+
+
+@pytest.fixture(scope="module")
+def built():
+    return build(SMALL, "eager", CPU)
+
+
+def peak(step) -> int:
+    step()  # optimiser states come with the first
+    with TensorMemory() as memory:
+        step()
+    return memory.peak
+
+
+def test_the_shared_step_needs_no_more_memory_than_joint_training(built):
+    joint = peak(built.plain_step)
+    assert peak(built.steps[SHARED]) <= 1.1 * joint
+    # Three passes with a graph for two candidates and the meta loss, source and target.
+    assert peak(built.steps[REPEATED]) > 1.4 * joint
+
+
+def test_t1t2_needs_much_more(built):
+    def step() -> None:
+        T1T2(built.inner_lr)(
+            built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch
+        )
+        built.base_step()
+
+    assert peak(step) > 1.6 * peak(built.plain_step)
+
+
+def test_more_candidates_cost_little_memory(built):
+    def meta(count: int) -> int:
+        estimator = EvoGrad(count, perturb=built.perturb)
+        return peak(
+            lambda: estimator(
+                built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch
+            )
+        )
+
+    assert meta(8) < 1.2 * meta(2)
+
+
+def test_steps_change_the_networks_but_hypergradients_do_not(built):
+    def state():
+        return {n: t.detach().clone() for n, t in (*built.params.items(), *built.hyper.items())}
+
+    before = state()
+    EvoGrad(perturb=built.perturb)(
+        built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state().items())
+    for step in (built.plain_step, built.base_step, *built.steps.values()):
+        step()
+        now = state()
+        assert not torch.equal(now["head.weight"], before["head.weight"])
+        before = now
+
+
+def test_fused_attention_excludes_second_derivatives():
+    fused = build(SMALL, "sdpa", CPU)
+    assert {"T1T2", "HigherT1T2"} < set(fused.excluded)
+    assert not build(SMALL, "eager", CPU).excluded

@@ -1,0 +1,171 @@
+"""Transformation network and tagger: against their formulas and the transformers library."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel, XLMRobertaForMaskedLM, XLMRobertaModel
+
+from common.errors import UserError
+from metaxl.models import Tagger, is_head, load_encoder, xlm_roberta_config
+from metaxl.transformation import Transformation, TransformationNetwork
+
+
+def test_the_network_has_the_papers_number_of_parameters():
+    transformation = Transformation(768, (12,), 384, detach=True)
+    network = transformation.networks["12"]
+    assert sum(p.numel() for p in network.parameters()) == 591_361
+    assert sum(p.numel() for p in transformation.parameters()) == 591_361 + 1
+    for layer in (network.fc1, network.fc2):
+        assert not layer.bias.any()
+        # Xavier: variance 2 / (inputs + outputs)
+        expected = math.sqrt(2 / sum(layer.weight.shape))
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.01)
+
+
+def test_the_gate_is_the_sigmoid_of_the_last_unit():
+    torch.manual_seed(0)
+    network = TransformationNetwork(4, 3).double()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    hidden = torch.randn(2, 5, 4, dtype=torch.float64)
+    w1, b1, w2, b2 = (p.detach().numpy() for p in network.parameters())
+    inner = np.maximum(hidden.numpy() @ w1.T + b1, 0)
+    output = inner @ w2.T + b2
+    expected = output[..., :4] / (1 + np.exp(-output[..., 4:]))
+    np.testing.assert_allclose(network(hidden).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_mixing_weights_are_a_softmax_over_the_layers():
+    torch.manual_seed(0)
+    transformation = Transformation(4, (2, 0), 3, detach=False).double()
+    with torch.no_grad():
+        transformation.mixing.copy_(torch.tensor([math.log(3), 0.0]))
+    hidden = torch.randn(2, 5, 4, dtype=torch.float64)
+    for layer, weight in ((0, 0.75), (2, 0.25)):
+        change = transformation(layer, hidden) - hidden
+        expected = weight * transformation.networks[str(layer)](hidden)
+        torch.testing.assert_close(change, expected)
+    assert transformation(1, hidden) is hidden
+
+
+def test_a_single_layer_has_weight_one_whatever_the_mixing_parameter():
+    transformation = Transformation(4, (3,), 3, detach=False)
+    hidden = torch.randn(2, 5, 4)
+    first = transformation(3, hidden)
+    with torch.no_grad():
+        transformation.mixing.fill_(7)
+    assert torch.equal(transformation(3, hidden), first)
+    first.square().sum().backward()
+    assert transformation.mixing.grad.item() == 0
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_detached_hidden_state_passes_its_gradient_through_the_network_alone(detach):
+    torch.manual_seed(0)
+    transformation = Transformation(4, (1,), 3, detach).double()
+    hidden = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    vector = torch.randn(6, 4, dtype=torch.float64)
+    (found,) = torch.autograd.grad(transformation(1, hidden), hidden, vector)
+    (through,) = torch.autograd.grad(transformation.networks["1"](hidden), hidden, vector)
+    torch.testing.assert_close(found, through if detach else through + vector)
+
+
+def test_xlm_r_base_has_its_277_million_parameters():
+    with torch.device("meta"):
+        model = XLMRobertaModel(xlm_roberta_config(), add_pooling_layer=False)
+    embeddings = (250_002 + 514 + 1) * 768 + 2 * 768
+    layer = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
+    assert sum(p.numel() for p in model.parameters()) == embeddings + 12 * layer == 277_453_056
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_encoder_in_parts_is_the_librarys(attention, small_encoder, sentences):
+    torch.manual_seed(0)
+    model = small_encoder(attention).double().eval()
+    tagger, batch = Tagger(model, 3).double().eval(), sentences(4)
+    real = batch.attention_mask.bool()
+    expected = model(batch.input_ids, batch.attention_mask).last_hidden_state
+    found = tagger.encoder(batch.input_ids, batch.attention_mask)
+    torch.testing.assert_close(found[real], expected[real])
+    scores = tagger(batch.input_ids, batch.attention_mask)
+    weight, bias = tagger.head.weight, tagger.head.bias
+    torch.testing.assert_close(scores[real], expected[real] @ weight.T + bias)
+    for depth in (0, 1, 2):
+        lower = tagger.encoder(batch.input_ids, batch.attention_mask, stop=depth)
+        upper = tagger.encoder(batch.input_ids, batch.attention_mask, hidden=lower, depth=depth)
+        torch.testing.assert_close(upper, found)
+
+
+def test_transformations_act_on_the_outputs_of_their_layers(small_encoder, sentences):
+    torch.manual_seed(0)
+    model = small_encoder().double().eval()
+    tagger, batch = Tagger(model, 3).double().eval(), sentences(1)
+    transformation = Transformation(8, (0, 1, 2), 4, detach=False).double()
+    hidden = model.embeddings(input_ids=batch.input_ids)
+    for number, layer in enumerate(model.encoder.layer):
+        hidden = layer(transformation(number, hidden))  # one sentence: nothing to mask
+    expected = transformation(2, hidden)
+    found = tagger.encoder(batch.input_ids, batch.attention_mask, transformation)
+    torch.testing.assert_close(found, expected)
+    lower = tagger.encoder(batch.input_ids, batch.attention_mask, transformation, stop=1)
+    rest = tagger.encoder(
+        batch.input_ids, batch.attention_mask, transformation, hidden=lower, depth=1
+    )
+    torch.testing.assert_close(rest, expected)
+
+
+def test_only_the_classifier_is_the_head(small_encoder):
+    tagger = Tagger(small_encoder(), 3)
+    heads = [name for name, _ in tagger.named_parameters() if is_head(name)]
+    assert heads == ["head.weight", "head.bias"]
+
+
+@pytest.fixture
+def published_folder(tmp_path, small_encoder):
+    """A folder as XLM-R's: the whole language model, of which the tagger takes the encoder."""
+    torch.manual_seed(3)
+    model = XLMRobertaForMaskedLM(small_encoder().config)
+    model.save_pretrained(tmp_path / "xlm-r")
+    return tmp_path / "xlm-r", model
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_folder_gives_its_weights(published_folder, attention):
+    folder, model = published_folder
+    loaded = load_encoder(str(folder), attention)
+    assert loaded.config._attn_implementation == attention
+    weights = model.roberta.state_dict()
+    assert loaded.state_dict().keys() == weights.keys()
+    assert all(torch.equal(loaded.state_dict()[name], weights[name]) for name in weights)
+
+
+def test_what_is_not_xlm_r_is_refused_with_what_to_do(published_folder, tmp_path):
+    folder, model = published_folder
+    bert = tmp_path / "bert"
+    BertModel(
+        BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9,
+                   intermediate_size=8)
+    ).save_pretrained(bert)  # fmt: skip
+    pickled = shutil.copytree(folder, tmp_path / "pickled")
+    (pickled / "model.safetensors").unlink()
+    torch.save(model.state_dict(), pickled / "pytorch_model.bin")
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    incomplete = tmp_path / "incomplete"
+    state = {n: t for n, t in model.state_dict().items() if "layer.1.output" not in n}
+    model.save_pretrained(incomplete, state_dict=state)
+    for path, reason in (
+        (tmp_path / "nowhere", "nowhere"),
+        (bert, "is a bert model"),
+        (pickled, "safetensors"),
+        (damaged, "cannot be loaded"),
+        (incomplete, "lacks weights such as encoder.layer.1.output"),
+    ):
+        with pytest.raises(UserError) as error:
+            load_encoder(str(path), "eager")
+        message = str(error.value)
+        assert reason in message and "hf download" in message and "\n" not in message

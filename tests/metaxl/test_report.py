@@ -1,0 +1,141 @@
+"""The report's tables and figures, from records made here."""
+
+from dataclasses import replace
+
+import pytest
+
+from common.reporting import Heading, RunRecord, to_markdown
+from metaxl.config import PRESETS
+from metaxl.report import by_setting, language_table, published_table, section
+
+
+def record(f1: float, **settings) -> RunRecord:
+    """A record as a run would leave it, with this F1 at the selected epoch."""
+    config = replace(PRESETS[settings.pop("preset", "quick")], **settings)
+    scores = {"dev_f1": f1 + 1, "source_dev_f1": 80.0, "test_f1": f1 - 2, "selected_f1": f1}
+    scores |= {f"selected_f1_{kind}": f1 + i for i, kind in enumerate(("LOC", "ORG", "PER"))}
+    curves = {f"pca_{name}_{axis}": [0.0, 1.0, 2.0] for name in ("source_before", "target")
+              for axis in "xy"}  # fmt: skip
+    curves |= {"pca_explained": [0.5, 0.2], "centroid_distance": [1.0]}
+    if config.has_transformation:
+        scores["transformation_distance"] = 0.25
+        curves |= {"pca_source_after_x": [2.0, 3.0, 4.0], "pca_source_after_y": [1.0, 1.0, 2.0]}
+        curves["centroid_distance"] = [1.0, 0.5]
+    joint = config.method == "joint_training"
+    return RunRecord(
+        experiment="metaxl",
+        method=config.method,
+        seed=config.seed,
+        preset=config.preset,
+        config=config.deciding(),
+        epochs=[{**scores, "epoch": 1, "test_f1": f1}, {**scores, "epoch": 2}],
+        traces={},
+        final=scores,
+        best={"dev_f1": {"value": f1 + 1, "epoch": 1}},
+        cost={"seconds": 0.1 if joint else 0.12, "peak_bytes": 10_000_000},
+        data={},
+        provenance={},
+        curves=curves,
+    )
+
+
+def rows(table, labels: int) -> dict[tuple[str, ...], list[str]]:
+    plain = [[str(cell) for cell in row] for row in table.rows if not isinstance(row, Heading)]
+    return {tuple(row[:labels]): row[labels:] for row in plain}
+
+
+def test_a_languages_f1_its_mean_and_the_gain_over_joint_training():
+    values = {
+        ("joint_training", "quy"): (40.0, 42.0, 44.0),
+        ("joint_training", "tuk"): (50.0, 50.0, 50.0),
+        ("evograd", "quy"): (43.0, 45.0, 50.0),
+        ("evograd", "tuk"): (51.0, 53.0, 52.0),
+    }
+    records = [
+        record(f1, method=method, target=target, seed=seed)
+        for (method, target), found in values.items()
+        for seed, f1 in enumerate(found, 1)
+    ]
+    table = language_table(by_setting(records), "embedded", "eng")
+    assert table.columns == ("method", "quy", "tuk", "mean", "− joint training", "runs")
+    found = rows(table, 1)
+    # t(2 degrees of freedom, 97.5 %) = 4.3027; standard error of 40, 42, 44 is 2 / sqrt(3)
+    assert found["Joint training",][0] == f"42.00 ± {4.302653 * 2 / 3**0.5:.2f}"
+    assert found["Joint training",][2:] == [f"46.00 ± {4.302653 / 3**0.5:.2f}", "–", "6"]
+    # Means over languages 47, 49, 51 against 45, 46, 47: gains 2, 3, 4.
+    assert found["EvoGrad",][3:] == [f"+3.00 ± {4.302653 / 3**0.5:.2f}", "6"]
+
+
+def test_a_seed_that_lacks_a_language_is_left_out_of_the_mean():
+    records = [
+        record(40.0, method="joint_training", target="quy", seed=1),
+        record(60.0, method="joint_training", target="tuk", seed=1),
+        record(90.0, method="joint_training", target="quy", seed=2),
+        record(45.0, method="evograd", target="quy", seed=1),
+    ]
+    found = rows(language_table(by_setting(records), "embedded", "eng"), 1)
+    assert found["Joint training",][1:] == ["60.00", "50.00", "–", "3"]
+    assert found["EvoGrad",] == ["45.00", "–", "–", "–", "1"]
+
+
+def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
+    records = [
+        record(40.0, method=method, target="quy") for method in ("joint_training", "evograd")
+    ] + [record(30.0, method="evograd", dataset="masakhaner", source="swa", target="lug")]
+    made = section(records, "quick", tmp_path)
+    titles = [table.title for table in made.tables]
+    assert titles[0] == "Embedded corpus: target F1 (%), from eng"
+    assert titles[1] == "MasakhaNER: target F1 (%), from swa"
+    assert len(titles) == 4
+    details = rows(made.tables[2], 2)
+    assert details["embedded corpus, eng to quy", "EvoGrad"] == [
+        "40.0", "40.0", "41.0", "42.0", "38.0", "80.0", "0.25",
+    ]  # fmt: skip
+    assert details["embedded corpus, eng to quy", "Joint training"][-1] == "–"
+    assert "1.20" in to_markdown(made.tables[3])
+    names = {figure.path_png.name for figure in made.figures}
+    assert names == {
+        "f1-embedded-eng-quy.png", "representations-embedded-eng-quy.png",
+        "f1-masakhaner-swa-lug.png", "representations-masakhaner-swa-lug.png",
+    }  # fmt: skip
+    assert all(figure.path_png.stat().st_size > 1000 for figure in made.figures)
+    assert (tmp_path / "f1-embedded-eng.md").exists()
+    assert (made.runs, made.planned_runs) == (3, 8)
+
+
+def test_table_5_is_judged_at_the_papers_size():
+    values = {"joint_training": 60.0, "evograd": 50.0, "t1t2": 64.9, "target_only": 40.0}
+    records = [record(f1, preset="paper", method=m) for m, f1 in values.items()]
+    table = published_table(by_setting(records), "paper")
+    found = rows(table, 2)
+    assert len(found) == 8 * 4
+    assert found["qu", "Joint training"][:4] == ["59.75", "60.00", "1 of 3", "+0.25"]
+    assert found["qu", "T1-T2 (double backward)"][-1] == "agrees"
+    assert found["qu", "EvoGrad"][0] == "71.00"
+    assert found["qu", "EvoGrad"][-1] == "differs"
+    assert found["qu", "Target only"][0] == "–"
+    assert found["gn", "EvoGrad"][:2] == ["70.91", "–"]
+
+
+def test_wikiann_at_another_size_is_not_judged(tmp_path):
+    runs = [record(60.0, dataset="wikiann", source="en", target="mi", method="evograd")]
+    made = section(runs, "quick", tmp_path)
+    found = rows(made.tables[0], 2)
+    assert found["mi", "EvoGrad"][0] == "88.12"
+    assert found["mi", "EvoGrad"][-1] == "not judged"
+
+
+def test_runs_that_differ_in_a_choice_stand_apart():
+    records = [
+        record(40.0, method="evograd"),
+        record(41.0, method="evograd", faithful=True),
+        record(42.0, method="evograd", layers=(1,)),
+    ]
+    (group,) = by_setting(records).values()
+    assert list(group) == ["EvoGrad", "EvoGrad, authors passes", "EvoGrad, layers 1"]
+
+
+@pytest.mark.parametrize("preset", ["quick", "smoke"])
+def test_without_runs_there_is_an_empty_section(preset, tmp_path):
+    made = section([], preset, tmp_path)
+    assert made.tables == () and made.figures == () and made.runs == 0

@@ -1,0 +1,144 @@
+"""Labels on first subwords, whole words only, and the way back to tags."""
+
+import json
+
+import pytest
+import torch
+from seqeval.metrics import f1_score
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from common.errors import UserError
+from metaxl.corpora import Sentence, label_list
+from metaxl.tokens import IGNORED, SPECIAL, decode_tags, encode, load_tokenizer, train_tokenizer
+
+LABELS = label_list(("PER", "ORG", "LOC"))
+TRICKY = (
+    "Anna-Maria", "O’Brien", "mbaʼe", "12‐nji", "Ürümqi", "(", "St.", "U.S.A.", "ﬁlm", "2,500",
+    "🙂", "中文", "e\u0301", "the", "ñ",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A few subwords, so that most words have several."""
+    texts = ["the people of Lima and the people of Peru", "nga tangata o Aotearoa", "Limapi"] * 5
+    return train_tokenizer(texts, 60, tmp_path_factory.mktemp("tokenizer"))
+
+
+SENTENCES = [
+    Sentence(("Limapi", "people"), ("B-LOC", "O")),
+    Sentence(("the", "people", "of", "Peru"), ("O", "O", "O", "B-LOC")),
+]
+
+
+def expected_row(sentence, tokenizer, labels):
+    """Subwords word by word, independently of word_ids."""
+    ids, marks = [tokenizer.bos_token_id], [IGNORED]
+    for token, tag in zip(sentence.tokens, sentence.tags, strict=True):
+        subwords = tokenizer.encode(token, add_special_tokens=False)
+        ids += subwords
+        marks += [labels.index(tag)] + [IGNORED] * (len(subwords) - 1)
+    return [*ids, tokenizer.eos_token_id], [*marks, IGNORED]
+
+
+def test_the_first_subword_of_a_word_carries_its_label(tokenizer):
+    tags = tuple(LABELS[i % len(LABELS)] for i in range(len(TRICKY)))
+    sentences = [Sentence(TRICKY, tags), Sentence(("the", "Peruana"), ("O", "B-PER"))]
+    encoded = encode(sentences, tokenizer, LABELS, 200)
+    assert encoded.words == (len(TRICKY), 2)
+    for i, sentence in enumerate(sentences):
+        ids, marks = expected_row(sentence, tokenizer, LABELS)
+        n = len(ids)
+        assert encoded.input_ids[i, :n].tolist() == ids
+        assert encoded.labels[i, :n].tolist() == marks
+        assert encoded.attention_mask[i].tolist() == [1] * n + [0] * (len(encoded.labels[i]) - n)
+        assert (encoded.input_ids[i, n:] == tokenizer.pad_token_id).all()
+        assert (encoded.labels[i, n:] == IGNORED).all()
+    assert all(t.dtype == torch.int64 for t in (encoded.input_ids, encoded.labels))
+    # The words are not all single subwords, else this would show nothing.
+    assert (encoded.labels == IGNORED).sum() > 20
+
+
+@pytest.mark.parametrize("max_length", range(2, 60))
+def test_truncation_keeps_whole_words(tokenizer, max_length):
+    sentence = Sentence(TRICKY, ("B-LOC",) * len(TRICKY))
+    encoded = encode([sentence], tokenizer, LABELS, max_length)
+    pieces = [len(tokenizer.encode(t, add_special_tokens=False)) for t in TRICKY]
+    fitting = max(n for n in range(len(pieces) + 1) if sum(pieces[:n]) + 2 <= max_length)
+    assert encoded.words == (fitting,)
+    kept = Sentence(TRICKY[:fitting], sentence.tags[:fitting])
+    assert encoded.input_ids[0].tolist() == expected_row(kept, tokenizer, LABELS)[0]
+
+
+def test_a_word_without_subwords_carries_no_label(tokenizer):
+    sentence = Sentence(("the", "", "Peru"), ("O", "B-PER", "B-LOC"))
+    encoded = encode([sentence], tokenizer, LABELS, 50)
+    assert encoded.words == (2,)
+    assert [LABELS[i] for i in encoded.labels[0].tolist() if i >= 0] == ["O", "B-LOC"]
+
+
+def test_a_tokenizer_of_another_kind_is_encoded_alike():
+    """Word pieces, one special token in front and two behind."""
+    vocabulary = {t: i for i, t in enumerate(["[UNK]", "[CLS]", "[SEP]", "a", "##b", "##c", "d"])}
+    model = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    model.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP] [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[UNK]")
+    sentence = Sentence(("abc", "d", "ab"), ("B-PER", "I-PER", "O"))
+    encoded = encode([sentence], fast, LABELS, 9)
+    assert encoded.input_ids.tolist() == [[1, 3, 4, 5, 6, 3, 4, 2, 2]]
+    assert encoded.labels.tolist() == [[-100, 1, -100, -100, 2, 0, -100, -100, -100]]
+    cut = encode([sentence], fast, LABELS, 8)
+    assert cut.input_ids.tolist() == [[1, 3, 4, 5, 6, 2, 2]]
+    assert cut.labels.tolist() == [[-100, 1, -100, -100, 2, -100, -100]]
+
+
+def test_tags_come_back_for_labelled_words_only(tokenizer):
+    encoded = encode(SENTENCES, tokenizer, LABELS, 50)
+    guesses = encoded.labels.clamp(min=0)
+    true, predicted = decode_tags(encoded.labels, guesses, LABELS)
+    assert true == predicted == [list(s.tags) for s in SENTENCES]
+    first = (encoded.labels[0] == LABELS.index("B-LOC")).nonzero().item()
+    guesses[0, first] = LABELS.index("B-PER")
+    true, predicted = decode_tags(encoded.labels, guesses, LABELS)
+    assert predicted == [["B-PER", "O"], ["O", "O", "O", "B-LOC"]]
+    # One of two entities found, and one of two right.
+    assert f1_score(true, predicted) == pytest.approx(0.5)
+
+
+def test_an_own_tokenizer_is_the_same_each_time_and_has_the_special_tokens(tmp_path):
+    texts = [f"kawsay{i % 7} Lima{i % 5} runakuna{i}pi" for i in range(200)]
+    made = [train_tokenizer(texts, 120, tmp_path / name) for name in "ab"]
+    files = [(tmp_path / name / "tokenizer.json").read_bytes() for name in "ab"]
+    assert files[0] == files[1]
+    assert len(made[0]) <= 120
+    assert made[0].convert_tokens_to_ids(list(SPECIAL)) == [0, 1, 2, 3, 4]
+    assert made[0].all_special_ids == [0, 2, 3, 1, 4]
+    assert made[0].decode(made[0].encode("Lima kawsay"), skip_special_tokens=True) == "Lima kawsay"
+
+
+def test_a_kept_tokenizer_is_loaded_beside_an_xlm_r_configuration(tmp_path):
+    """As the small encoder keeps them, and as XLM-R's own folder has them."""
+    made = train_tokenizer(["the people of Peru", "Limapi people"] * 5, 60, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta"}))
+    loaded = load_tokenizer(tmp_path)
+    first, second = (encode(SENTENCES, t, LABELS, 50) for t in (made, loaded))
+    assert torch.equal(first.input_ids, second.input_ids)
+    assert torch.equal(first.labels, second.labels)
+    assert loaded.mask_token_id == 4
+
+
+@pytest.mark.parametrize("content", [None, {}, {"tokenizer.json": "{"}, {"config.json": "{}"}])
+def test_a_folder_without_a_fast_tokenizer_is_refused_in_one_sentence(tmp_path, content):
+    folder = tmp_path / "model"
+    if content is not None:
+        folder.mkdir()
+        for name, text in content.items():
+            (folder / name).write_text(text)
+    with pytest.raises(UserError, match=r"--encoder .*model.* cannot be loaded") as caught:
+        load_tokenizer(folder)
+    assert "hf download FacebookAI/xlm-roberta-base" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,265 @@
+"""Whole runs at small size: every method, resume, the choice of epoch, schedules, refusals."""
+
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import XLMRobertaForMaskedLM
+
+from common.cli import run_command
+from common.reporting import read_record
+from common.training import Cost
+from metaxl import pretrain
+from metaxl.__main__ import main
+from metaxl.config import COMPARED, PAPER_TARGETS, PRESETS, Config, planned_runs
+from metaxl.data import Split
+from metaxl.evaluate import f1_by_type
+from metaxl.models import xlm_roberta_config
+from metaxl.tokens import train_tokenizer
+from metaxl.train import MetaXLTask, Selection, rate_factor, run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def encoder_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("encoders")
+
+
+@pytest.fixture
+def small(encoder_cache, monkeypatch, tmp_path):
+    """Settings of a run that takes a second, on the embedded corpus."""
+    monkeypatch.setattr(pretrain, "CACHE", encoder_cache)
+    monkeypatch.setattr(MetaXLTask, "measure_cost", lambda self: Cost(1, 1, 1, 1, 1, 1))
+    config = replace(
+        PRESETS["smoke"],
+        device="cpu",
+        threads=1,
+        small_layers=1,
+        layers=(1,),
+        pretraining_steps=3,
+        eval_sentences=10,
+        learning_rate=1e-2,
+    )
+
+    def make(**changes):
+        changed = replace(config, **changes)
+        return replace(changed, run_dir=changed.run_dir or tmp_path / changed.run_name()).validate()
+
+    return make
+
+
+@pytest.mark.parametrize("method", Config.methods)
+def test_every_method_runs_and_leaves_a_record(method, small):
+    config = small(method=method)
+    record = run(config)
+    assert read_record(config.directory() / "record.json") == record
+    assert config.run_name() == f"embedded-eng-quy-layers-1-{method}-seed1"
+    assert [row["epoch"] for row in record.epochs] == [1, 2]
+    assert len(record.traces["iteration"]) == 2 * 3  # 36 sentences in batches of 12
+    curves = record.curves
+    assert len(curves["pca_source_before_x"]) == len(curves["pca_target_y"]) > 50
+    assert ("source_after" in str(list(curves))) == config.has_transformation
+    if config.has_transformation:
+        assert record.final["transformation_distance"] > 0
+        assert min(record.traces["hypergradient_norm"]) > 0
+    else:
+        assert "transformation_distance" not in record.final
+    assert {"embedded eng train", "encoder model.safetensors", "split target"} < set(record.data)
+    best = record.epochs[int(record.best["dev_f1"]["epoch"]) - 1]
+    assert record.final["selected_f1"] == best["test_f1"]
+
+
+@pytest.mark.parametrize("method", ["evograd", "t1t2"])
+def test_a_killed_run_ends_with_the_same_numbers(method, small, monkeypatch, tmp_path):
+    config = small(method=method, epochs=3, run_dir=tmp_path / "whole")
+    whole = run(config)
+    cut = replace(config, run_dir=tmp_path / "cut")
+    evaluate = MetaXLTask.evaluate
+
+    def killed(self, epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return evaluate(self, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaXLTask, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(cut)
+    resumed = run(cut)
+    assert resumed.epochs == whole.epochs
+    assert resumed.traces == whole.traces
+    assert resumed.curves == whole.curves
+    assert resumed.data == whole.data
+
+
+def test_methods_start_from_the_same_networks_on_the_same_sentences(small):
+    tasks = []
+    for method in ("joint_training", "evograd", "t1t2"):
+        torch.manual_seed(1)
+        tasks.append(MetaXLTask(small(method=method), CPU))
+    first, *others = tasks
+    start = {**first.learner.tagger.state_dict(), **first.learner.transformation.state_dict()}
+    for task in others:
+        state = {**task.learner.tagger.state_dict(), **task.learner.transformation.state_dict()}
+        assert all(torch.equal(state[name], start[name]) for name in start)
+        assert task.checksums == first.checksums
+    attention = [task.learner.tagger.encoder.model.config._attn_implementation for task in tasks]
+    assert attention == ["sdpa", "sdpa", "eager"]
+
+
+def test_seeds_change_the_run_but_not_the_sentences(small):
+    tasks = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        tasks.append(MetaXLTask(small(seed=seed), CPU))
+    one, other = tasks
+    assert one.checksums == other.checksums
+    assert not torch.equal(one.learner.tagger.head.weight, other.learner.tagger.head.weight)
+    assert not torch.equal(one.next_target(), other.next_target())
+
+
+def test_the_source_is_small_and_the_target_smaller(small):
+    task = MetaXLTask(small(source_sentences=30, target_sentences=13), CPU)
+    assert [len(task.splits[n]) for n in ("source", "target", "dev", "test")] == [30, 13, 10, 10]
+    # Batches of 12 leave one sentence, which cannot be halved.
+    assert {len(task.next_target()) for _ in range(6)} == {12}
+
+
+def test_a_batch_is_cut_to_its_longest_sentence():
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]])
+    split = Split(torch.arange(16).view(4, 4), mask, mask - 100, CPU)
+    batch = split.batch(torch.tensor([3, 0]))
+    assert torch.equal(batch.input_ids, torch.tensor([[12, 13, 14], [0, 1, 2]]))
+    assert batch.attention_mask.shape == batch.labels.shape == (2, 3)
+    order = torch.cat(list(split.in_order_of_length(3)))
+    assert order.tolist() == [2, 0, 3, 1]
+
+
+def test_learning_rates_rise_and_fall(small):
+    factors = [rate_factor(step, 20, 0.1) for step in range(20)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[-1] == pytest.approx(1 / 18)
+    assert rate_factor(0, 20, 0.0) == 1.0
+    task = MetaXLTask(small(method="t1t2", warmup=0.5), CPU)
+    steps = task.steps(2)  # the second half of 6 steps
+    for factor in (1.0, 2 / 3, 1 / 3):
+        next(steps)
+        assert task.learner.current_learning_rate() == pytest.approx(factor * 1e-2)
+        assert task.learner.meta_optimizer.param_groups[0]["lr"] == pytest.approx(factor * 1e-3)
+        assert task.learner.estimator("t1t2").inner_lr() == pytest.approx(factor * 1e-2)
+
+
+def test_the_first_epoch_of_the_best_dev_score_is_selected():
+    selection = Selection()
+    tests = [selection.offer(dev, {"f1": test})["f1"] for dev, test in
+             ((10.0, 1.0), (30.0, 2.0), (20.0, 9.0), (30.0, 8.0))]  # fmt: skip
+    assert tests == [1.0, 2.0, 2.0, 2.0]
+    restored = Selection()
+    restored.load_state_dict(selection.state_dict())
+    assert restored.offer(31.0, {"f1": 5.0}) == {"f1": 5.0}
+
+
+def test_f1_counts_whole_entities():
+    true = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O", "B-PER", "O"]]
+    predicted = [["B-PER", "I-PER", "O", "O"], ["B-ORG", "I-ORG", "B-PER", "B-LOC"]]
+    scores = f1_by_type(true, predicted)
+    # 2 of 4 predicted are right, 2 of 4 true are found.
+    assert scores["f1"] == pytest.approx(50)
+    assert scores["f1_PER"] == pytest.approx(100)
+    assert scores["f1_LOC"] == scores["f1_ORG"] == 0
+    assert f1_by_type([["O"]], [["O"]]) == {"f1": 0.0}
+
+
+def test_the_paper_preset_starts_from_a_folder_and_wikianns_files(small, tmp_path):
+    """XLM-R's architecture at small size with random weights, files in the original layout."""
+    folder, words = tmp_path / "xlm-r", ["Lima", "river", "of", "the", "Quito", "old"]
+    folder.mkdir()
+    tokenizer = train_tokenizer([" ".join(words)] * 5, 60, folder)
+    XLMRobertaForMaskedLM(
+        xlm_roberta_config(
+            vocab_size=len(tokenizer), hidden_size=24, intermediate_size=32, num_attention_heads=2
+        )
+    ).save_pretrained(folder)
+    for language in ("en", "qu"):
+        (tmp_path / language).mkdir()
+        lines = [f"{language}:{w}\t{'B-LOC' if w[0].isupper() else 'O'}" for w in words]
+        for part in ("train", "dev", "test"):
+            (tmp_path / language / part).write_text("\n".join([*lines, "", *lines[::-1], ""]))
+    config = replace(
+        PRESETS["paper"],
+        encoder=str(folder),
+        data_dir=tmp_path,
+        device="cpu",
+        threads=1,
+        epochs=1,
+        run_dir=tmp_path / "run",
+    )
+    assert (config.layers, config.bottleneck, config.source_sentences) == ((12,), 384, 5000)
+    record = run(config.validate())
+    assert record.preset == "paper" and math.isfinite(record.traces["train_loss"][0])
+
+
+def refused(words, monkeypatch, capsys) -> str:
+    monkeypatch.setattr(sys, "argv", ["metaxl", *words])
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    error = capsys.readouterr().err.strip()
+    assert ended.value.code == 2
+    assert error.startswith("error: ") and "\n" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "magic"], "--method magic"),
+        (["--target", "eng"], "--target eng"),
+        (["--target", "xyz"], "xyz"),
+        (["--batch-size", "1"], "--batch-size 1"),
+        (["--target-sentences", "1"], "--target-sentences 1"),
+        (["--warmup", "1"], "--warmup 1"),
+        (["--layers", "1", "1"], "--layers 1 1"),
+        (["--layers", "1", "2", "--detach-hidden"], "--no-detach-hidden"),
+        (["--layers", "9"], "--layers 9"),
+        (["--method", "t1t2", "--faithful"], "--faithful"),
+        (["--small-hidden", "40"], "--small-hidden 40"),
+        (["--sigma", "0"], "--sigma"),
+        (["--encoder", "/nowhere/xlm-r"], "--encoder /nowhere/xlm-r"),
+        (["--eval-sentences", "-1"], "--eval-sentences -1"),
+    ],
+)
+def test_bad_settings_end_in_one_sentence(words, message, small, tmp_path, monkeypatch, capsys):
+    fixed = ["--preset", "smoke", "--pretraining-steps", "1", "--run-dir", str(tmp_path / "run")]
+    error = refused([*fixed, *words, "--device", "cpu"], monkeypatch, capsys)
+    assert message in error
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_planned_runs_are_valid_and_have_folders_of_their_own(preset):
+    runs = planned_runs(preset)
+    assert all(config.validate() for config in runs)
+    assert len({config.directory() for config in runs}) == len(runs)
+
+
+def test_the_papers_settings():
+    paper = PRESETS["paper"]
+    assert {c.target for c in planned_runs("paper")} == set(PAPER_TARGETS)
+    assert {c.method for c in planned_runs("quick")} == set(COMPARED)
+    assert len({c.target for c in planned_runs("quick")}) >= 2
+    assert (paper.learning_rate, paper.meta_learning_rate, paper.weight_decay) == (3e-5, 1e-6, 5e-4)
+    assert (paper.batch_size, paper.epochs, paper.clip, paper.warmup) == (12, 20, 10, 0.1)
+    assert (paper.num_candidates, paper.sigma, paper.temperature) == (2, 1e-3, 0.05)
+    assert (paper.train_length, paper.eval_length, paper.data_seed) == (200, 512, 42)
+
+
+def test_folders_tell_choices_apart():
+    changes = (
+        {}, {"target": "mri"}, {"dataset": "masakhaner"}, {"seed": 2}, {"method": "t1t2"},
+        {"faithful": True}, {"detach_hidden": not PRESETS["quick"].detach_hidden},
+        {"layers": (1,)}, {"target_sentences": 50},
+    )  # fmt: skip
+    folders = {replace(PRESETS["quick"], **change).directory() for change in changes}
+    assert len(folders) == len(changes)
