@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from common.datasets.cache import file_digest
 from common.errors import UserError
+from metaxl import hub
 from metaxl.config import SMALL, Config
 from metaxl.corpora import (
     LANGUAGES,
@@ -131,7 +134,8 @@ def check_lengths(config: Config, encoder: XLMRobertaModel) -> None:
 def _encoder(config: Config) -> tuple[PreTrainedTokenizerFast, XLMRobertaModel, dict[str, str]]:
     if config.encoder != SMALL:
         tokenizer = load_tokenizer(config.encoder)
-        return tokenizer, load_encoder(config.encoder, config.attention), {}
+        encoder = load_encoder(config.encoder, config.attention)
+        return tokenizer, encoder, _published_checksums(config.encoder)
     languages = (config.source, config.target)
     if config.dataset in _PRETRAINED_TOGETHER:
         languages = LANGUAGES[config.dataset]
@@ -147,6 +151,13 @@ def _encoder(config: Config) -> tuple[PreTrainedTokenizerFast, XLMRobertaModel, 
     folder = pretrained_encoder(settings, config.dataset, texts)
     checksums = {f"encoder {name}": value for name, value in encoder_checksums(folder).items()}
     return load_tokenizer(folder), load_encoder(str(folder), config.attention), checksums
+
+
+def _published_checksums(source: str) -> dict[str, str]:
+    """SHA-256 of weights and tokenizer, by name; those of weights in one file."""
+    folder = Path(source) if Path(source).is_dir() else hub.fetch(source, "tokenizer.json").parent
+    names = ("model.safetensors", "tokenizer.json")
+    return {f"encoder {n}": file_digest(folder / n) for n in names if (folder / n).is_file()}
 
 
 def _split(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from common.reporting import (
     Figure,
@@ -59,6 +60,7 @@ def _curves_figure(setting: Setting, group: dict[str, list[RunRecord]], folder: 
                 epochs = [row["epoch"] for row in runs[0].epochs[:length]]
                 axis.plot(epochs, np.mean(values, axis=0), label=name, **style, markevery=0.15)
             axis.set(xlabel="epoch", ylabel=label)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return save_figure(
             fig,

@@ -1,5 +1,6 @@
 """Whole runs at small size: every method, resume, the choice of epoch, schedules, refusals."""
 
+import hashlib
 import math
 import sys
 from dataclasses import replace
@@ -199,6 +200,8 @@ def test_the_paper_preset_starts_from_a_folder_and_wikianns_files(small, tmp_pat
     )
     assert (config.layers, config.bottleneck, config.source_sentences) == ((12,), 384, 5000)
     record = run(config.validate())
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert record.data["encoder model.safetensors"] == weights
     assert record.preset == "paper" and math.isfinite(record.traces["train_loss"][0])
 
 
