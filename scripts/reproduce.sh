@@ -36,7 +36,16 @@ if [ ${#experiments[@]} -eq 0 ]; then
   mapfile -t experiments < <(.venv/bin/python -c \
     'from scripts.experiments import EXPERIMENTS; print(*EXPERIMENTS, sep="\n")')
 fi
+# What one experiment lacks (data, say) does not keep the others from running.
+failed=()
 for experiment in "${experiments[@]}"; do
-  REPORT=no bash "scripts/$experiment.sh" --preset "$preset"
+  status=0
+  REPORT=no bash "scripts/$experiment.sh" --preset "$preset" || status=$?
+  if [ "$status" -ge 128 ]; then exit "$status"; fi
+  if [ "$status" -ne 0 ]; then failed+=("$experiment"); fi
 done
 .venv/bin/python -m scripts.report --preset "$preset" "${experiments[@]}"
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "error: not finished: ${failed[*]} (why, see above); the same command goes on" >&2
+  exit 2
+fi
