@@ -1,16 +1,12 @@
 """The experiment's bilevel problem at its real shapes on random images, for the cost study."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-from common.reporting import Table, cost_table, published, write_table
+from common.reporting import published
 from common.study.case import Built, CostCase, Size
 from common.study.published import PublishedCost
 from metaweightnet.config import Config
@@ -96,24 +92,3 @@ def random_splits(config: Config, device: torch.device) -> Splits:
     labels = torch.arange(config.batch_size) % config.num_classes
     split = Split(*(t.to(device) for t in (images, labels, labels < 0)))
     return Splits(split, split, split, {})
-
-
-def table(measured: Mapping[str, Any]) -> Table:
-    """The table of a measurement of results/metaweightnet/cost, which are older than the study."""
-    settings = measured["settings"]
-    cores = "" if measured["device"] != "cpu" else f", {measured['threads']} threads"
-    return cost_table(
-        "Cost of one training step on label noise",
-        measured["costs"],
-        "plain",
-        caption=f"Meta step and base step, ResNet-{settings['depth']} of width "
-        f"{settings['width']}, batch {settings['batch_size']}, on {measured['device']}{cores}; "
-        f"medians over {settings['rounds']} rounds in which the methods took turns. Peak: memory "
-        "beyond what was in use before the step.",
-    )
-
-
-def draw(records: Path, folder: Path) -> None:
-    """Writes the table of every measurement in a folder of results."""
-    for path in sorted(records.glob("*.json")):
-        write_table(table(json.loads(path.read_text(encoding="utf-8"))), folder, path.stem)

@@ -66,10 +66,6 @@ def draw(folder: Path) -> None:
             if records:
                 report = importlib.import_module(f"{experiment}.report")
                 report.section(records, preset, folder / experiment / preset)
-        measurements = RESULTS / experiment / "cost" / "records"
-        if measurements.exists():
-            cost = importlib.import_module(f"{experiment}.cost")
-            cost.draw(measurements, folder / experiment / "cost")
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
     for preset in PRESETS:
         moments = RESULTS / "fidelity" / preset / "records"
