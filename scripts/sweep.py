@@ -81,9 +81,13 @@ def sweep(
     extra: Sequence[str],
     description: str,
 ) -> None:
-    """Carries out the runs, ``jobs`` at a time; UserError names those that failed."""
+    """Carries out the runs, ``jobs`` at a time; UserError names those that failed.
+
+    When the first three fail for the same reason, the others are not begun.
+    """
     waiting = [config for config in configs if finished_record(config) is None]
     done, failed = len(configs) - len(waiting), []
+    reasons: list[str] = []
     bar = tqdm(
         total=len(configs),
         desc=description,
@@ -105,7 +109,10 @@ def sweep(
                 failure = run.failure()
                 if failure is not None:
                     failed.append(run)
+                    reasons.append(failure)
                     tqdm.write(f"{run.config.run_name()} failed: {failure}", file=sys.stderr)
+            if reasons[:1] * 3 == reasons:  # what all runs lack (data, say), the rest lacks too
+                waiting.clear()
             bar.set_postfix_str(", ".join(run.config.run_name() for run in running), refresh=False)
             bar.update(done + sum(progress(run.directory) for run in running) - bar.n)
     if failed:

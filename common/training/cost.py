@@ -1,5 +1,6 @@
 """What a step costs: median seconds and peak bytes, on a GPU and on a CPU."""
 
+import contextlib
 import gc
 import statistics
 import time
@@ -128,5 +129,7 @@ def live_tensor_bytes() -> int:
         if issubclass(type(item), Tensor) and item.layout == torch.strided:
             for tensor in (item, item.grad if item.is_leaf else None):
                 if tensor is not None:
-                    sizes[_storage_key(tensor)] = tensor.untyped_storage().nbytes()
+                    # A wrapper that a torch.func transform has left behind has no storage.
+                    with contextlib.suppress(NotImplementedError):
+                        sizes[_storage_key(tensor)] = tensor.untyped_storage().nbytes()
     return sum(sizes.values())

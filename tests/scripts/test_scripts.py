@@ -4,13 +4,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from common.errors import UserError
 from rotation.config import PRESETS, Config
 from scripts.experiments import EXPERIMENTS
 from scripts.publish import differences, documents
-from scripts.sweep import choose_runs, command
+from scripts.sweep import choose_runs, command, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +67,34 @@ def test_a_sweep_goes_on_past_a_run_that_fails_and_says_so(tmp_path):
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 2 and "nonsense" in result.stderr
+
+
+@pytest.mark.parametrize(("reasons", "begun"), [("same", 3), ("different", 6)])
+def test_a_sweep_stops_when_the_first_runs_fail_for_one_reason(
+    reasons, begun, monkeypatch, tmp_path
+):
+    started = []
+
+    class Failing:
+        """A run that has ended already."""
+
+        log = tmp_path / "run.log"
+        directory = tmp_path
+
+        def __init__(self, config, default, extra):
+            self.config = config
+            self.process = SimpleNamespace(poll=lambda: 2)
+            started.append(config)
+
+        def failure(self):
+            return "error: no data" if reasons == "same" else f"error: {self.config.seed}"
+
+    monkeypatch.setattr("scripts.sweep.Running", Failing)
+    monkeypatch.setattr("scripts.sweep.POLL_SECONDS", 0)
+    configs = [Config(seed=seed, run_dir=tmp_path / str(seed)) for seed in range(6)]
+    with pytest.raises(UserError, match=f"{begun} of 6 runs failed"):
+        sweep(configs, Config(), 1, [], "test")
+    assert len(started) == begun
 
 
 def test_documents_link_to_what_exists():
