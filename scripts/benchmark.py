@@ -14,7 +14,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -48,7 +47,7 @@ REPORTED = ("does not fit", "refused")
 
 def rooms(names: Sequence[str] = EXPERIMENTS) -> dict[str, ModuleType]:
     """The cost rooms by experiment."""
-    return {n: importlib.import_module(f"{n}.cost") for n in names if find_spec(f"{n}.cost")}
+    return {n: importlib.import_module(f"{n}.cost") for n in names}
 
 
 def points(size: str) -> list[Point]:

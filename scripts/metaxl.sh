@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Named entities in languages with few labelled sentences: runs, tables, figures. Presets smoke and
-# quick need nothing (corpus and encoder are made here); on two CPU cores smoke a minute, quick under
+# quick need nothing (corpus and encoder are made here); on two CPU cores smoke half a minute, quick under
 # 8 minutes. Preset paper is for a GPU and needs WikiAnn (EVOGRAD_DATA) and XLM-R base.
 #
 #   bash scripts/metaxl.sh [--preset smoke|quick|paper] [--methods M ...] [--seeds S ...] [--jobs N]

@@ -87,7 +87,7 @@ def sweep(
     """
     waiting = [config for config in configs if finished_record(config) is None]
     done, failed = len(configs) - len(waiting), []
-    reasons: list[str] = []
+    reasons: list[str | None] = []  # of the runs that have ended; None: well
     bar = tqdm(
         total=len(configs),
         desc=description,
@@ -107,11 +107,12 @@ def sweep(
                 running.remove(run)
                 done += 1
                 failure = run.failure()
+                reasons.append(failure)
                 if failure is not None:
                     failed.append(run)
-                    reasons.append(failure)
                     tqdm.write(f"{run.config.run_name()} failed: {failure}", file=sys.stderr)
-            if reasons[:1] * 3 == reasons:  # what all runs lack (data, say), the rest lacks too
+            # What all runs lack (data, say), the rest lacks too.
+            if len(reasons) >= 3 and set(reasons) == {reasons[0]} != {None}:
                 waiting.clear()
             bar.set_postfix_str(", ".join(run.config.run_name() for run in running), refresh=False)
             bar.update(done + sum(progress(run.directory) for run in running) - bar.n)

@@ -10,8 +10,8 @@ class PublishedCost:
 
     costs: name of the row in this study -> (gigabytes in use, seconds), for whatever amount of work
     the paper took, since only ratios between methods are compared; in the order plain (if there),
-    EvoGrad, T1-T2. A room that has such
-    values offers ``published_costs() -> list[PublishedCost]``.
+    EvoGrad, T1-T2. A room that has such values offers ``published_costs() ->
+    list[PublishedCost]``.
     """
 
     figure: str

@@ -69,9 +69,11 @@ def test_a_sweep_goes_on_past_a_run_that_fails_and_says_so(tmp_path):
     assert result.returncode == 2 and "nonsense" in result.stderr
 
 
-@pytest.mark.parametrize(("reasons", "begun"), [("same", 3), ("different", 6)])
+@pytest.mark.parametrize(
+    ("reasons", "failures"), [("same", 3), ("different", 6), ("but the first", 5)]
+)
 def test_a_sweep_stops_when_the_first_runs_fail_for_one_reason(
-    reasons, begun, monkeypatch, tmp_path
+    reasons, failures, monkeypatch, tmp_path
 ):
     started = []
 
@@ -87,14 +89,16 @@ def test_a_sweep_stops_when_the_first_runs_fail_for_one_reason(
             started.append(config)
 
         def failure(self):
-            return "error: no data" if reasons == "same" else f"error: {self.config.seed}"
+            if reasons == "but the first" and self.config.seed == 0:
+                return None
+            return f"error: {self.config.seed}" if reasons == "different" else "error: no data"
 
     monkeypatch.setattr("scripts.sweep.Running", Failing)
     monkeypatch.setattr("scripts.sweep.POLL_SECONDS", 0)
     configs = [Config(seed=seed, run_dir=tmp_path / str(seed)) for seed in range(6)]
-    with pytest.raises(UserError, match=f"{begun} of 6 runs failed"):
+    with pytest.raises(UserError, match=f"{failures} of 6 runs failed"):
         sweep(configs, Config(), 1, [], "test")
-    assert len(started) == begun
+    assert len(started) == (3 if reasons == "same" else 6)
 
 
 def test_documents_link_to_what_exists():
