@@ -47,6 +47,9 @@ class Config(EstimatorSettings):
     (CIFAR-100), or where people's went (CIFAR-10N)."""
     noise_level: float = 0.4
     """Share of wrong labels (uniform: share of labels drawn anew; human: not used)."""
+    flip_pairs: Literal["released", "seed"] = "released"
+    """Noise flip's two target classes of each class: those of the authors' code, the same in every
+    run, or drawn with the run's seed."""
     human_labels: Literal["worse", "aggregate", "random1", "random2", "random3"] = "worse"
     """Label set of CIFAR-10N: 40, 9, 17, 18 and 18 % wrong."""
     human_dir: Path | None = None
@@ -165,6 +168,7 @@ _PAPER = Config()
 _QUICK = replace(
     _PAPER,
     preset="quick",
+    flip_pairs="seed",
     depth=8,
     image_size=16,
     train_size=10_000,
@@ -225,6 +229,9 @@ def variant(settings: Mapping[str, Any]) -> list[str]:
         found.append("authors split")
     if settings["vnet_input"] == "model":
         found.append("held input")
+    pairs = settings.get("flip_pairs", "seed")  # records from before the option drew them so
+    if settings["noise"] == "flip" and pairs != PRESETS[settings["preset"]].flip_pairs:
+        found.append("released pairs" if pairs == "released" else "pairs by seed")
     if settings["meta_optimizer"] != PRESETS[settings["preset"]].meta_optimizer:
         found.append(f"meta {settings['meta_optimizer']}")
     return found

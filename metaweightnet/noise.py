@@ -1,5 +1,6 @@
 """Label noise: a matrix of P(noisy label | true label) for each type, and labels drawn from it."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,10 +14,12 @@ def noise_matrix(
     num_classes: int,
     generator: torch.Generator,
     superclass: Tensor | None = None,
+    pairs: Tensor | None = None,
 ) -> Tensor:
     """P(noisy label j | true label i) as row i, float64 (C, C); p is ``level``.
 
-    flip: 1 - p stays, p / 2 goes to each of two other classes, drawn for every class.
+    flip: 1 - p stays, p / 2 goes to each of two other classes: ``pairs`` gives those of each
+    class, (C, 2); without it they are drawn for every class.
     flip_one: 1 - p stays, p goes to one other class, drawn for every class.
     uniform: p of the labels are drawn anew from all classes, so 1 - p + p / C stays.
     hierarchical: 1 - p stays, p is spread evenly over the other classes of the same superclass;
@@ -31,11 +34,24 @@ def noise_matrix(
         others = others[others != i]
         if kind == "hierarchical":
             targets = others[superclass[others] == superclass[i]]
+        elif pairs is not None:
+            targets = pairs[i]
         else:
             count = {"flip": 2, "flip_one": 1}[kind]
             targets = others[torch.randperm(len(others), generator=generator)[:count]]
         matrix[i, targets] = level / len(targets)
     return matrix
+
+
+def released_flip_pairs(num_classes: int) -> Tensor:
+    """The two classes that each class's wrong labels go to in the authors' code, (C, 2).
+
+    Their draw has seed 1 in every run. It is NumPy's legacy generator, whose stream is frozen.
+    """
+    draw = np.random.RandomState(1)
+    classes = np.arange(num_classes)
+    pairs = [draw.choice(classes[classes != i], 2, replace=False) for i in classes]
+    return torch.from_numpy(np.stack(pairs))
 
 
 def draw_labels(labels: Tensor, matrix: Tensor, generator: torch.Generator) -> Tensor:
@@ -50,7 +66,13 @@ def noisy_labels(labels: Tensor, config: Config, superclass: Tensor | None = Non
     """The run's noisy labels of training samples (N,), seeded by the run. superclass: of each
     class (C,), for hierarchical noise."""
     generator = new_generator(config.seed, "label noise")
+    released = config.noise == "flip" and config.flip_pairs == "released"
     matrix = noise_matrix(
-        config.noise, config.noise_level, config.num_classes, generator, superclass
+        config.noise,
+        config.noise_level,
+        config.num_classes,
+        generator,
+        superclass,
+        released_flip_pairs(config.num_classes) if released else None,
     )
     return draw_labels(labels, matrix, generator)

@@ -24,7 +24,7 @@ from metaweightnet.data import (
     split_indices,
     superclasses,
 )
-from metaweightnet.noise import draw_labels, noise_matrix
+from metaweightnet.noise import draw_labels, noise_matrix, noisy_labels, released_flip_pairs
 
 LABELS = torch.randint(10, (50_000,), generator=torch.Generator().manual_seed(3))
 
@@ -68,6 +68,32 @@ def test_flip_sends_half_of_the_noise_to_each_of_two_other_classes():
         assert others == pytest.approx([0.2, 0.2, 0.6])
     targets = {tuple(torch.nonzero(row == 0.2).flatten().tolist()) for row in matrix}
     assert len(targets) > 5  # drawn for each class
+
+
+def test_the_released_flip_pairs_are_those_of_the_published_runs():
+    published = [(9, 3), (4, 8), (1, 8), (8, 4), (2, 5), (7, 4), (9, 2), (8, 5), (6, 5), (5, 4)]
+    assert [tuple(pair) for pair in released_flip_pairs(10).tolist()] == published
+    pairs = released_flip_pairs(100)
+    assert pairs.shape == (100, 2) and (pairs[:, 0] != pairs[:, 1]).all()
+    assert (pairs != torch.arange(100).unsqueeze(1)).all()
+    assert pairs.min() >= 0 and pairs.max() < 100
+
+
+def test_preset_paper_flips_to_the_released_pairs_whatever_the_seed():
+    expected = torch.eye(10, dtype=torch.bool)
+    expected.scatter_(1, released_flip_pairs(10), True)
+
+    def reached(**changes):
+        noisy = noisy_labels(LABELS, Config(**changes))
+        found = torch.zeros(10, 10, dtype=torch.bool)
+        found[LABELS, noisy] = True
+        return found
+
+    for seed in (1, 2, 3):
+        assert torch.equal(reached(seed=seed), expected)
+    by_seed = [reached(seed=seed, flip_pairs="seed") for seed in (1, 2)]
+    assert not torch.equal(*by_seed)
+    assert all((found.sum(1) == 3).all() for found in by_seed)
 
 
 def test_flip_one_sends_it_to_one_other_class():

@@ -98,6 +98,7 @@ def test_runs_that_differ_in_a_choice_stand_apart():
         {"noise": "human"}, {"noise": "human", "human_labels": "random1"}, {"noise_level": 0.2},
     )}  # fmt: skip
     assert len(folders) == 7
+    assert Config(flip_pairs="seed").run_name().endswith("evograd-seed1-pairs-by-seed")
 
 
 def test_published_values_are_table_4s():
