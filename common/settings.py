@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+from common.bounds import Bounds, PositiveInt, check_settings
 from common.errors import UserError
 from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2, T1T2Forward
 
@@ -26,17 +27,17 @@ class RunSettings:
 
     method: str = "evograd"
     """What is run; the methods are listed above."""
-    seed: int = 1
+    seed: Annotated[int, Bounds(least=0, most=2**32 - 1)] = 1
     """Seed of everything random in the run."""
     preset: str = "paper"
     """Which defaults the other settings have: smoke (seconds), quick (minutes), paper."""
     device: str = "auto"
     """Where to compute: auto (CUDA if there), cpu, cuda, cuda:N."""
-    threads: int = 0
+    threads: Annotated[int, Bounds(least=0, most=1024)] = 0
     """CPU threads of torch; 0 leaves the choice to torch."""
     tf32: bool = False
     """Let a GPU round float32 products to TF32."""
-    log_every: int = 5
+    log_every: PositiveInt = 5
     """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard."""
@@ -68,10 +69,7 @@ class RunSettings:
         """Returns self; raises UserError, naming the setting, if the settings make no sense."""
         if self.method not in self.methods:
             raise UserError(f"--method {self.method} is unknown: use {', '.join(self.methods)}")
-        if self.log_every < 1:
-            raise UserError(f"--log-every {self.log_every} must be at least 1")
-        if self.threads < 0:
-            raise UserError(f"--threads {self.threads} must be 0 (torch's choice) or more")
+        check_settings(self)
         return self
 
 
