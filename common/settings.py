@@ -1,12 +1,13 @@
 """The settings that every experiment has, and the hypergradient estimators by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from common.bounds import Bounds, PositiveInt, check_settings
 from common.errors import UserError
+from common.experiment import Method
 from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2, T1T2Forward
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,7 +19,7 @@ class RunSettings:
     """Settings of one run: one method, one seed. Experiments add theirs."""
 
     experiment: ClassVar[str]
-    methods: ClassVar[tuple[str, ...]]
+    methods: ClassVar[Mapping[str, Method]]
     # Settings that say where and how a run is carried out, not what it computes: a checkpoint may
     # be continued with others.
     carrying_out: ClassVar[frozenset[str]] = frozenset(

@@ -5,7 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from common.errors import UserError
+from common.experiment import Experiment, Method
 from common.settings import EstimatorSettings, require_positive
+
+METHODS = {
+    "baseline": Method("Baseline (no rotation layer)", published="baseline"),
+    "evograd": Method("EvoGrad", "evograd", published="evograd"),
+    "t1t2": Method("T1-T2 (double backward)", "t1t2"),
+    "t1t2_higher": Method("T1-T2 (through higher)", "t1t2_higher"),
+    "finite_difference": Method("Finite difference", "finite_difference"),
+}
 
 
 @dataclass(frozen=True)
@@ -13,13 +22,7 @@ class Config(EstimatorSettings):
     """One run: LeNet on upright MNIST, validated on rotated MNIST. Defaults: the paper's."""
 
     experiment: ClassVar[str] = "rotation"
-    methods: ClassVar[tuple[str, ...]] = (
-        "baseline",
-        "evograd",
-        "t1t2",
-        "t1t2_higher",
-        "finite_difference",
-    )
+    methods: ClassVar[Mapping[str, Method]] = METHODS
 
     epochs: int = 5
     """Passes over the training images."""
@@ -68,9 +71,9 @@ PRESETS = {
 
 _SEEDS = {"smoke": (1,), "quick": (1, 23), "paper": (1, 23, 345, 4567, 56789)}
 _METHODS = {
-    "smoke": Config.methods,
+    "smoke": tuple(METHODS),
     "quick": ("baseline", "evograd", "t1t2"),
-    "paper": Config.methods,
+    "paper": tuple(METHODS),
 }
 
 
@@ -93,8 +96,23 @@ def planned_runs(preset: str) -> list[Config]:
     return runs
 
 
-def variant(settings: Mapping[str, Any]) -> str:
-    """Which open choice a run's settings (a record's config) decide otherwise; "" for none."""
-    if settings["rotate"] == "pixels":
-        return "black corners"
-    return "" if settings.get("shuffle", True) else "unshuffled"
+def variant(settings: Mapping[str, Any]) -> list[str]:
+    """Which open choices a run's settings (a record's config) decide otherwise."""
+    found = ["black corners"] if settings["rotate"] == "pixels" else []
+    return found if settings.get("shuffle", True) else [*found, "unshuffled"]
+
+
+EXPERIMENT = Experiment(
+    name="rotation",
+    title="Rotation",
+    description="Learns to rotate MNIST's training images so that they fit a rotated "
+    "validation set.",
+    methods=METHODS,
+    presets=PRESETS,
+    planned=planned_runs,
+    metric="rotated",
+    baseline="baseline",
+    axes=("rotate", "shuffle"),
+    variant=variant,
+    data=("mnist",),
+)

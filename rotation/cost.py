@@ -1,12 +1,11 @@
 """The experiment's bilevel problem at its real shapes on synthetic digits, for the cost study."""
 
 import torch
-from torch.nn import functional as F
 
 from common.study.case import Built, CostCase, Size
 from rotation.config import Config
-from rotation.models import LeNet, normalise, rotation_layer
-from rotation.problem import RotationProblem
+from rotation.problem import Batch
+from rotation.steps import Learner
 
 
 def cases(size: Size) -> list[CostCase]:
@@ -16,29 +15,22 @@ def cases(size: Size) -> list[CostCase]:
 
 def build(device: torch.device) -> Built:
     """LeNet on random digits that pass through the rotation layer."""
-    config = Config()
-    network = LeNet().to(device, memory_format=torch.channels_last)
     # Hardly a step: the cost does not depend on where theta is.
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-9)
-    angle = torch.zeros((), device=device)
-    pixels = torch.rand(config.batch_size, 1, 28, 28, device=device)
-    labels = torch.arange(config.batch_size, device=device) % 10
-
-    def train_on(images: torch.Tensor) -> None:
-        loss = F.cross_entropy(network(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
+    plain, learner = (
+        Learner(Config(method=method, learning_rate=1e-9), device)
+        for method in ("baseline", "evograd")
+    )
+    pixels = torch.rand(Config.batch_size, 1, 28, 28, device=device)
+    batch = Batch(pixels, torch.arange(Config.batch_size, device=device) % 10)
     return Built(
-        problem=RotationProblem(network, config.rotate),
-        params=dict(network.named_parameters()),
-        hyper={"angle": angle},
-        inner_batch=(pixels, labels),
-        outer_batch=(pixels.flip(0), labels.flip(0)),
-        plain_step=lambda: train_on(normalise(pixels)),
-        base_step=lambda: train_on(rotation_layer(pixels, angle, config.rotate)),
-        inner_lr=config.learning_rate,
+        problem=learner.meta.problem,
+        params=dict(learner.network.named_parameters()),
+        hyper=learner.meta.hyper,
+        inner_batch=batch,
+        outer_batch=Batch(pixels.flip(0), batch.labels.flip(0)),
+        plain_step=lambda: plain.base_step(batch),
+        base_step=lambda: learner.base_step(batch),
+        inner_lr=Config.learning_rate,
         # Torch computes the tangent of the loss in place, and cannot differentiate that again.
         excluded={"T1T2Forward": "the angle stands before the network"},
     )

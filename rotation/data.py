@@ -11,6 +11,7 @@ from torch import Tensor
 from common.datasets import load_mnist
 from common.torchvision_import import torchvision
 from rotation.config import Config
+from rotation.problem import Batch
 
 META_START = 50_000
 """Meta-validation images begin here in MNIST's training set."""
@@ -23,9 +24,9 @@ class Split:
     images: Tensor
     labels: Tensor
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels in [0, 1], (batch, 1, 28, 28), and labels."""
-        return self.images[index].unsqueeze(1).float() / 255, self.labels[index]
+    def batch(self, index: Tensor) -> Batch:
+        """The samples at ``index`` (N,)."""
+        return Batch(self.images[index].unsqueeze(1).float() / 255, self.labels[index])
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,11 @@ def _moment(
     train_until(task, epochs, directory, config)
 
     def problem(dtype: torch.dtype) -> RotationProblem:
-        return RotationProblem(copy.deepcopy(task.network).to(dtype), config.rotate)
+        return RotationProblem(copy.deepcopy(task.learner.network).to(dtype), config.rotate)
 
     def present() -> tuple[dict, dict]:
-        return copied(dict(task.network.named_parameters())), copied({"angle": task.angle})
+        learner = task.learner
+        return copied(dict(learner.network.named_parameters())), copied({"angle": learner.angle})
 
     generator = new_generator(config.seed, "batches of the fidelity study")
 

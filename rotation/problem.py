@@ -1,5 +1,7 @@
 """The bilevel problem: a network trained on turned images, validated on truly rotated ones."""
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -7,8 +9,12 @@ from torch.nn import functional as F
 from common.hypergrad import Tensors
 from rotation.models import normalise, rotation_layer
 
-Batch = tuple[Tensor, Tensor]
-"""Pixels in [0, 1], (N, 1, 28, 28), and labels (N,)."""
+
+class Batch(NamedTuple):
+    """pixels: in [0, 1], (N, 1, 28, 28). labels: (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
 
 
 class RotationProblem:
@@ -22,13 +28,12 @@ class RotationProblem:
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
         """Cross-entropy on upright training images, turned by the learned angle."""
-        pixels, labels = batch
-        return self._loss(params, rotation_layer(pixels, hyper["angle"], self.turned), labels)
+        images = rotation_layer(batch.pixels, hyper["angle"], self.turned)
+        return self._loss(params, images, batch.labels)
 
     def outer_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
         """Cross-entropy on rotated validation images as they are; the angle does not occur."""
-        pixels, labels = batch
-        return self._loss(params, normalise(pixels), labels)
+        return self._loss(params, normalise(batch.pixels), batch.labels)
 
     def _loss(self, params: Tensors, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(self.network, dict(params), (images,)), labels)

@@ -1,9 +1,13 @@
 """Settings and presets of the one-dimensional illustration."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from common.experiment import Experiment, Method
 from common.settings import EstimatorSettings, require_positive
+
+METHODS = {"evograd": Method("EvoGrad", "evograd")}
 
 
 @dataclass(frozen=True)
@@ -11,7 +15,7 @@ class Config(EstimatorSettings):
     """Both figures of the illustration. Defaults: the paper's."""
 
     experiment: ClassVar[str] = "toy_1d"
-    methods: ClassVar[tuple[str, ...]] = ("evograd",)
+    methods: ClassVar[Mapping[str, Method]] = METHODS
 
     candidates: tuple[int, ...] = (2, 10, 100)
     """EvoGrad: the numbers K of candidates, one panel each (instead of --num-candidates)."""
@@ -45,3 +49,15 @@ PRESETS = {name: replace(Config(), preset=name) for name in ("quick", "smoke", "
 def planned_runs(preset: str) -> list[Config]:
     """The one run behind both figures."""
     return [PRESETS[preset]]
+
+
+EXPERIMENT = Experiment(
+    name="toy_1d",
+    title="One-dimensional illustration",
+    description="EvoGrad's hypergradient beside the exact one, in one dimension. Takes seconds.",
+    methods=METHODS,
+    presets=PRESETS,
+    planned=planned_runs,
+    metric="correlation_2",
+    baseline="evograd",
+)

@@ -17,7 +17,7 @@ from common.reporting import (
     series_styles,
     write_table,
 )
-from toy_1d.config import planned_runs
+from toy_1d.config import EXPERIMENT
 
 _INTRO = """
 Inner loss (x − 1)² + λx², outer loss (x − ½)². EvoGrad's estimate of the hypergradient beside the
@@ -37,12 +37,12 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
             write_table(table, folder, "estimates")
         figures = (_estimates(record, folder), _trajectories(record, folder))
     return Section(
-        title="One-dimensional illustration",
+        title=EXPERIMENT.title,
         intro=_INTRO,
         tables=tables,
         figures=figures,
         runs=len(records),
-        planned_runs=len(planned_runs(preset)),
+        planned_runs=len(EXPERIMENT.planned(preset)),
     )
 
 

@@ -5,14 +5,18 @@ from common.training.checkpoints import check_same_settings, load_checkpoint, sa
 from common.training.cost import Cost, TensorMemory, live_tensor_bytes, measure
 from common.training.device import autocast, choose_device, configure
 from common.training.loop import History, Task, fit, metrics_lines
+from common.training.meta import MetaStep
 from common.training.seeds import derived_seed, new_generator, seed_everything
+from common.training.state import Best, restore, state_of
 
 __all__ = [
+    "Best",
     "Cost",
     "EndlessBatches",
     "EpochBatches",
     "GeneratorState",
     "History",
+    "MetaStep",
     "Task",
     "TensorMemory",
     "autocast",
@@ -26,6 +30,8 @@ __all__ = [
     "measure",
     "metrics_lines",
     "new_generator",
+    "restore",
     "save_checkpoint",
     "seed_everything",
+    "state_of",
 ]

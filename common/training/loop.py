@@ -15,20 +15,13 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.training.checkpoints import load_checkpoint, save_checkpoint
 from common.training.seeds import random_states, restore_random_states
-
-
-class Stateful(Protocol):
-    """Modules, optimisers, schedulers, batch streams."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+from common.training.state import Part, restore, state_of
 
 
 class Task(Protocol):
     """What an experiment gives the loop."""
 
-    state: Mapping[str, Stateful]
+    state: Mapping[str, Part]
     """Everything that changes during training, by name: what a checkpoint holds."""
 
     steps_per_epoch: int
@@ -79,8 +72,7 @@ def fit(
     saved = load_checkpoint(checkpoint, settings)
     if saved is not None:
         history = History(saved["epochs"], saved["traces"], saved["seconds"])
-        for name, part in task.state.items():
-            part.load_state_dict(saved["task"][name])
+        restore(task.state, saved["task"])
         restore_random_states(saved["random"])
     done = len(history.epochs)
     total, start = epochs * task.steps_per_epoch, done * task.steps_per_epoch
@@ -112,7 +104,7 @@ def fit(
             history.seconds.append(time.perf_counter() - began)
             log.write("epoch", iteration, epoch, row)
             state = {
-                "task": {name: part.state_dict() for name, part in task.state.items()},
+                "task": state_of(task.state),
                 "random": random_states(),
                 "epochs": history.epochs,
                 "traces": history.traces,

@@ -11,7 +11,7 @@ from torch import nn
 from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2
 from rotation.data import rotate_images
 from rotation.models import LeNet, normalise, rotate, rotation_layer
-from rotation.problem import RotationProblem
+from rotation.problem import Batch, RotationProblem
 
 
 def smooth_images(count: int = 3, dtype=torch.float64) -> torch.Tensor:
@@ -86,7 +86,8 @@ def arguments():
     labels = torch.arange(6)
     turned = rotate(images, torch.tensor(math.radians(30), dtype=torch.float64))
     problem = RotationProblem(network, "normalised")
-    return problem, dict(network.named_parameters()), hyper, (images, labels), (turned, labels)
+    inner, outer = Batch(images, labels), Batch(turned, labels)
+    return problem, dict(network.named_parameters()), hyper, inner, outer
 
 
 @pytest.mark.parametrize("method", [T1T2, HigherT1T2, FiniteDifference])

@@ -1,0 +1,122 @@
+"""An experiment, declared once: what command line, sweep, report, publishing and studies read.
+
+Every experiment is a folder whose ``config.py`` ends with ``EXPERIMENT = Experiment(...)``. Its
+other files have fixed names and are imported on use: ``train`` has ``run(config)``, ``report`` has
+``section(records, preset, folder)``, and where there is one, ``cost`` has ``cases(size)`` and
+``fidelity`` has ``moments(...)``.
+"""
+
+import importlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from common.reporting import RunRecord
+    from common.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of an experiment: a row of its tables.
+
+    label: its name for people. estimator: the name of its hypergradient estimator in the registry
+    of common/hypergrad; None for a method without a meta step. published: its row among the
+    experiment's published numbers; None if the paper has none.
+    """
+
+    label: str
+    estimator: str | None = None
+    published: str | None = None
+
+
+def _no_variant(settings: Mapping[str, Any]) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all experiments have, said once for each.
+
+    name: of the folder. title: of its section. description: for ``--help``. presets: settings by
+    preset, the first being the default. planned: preset -> the runs behind its tables and figures.
+    metric: of a run's final values, the one that methods are compared in. baseline: the method that
+    others are compared with. axes: settings besides method and seed that tell planned runs apart
+    (the unseen domain, the target language). variant: what a record's settings decide otherwise
+    than its preset, in words; runs with such words stand apart in tables. data: the data sets that
+    a preset needs, by their names in common/datasets.
+    """
+
+    name: str
+    title: str
+    description: str
+    methods: Mapping[str, Method]
+    presets: "Mapping[str, RunSettings]"
+    planned: "Callable[[str], list[RunSettings]]"
+    metric: str
+    baseline: str
+    axes: tuple[str, ...] = ()
+    variant: Callable[[Mapping[str, Any]], list[str]] = _no_variant
+    data: Mapping[str, tuple[str, ...]] | tuple[str, ...] = ()
+
+    def preset(self, name: str) -> "RunSettings":
+        """The settings of a preset; UserError if there is none of that name."""
+        if name not in self.presets:
+            raise UserError(f"--preset {name} is unknown: use {', '.join(self.presets)}")
+        return self.presets[name]
+
+    def datasets(self, preset: str) -> tuple[str, ...]:
+        """Names in common/datasets of what the preset's runs read."""
+        return self.data.get(preset, ()) if isinstance(self.data, Mapping) else self.data
+
+    def runs(
+        self, preset: str, chosen: Mapping[str, Sequence[Any] | None] | None = None
+    ) -> "list[RunSettings]":
+        """The planned runs, with other values of the settings in ``chosen`` put in their place.
+
+        chosen: values by setting ("seed", "method", or an axis); those without values are planned.
+        """
+        self.preset(preset)
+        given = {name: values for name, values in (chosen or {}).items() if values}
+        found: dict[str, RunSettings] = {}
+        for config in self.planned(preset):
+            for values in itertools.product(*given.values()):
+                run = replace(config, **dict(zip(given, values, strict=True))).validate()
+                found[run.run_name()] = run
+        return list(found.values())
+
+    def label(self, record: "RunRecord") -> str:
+        """The method of a run for people, with what the run does otherwise than its preset."""
+        return ", ".join([self.methods[record.method].label, *self.variant(record.config)])
+
+    def by_method(self, records: "Iterable[RunRecord]") -> "dict[str, list[RunRecord]]":
+        """Runs by method, in the order of ``methods``; those without runs have an empty list."""
+        records = list(records)
+        return {m: [r for r in records if r.method == m] for m in self.methods}
+
+    def file(self, name: str) -> ModuleType:
+        """A file of the experiment's folder, imported."""
+        return importlib.import_module(f"{self.name}.{name}")
+
+    def main(self, argv: Sequence[str] | None = None) -> None:
+        """``python -m NAME``: one run, from settings to its last metrics."""
+        from common.cli import parse_settings
+
+        config = parse_settings(self.presets, self.description, argv)
+        record = self.file("train").run(config)
+        final = ", ".join(f"{name} {value:.4g}" for name, value in record.final.items())
+        print(f"{config.run_name()}: {final}")
+
+
+def load_experiment(name: str) -> Experiment:
+    """The experiment in the folder ``name``; UserError if that folder holds none."""
+    try:
+        return importlib.import_module(f"{name}.config").EXPERIMENT
+    except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name not in (name, f"{name}.config"):
+            raise
+        raise UserError(f"{name} is no experiment: it has no config.py with EXPERIMENT") from None

@@ -1,0 +1,67 @@
+"""The meta step: an estimator's hypergradient, taken by the hyperparameters' optimiser."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.hypergrad.problem import BilevelProblem, Hypergradient, Tensors
+
+
+@dataclass
+class MetaStep:
+    """lambda <- optimiser step along factor * dL_V/dlambda, as the estimator estimates it.
+
+    estimator: any of common/hypergrad. hyper: lambda by name, the tensors that ``optimizer``
+    updates. generator: where perturbations are drawn from.
+    """
+
+    estimator: Any
+    problem: BilevelProblem
+    hyper: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    start: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = {name: tensor.detach().clone() for name, tensor in self.hyper.items()}
+
+    def __call__(
+        self, params: Tensors, inner_batch: Any, outer_batch: Any, factor: float = 1.0
+    ) -> dict[str, Tensor]:
+        """A step from the hypergradient at ``params``; the metrics of ``apply``."""
+        result = self.estimator(
+            self.problem, params, self.hyper, inner_batch, outer_batch, generator=self.generator
+        )
+        return self.apply(result, factor)
+
+    def apply(self, result: Hypergradient, factor: float = 1.0) -> dict[str, Tensor]:
+        """The optimiser's step along ``factor`` times a hypergradient.
+
+        Returns ``meta_loss``, L_V where the estimator took it, and ``hypergradient_norm``, the
+        Euclidean norm after the factor. Frees the gradients: they take no memory in the base step.
+        """
+        for name, tensor in self.hyper.items():
+            tensor.grad = factor * result.grads[name]
+        norm = nn.utils.get_total_norm([tensor.grad for tensor in self.hyper.values()])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"meta_loss": result.outer_loss, "hypergradient_norm": norm}
+
+    @property
+    def moved(self) -> float:
+        """Euclidean distance of lambda from its start."""
+        ways = [tensor.detach() - self.start[name] for name, tensor in self.hyper.items()]
+        return nn.utils.get_total_norm(ways).item()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "hyper": self.hyper,
+            "start": self.start,
+            "optimizer": self.optimizer,
+            "generator": self.generator,
+        }

@@ -1,0 +1,70 @@
+"""What a checkpoint holds of a training: generators, tensors, modules, optimisers, by name."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Stateful(Protocol):
+    """Modules, optimisers, schedulers, batch streams."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+Part = Stateful | torch.Generator | Tensor | Mapping[str, Any]
+"""One part of a training's state; a mapping holds parts by name."""
+
+
+def state_of(part: Part) -> Any:
+    """The present state as tensors and plain values, to be written to a file at once.
+
+    As with ``state_dict``, the tensors are those that training goes on to change.
+    """
+    if isinstance(part, torch.Generator):
+        return part.get_state()
+    if isinstance(part, Tensor):
+        return part.detach()
+    if isinstance(part, Mapping):
+        return {name: state_of(inner) for name, inner in part.items()}
+    return part.state_dict()
+
+
+def restore(part: Part, saved: Any) -> None:
+    """Puts back what ``state_of`` took; ValueError if it was taken of something else."""
+    if isinstance(part, torch.Generator):
+        part.set_state(saved)
+    elif isinstance(part, Tensor):
+        if part.shape != saved.shape:
+            raise ValueError(f"a tensor of shape {tuple(saved.shape)}, not {tuple(part.shape)}")
+        part.detach().copy_(saved)
+    elif isinstance(part, Mapping):
+        if part.keys() != saved.keys():
+            raise ValueError(f"parts {sorted(saved)}, not {sorted(part)}")
+        for name, inner in part.items():
+            restore(inner, saved[name])
+    else:
+        part.load_state_dict(saved)
+
+
+class Best:
+    """The greatest value so far and what belongs to it; the first of equals is kept."""
+
+    def __init__(self) -> None:
+        self.value, self.kept = float("-inf"), None
+
+    def offer(self, value: float, belonging: Any) -> Any:
+        """Takes note of a value with what belongs to it (copied); what belongs to the best."""
+        if value > self.value:
+            self.value, self.kept = value, copy.deepcopy(belonging)
+        return self.kept
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "kept": self.kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value, self.kept = state["value"], state["kept"]
