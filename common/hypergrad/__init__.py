@@ -14,6 +14,7 @@ from common.hypergrad.evograd import EvoGrad
 from common.hypergrad.finite_difference import FiniteDifference
 from common.hypergrad.forward_mode import ForwardMode
 from common.hypergrad.higher_t1t2 import HigherT1T2
+from common.hypergrad.hyper_optimizer import HyperOptimizer
 from common.hypergrad.implicit import ImplicitCG, Neumann
 from common.hypergrad.layer_sampled import LayerSampled
 from common.hypergrad.problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
@@ -32,6 +33,7 @@ __all__ = [
     "FiniteDifference",
     "ForwardMode",
     "HigherT1T2",
+    "HyperOptimizer",
     "Hypergradient",
     "ImplicitCG",
     "LayerSampled",

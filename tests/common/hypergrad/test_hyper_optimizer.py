@@ -1,0 +1,436 @@
+"""HyperOptimizer against the functional interface, bit for bit, and what a training loop needs."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from common.hypergrad import (
+    T1T2,
+    AnchoredEvoGrad,
+    EvoGrad,
+    EvoGradAlongGradient,
+    FiniteDifference,
+    HigherT1T2,
+    HyperOptimizer,
+    ImplicitCG,
+    LayerSampled,
+    T1T2Forward,
+    Unrolled,
+)
+
+ESTIMATORS = {
+    "evograd": EvoGrad(3),
+    "evograd-graph": EvoGrad(mode="graph"),
+    "evograd-forward": EvoGrad(mode="forward"),
+    "anchored": AnchoredEvoGrad(),
+    "along-gradient": EvoGradAlongGradient(),
+    "t1t2": T1T2(0.1),
+    "t1t2-higher": HigherT1T2(0.1),
+    "finite-difference": FiniteDifference(0.1),
+    "layer-sampled": LayerSampled(0.1, 1),
+    "unrolled": Unrolled(0.1, 2, momentum=0.9),
+    "implicit-cg": ImplicitCG(2, damping=5.0),
+}
+
+
+def network(dropout=0.3, dtype=torch.float64):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(64, 5),
+    ).to(dtype)
+
+
+def batch(size, dtype=torch.float64):
+    return torch.randn(size, 2, 6, 6, dtype=dtype), torch.randint(5, (size,))
+
+
+class Weights(nn.Module):
+    """Weights of samples by their losses."""
+
+    def __init__(self, dtype=torch.float64):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1), nn.Sigmoid())
+        self.to(dtype)
+
+    def forward(self, losses):
+        return self.net(losses.detach()[:, None])[:, 0]
+
+
+def weighted_loss(model, weights, batch):
+    losses = F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+    return (weights(losses) * losses).mean()
+
+
+def valid_loss(model, _, batch):
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def decay_loss(model, hyper, batch):
+    penalty = sum(
+        h.exp() * p.square().sum() for h, p in zip(hyper["h"], model.parameters(), strict=True)
+    )
+    return F.cross_entropy(model(batch[0]), batch[1]) + penalty
+
+
+def scaled_input_loss(model, hyper, batch):
+    images = batch[0] * hyper["scale"].view(1, 2, 1, 1) + hyper["shift"]
+    return F.cross_entropy(model(images), batch[1])
+
+
+def functional(model, loss, hyper_module=None):
+    """The loss as the functional interface has it, written with functional_call by hand."""
+
+    def evaluate(params, hyper, batch):
+        def call(x):
+            buffers = {n: b.clone() for n, b in model.named_buffers()}
+            return functional_call(model, (dict(params), buffers), (x,))
+
+        call.parameters = params.values
+        if hyper_module is not None:
+            given = hyper
+            return loss(call, lambda x: functional_call(hyper_module, dict(given), (x,)), batch)
+        return loss(call, hyper, batch)
+
+    return evaluate
+
+
+class Problem:
+    def __init__(self, inner, outer):
+        self.inner_loss, self.outer_loss = inner, outer
+
+
+def tensors(**shapes):
+    return {n: 0.1 * torch.randn(shape, dtype=torch.float64) for n, shape in shapes.items()}
+
+
+CASES = {
+    "module": (Weights, weighted_loss),
+    "mapping": (lambda: tensors(h=(6,)), decay_loss),
+    "iterable": (lambda: tensors(scale=(2,), shift=()).items(), scaled_input_loss),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_the_functional_interface_bit_for_bit(name, case):
+    model = network()
+    make, train_loss = CASES[case]
+    hyper = make()
+    module = hyper if isinstance(hyper, nn.Module) else None
+    named = dict(hyper.named_parameters()) if module else dict(hyper)
+    estimator = ESTIMATORS[name]
+    train = [batch(8), batch(7)] if name == "unrolled" else batch(8)
+    valid = batch(9)
+    expected = estimator(
+        Problem(functional(model, train_loss, module), functional(model, valid_loss)),
+        dict(model.named_parameters()),
+        named,
+        train,
+        valid,
+        torch.Generator().manual_seed(1),
+    )
+    optimizer = torch.optim.SGD(named.values(), lr=0.5)
+    before = {n: h.detach().clone() for n, h in named.items()}
+    result = HyperOptimizer(
+        model,
+        module or named.items(),
+        train_loss,
+        valid_loss,
+        estimator,
+        optimizer,
+        torch.Generator().manual_seed(1),
+    ).step(train, valid)
+    assert torch.equal(result.outer_loss, expected.outer_loss)
+    for n, h in named.items():
+        assert torch.equal(h.grad, expected.grads[n]) and h.grad.abs().max() > 0
+        assert torch.equal(h.detach(), before[n] - 0.5 * h.grad)
+
+
+def test_t1t2_forward_agrees_bit_for_bit_where_it_applies():
+    model, weights = network(dropout=0.0), Weights()
+    hyper = dict(weights.named_parameters())
+    train, valid = batch(8), batch(9)
+    expected = T1T2Forward(0.1)(
+        Problem(functional(model, weighted_loss, weights), functional(model, valid_loss)),
+        dict(model.named_parameters()),
+        hyper,
+        train,
+        valid,
+    )
+    optimizer = torch.optim.SGD(weights.parameters(), lr=0.1)
+    HyperOptimizer(model, weights, weighted_loss, valid_loss, T1T2Forward(0.1), optimizer).backward(
+        train, valid
+    )
+    assert all(torch.equal(hyper[n].grad, expected.grads[n]) for n in hyper)
+
+
+def test_model_buffers_and_grads_stay_as_they_were():
+    model, weights = network(), Weights()
+    weights.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    before = copy.deepcopy(model.state_dict())
+
+    def loss(model, weights, batch):
+        weights.seen.add_(1)
+        return weighted_loss(model, weights, batch)
+
+    optimizer = torch.optim.Adam(weights.parameters())
+    HyperOptimizer(model, weights, loss, valid_loss, EvoGrad(), optimizer).step(batch(8), batch(8))
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
+    assert weights.seen == 0
+
+
+class Shifted(nn.Module):
+    """Linear regression in closed form: y = a (b x + s), parts of it frozen or hyperparameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.s = (
+            nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (0.7, 1.3, 0.2)
+        )
+
+    def forward(self, x):
+        return self.a * (self.b * x + self.s)
+
+
+def square_loss(model, _, batch):
+    return 0.5 * (model(batch) - 1).square()
+
+
+@pytest.mark.parametrize("kind", ["mapping", "module"])
+def test_frozen_parameters_stay_and_parts_of_the_model_may_be_hyperparameters(kind):
+    """theta = a, lambda = s, b frozen: both sides by hand."""
+    model, eta = Shifted(), 0.1
+    model.b.requires_grad_(False)
+    train, valid = torch.tensor([0.5, -0.4], dtype=torch.float64)
+    a, b, s = 0.7, 1.3, 0.2
+    inner = b * 0.5 + s
+    step = a - eta * (a * inner - 1) * inner
+    error = step * (b * -0.4 + s) - 1
+    d_step = -eta * (a * inner + a * inner - 1)
+    expected = error * ((b * -0.4 + s) * d_step + step)
+    hyper = {"shift": model.s}
+    if kind == "module":
+        hyper = nn.Module()
+        hyper.shift = model.s
+    optimizer = torch.optim.SGD([model.s], lr=1.0)
+    hyper_optimizer = HyperOptimizer(model, hyper, square_loss, square_loss, T1T2(eta), optimizer)
+    assert list(hyper_optimizer.problem.params()) == ["a"]
+    hyper_optimizer.step(train, valid)
+    assert model.s.grad.item() == pytest.approx(expected, rel=1e-12)
+    assert model.s.item() == pytest.approx(s - expected, rel=1e-12)
+    assert (model.a.item(), model.b.item()) == (a, b)
+
+
+def test_frozen_hyperparameters_are_handed_to_the_losses_and_stay():
+    model, weights = network(), Weights()
+    weights.net[0].requires_grad_(False)
+    before = copy.deepcopy(weights.state_dict())
+    optimizer = torch.optim.Adam(weights.parameters())
+    HyperOptimizer(model, weights, weighted_loss, valid_loss, T1T2(0.1), optimizer).step(
+        batch(8), batch(8)
+    )
+    moved = {n for n, t in weights.state_dict().items() if not torch.equal(t, before[n])}
+    assert moved == {"net.2.weight", "net.2.bias"}
+
+
+def test_tied_weights_are_one_parameter():
+    """Against the same function with the weight used twice by hand."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3).double(), nn.Linear(3, 3).double()
+            self.second.weight = self.first.weight
+
+        def forward(self, x):
+            return self.second(torch.tanh(self.first(x)))
+
+    model, la = Tied(), torch.tensor([0.3], dtype=torch.float64)
+    x, y = torch.randn(4, 3).double(), torch.randn(5, 3).double()
+
+    def train(model, hyper, batch):
+        return hyper["la"].exp() @ model(batch).square().mean(0)[:1]
+
+    def valid(model, _, batch):
+        return (model(batch) - 1).square().mean()
+
+    def output(p, x):
+        hidden = torch.tanh(F.linear(x, p["first.weight"], p["first.bias"]))
+        return F.linear(hidden, p["first.weight"], p["second.bias"])
+
+    problem = Problem(
+        lambda p, h, b: h["la"].exp() @ output(p, b).square().mean(0)[:1],
+        lambda p, h, b: (output(p, b) - 1).square().mean(),
+    )
+    expected = T1T2(0.1)(problem, dict(model.named_parameters()), {"la": la}, x, y).grads["la"]
+    optimizer = torch.optim.SGD([la], lr=0.1)
+    HyperOptimizer(model, {"la": la}, train, valid, T1T2(0.1), optimizer).backward(x, y)
+    torch.testing.assert_close(la.grad, expected, rtol=1e-12, atol=0)
+
+
+def decayed(estimator=None, lr=0.1, **options):
+    model = network(**options)
+    hyper = {"h": torch.full((6,), -3.0, dtype=torch.float64)}
+    optimizer = torch.optim.Adam(hyper.values(), lr=lr)
+    generator = torch.Generator().manual_seed(2)
+    return HyperOptimizer(
+        model, hyper, decay_loss, valid_loss, estimator or T1T2(0.1), optimizer, generator
+    )
+
+
+def test_backward_adds_up_until_a_step():
+    hyper_optimizer = decayed(dropout=0.0)
+    pairs = [(batch(8), batch(8)) for _ in range(3)]
+    single = [
+        hyper_optimizer.estimator(
+            hyper_optimizer.problem, hyper_optimizer.problem.params(), hyper_optimizer.hyper, *pair
+        ).grads["h"]
+        for pair in pairs
+    ]
+    for pair in pairs[:2]:
+        hyper_optimizer.backward(*pair, weight=1 / 3)
+    hyper_optimizer.step(*pairs[2], weight=1 / 3)
+    grad = hyper_optimizer.hyper["h"].grad
+    torch.testing.assert_close(grad, sum(single) / 3, rtol=1e-12, atol=1e-18)
+    hyper_optimizer.step(*pairs[0])
+    assert not torch.allclose(hyper_optimizer.hyper["h"].grad, grad)  # begun anew
+    again = decayed(dropout=0.0)
+    again.hyper["h"].grad = torch.ones(6, dtype=torch.float64)  # as a base step's backward leaves
+    again.backward(*pairs[0])
+    torch.testing.assert_close(again.hyper["h"].grad, single[0], rtol=1e-12, atol=1e-18)
+
+
+def test_a_loaded_state_goes_on_with_the_same_numbers():
+    whole, broken = decayed(EvoGrad(), dropout=0.3), decayed(EvoGrad(), dropout=0.3)
+    pairs = [(batch(8), batch(8)) for _ in range(4)]
+    for pair in pairs:
+        whole.step(*pair)
+    for pair in pairs[:2]:
+        broken.step(*pair)
+    resumed = decayed(EvoGrad(), dropout=0.3)
+    resumed.load_state_dict(copy.deepcopy(broken.state_dict()))
+    for pair in pairs[2:]:
+        resumed.step(*pair)
+    assert torch.equal(resumed.hyper["h"], whole.hyper["h"])
+    assert not torch.equal(resumed.hyper["h"], broken.hyper["h"])
+
+
+def test_states_of_others_are_refused(tmp_path):
+    hyper_optimizer = decayed()
+    path = tmp_path / "state.pt"
+    torch.save(hyper_optimizer.state_dict(), path)
+    state = torch.load(path, weights_only=True)
+    hyper_optimizer.load_state_dict(state)
+    with pytest.raises(ValueError, match="other hyperparameters"):
+        hyper_optimizer.load_state_dict(state | {"hyper": {"h": torch.zeros(5)}})
+    with pytest.raises(ValueError, match="generator"):
+        hyper_optimizer.load_state_dict(state | {"generator": None})
+
+
+@pytest.mark.parametrize("which", ["train_loss", "valid_loss"])
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda loss: loss.expand(3), r"shape \(3,\)"),
+        (lambda loss: (loss, {}), "tuple"),
+        (lambda loss: loss.item(), "float"),
+    ],
+)
+def test_losses_that_are_no_scalar_tensors_are_refused_by_name(which, returned, said):
+    losses = {"train_loss": decay_loss, "valid_loss": valid_loss}
+    right = losses[which]
+    losses[which] = lambda *arguments: returned(right(*arguments))
+    hyper = {"h": torch.zeros(6, dtype=torch.float64)}
+    hyper_optimizer = HyperOptimizer(
+        network(), hyper, **losses, estimator=T1T2(0.1), optimizer=torch.optim.SGD(hyper.values())
+    )
+    with pytest.raises(ValueError, match=f"{which} must return a scalar tensor.*{said}"):
+        hyper_optimizer.step(batch(8), batch(8))
+
+
+@pytest.mark.parametrize(
+    ("hyper", "held", "said"),
+    [
+        ({}, [torch.zeros(1)], "holds no tensor"),
+        ({"h": torch.zeros(6, dtype=torch.int64)}, None, "'h'.*floating-point"),
+        ({"h": 0.1}, [torch.zeros(1)], "'h'.*floating-point"),
+        ({"h": torch.zeros(6)}, [torch.zeros(6)], "no hyperparameters"),
+        ({"h": torch.zeros(6), "i": torch.zeros(1)}, "h", "does not hold .* i"),
+    ],
+)
+def test_hyperparameters_and_optimizer_must_fit_together(hyper, held, said):
+    if held is None or held == "h":
+        held = [hyper["h"]]
+    optimizer = torch.optim.SGD(held, lr=0.1)
+    with pytest.raises(ValueError, match=said):
+        HyperOptimizer(network(), hyper, decay_loss, valid_loss, T1T2(0.1), optimizer)
+
+
+def in_float32(estimator, train=weighted_loss, valid=valid_loss):
+    torch.manual_seed(4)
+    model, weights = network(dropout=0.0, dtype=torch.float32), Weights(torch.float32)
+    optimizer = torch.optim.SGD(weights.parameters(), lr=10.0)
+    return HyperOptimizer(
+        model, weights, train, valid, estimator, optimizer, torch.Generator().manual_seed(3)
+    )
+
+
+def under_autocast(loss):
+    def evaluate(*arguments):
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss(*arguments)
+
+    return evaluate
+
+
+def flat(grads):
+    return torch.cat([grad.flatten() for grad in grads.values()])
+
+
+@pytest.mark.parametrize("estimator", [T1T2(0.1), EvoGradAlongGradient(1.0)], ids=str)
+def test_autocast_inside_the_losses_or_around_the_call_gives_the_same_numbers(estimator):
+    pair = batch(32, torch.float32), batch(32, torch.float32)
+    inside = in_float32(estimator, under_autocast(weighted_loss), under_autocast(valid_loss))
+    result = inside.backward(*pair)
+    with torch.autocast("cpu", torch.bfloat16):
+        around = in_float32(estimator).backward(*pair)
+    assert all(torch.equal(around.grads[n], grad) for n, grad in result.grads.items())
+    full = in_float32(estimator).backward(*pair)
+    assert not torch.equal(flat(full.grads), flat(result.grads))
+    assert F.cosine_similarity(flat(full.grads), flat(result.grads), dim=0) > 0.99
+
+
+def train_with_scaler(scaler):
+    hyper_optimizer = in_float32(
+        T1T2(0.1), under_autocast(weighted_loss), under_autocast(valid_loss)
+    )
+    model, weights = hyper_optimizer.problem.model, hyper_optimizer.problem.losses.hyper
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(5)
+    for _ in range(4):
+        train, valid = batch(16, torch.float32), batch(16, torch.float32)
+        hyper_optimizer.step(train, valid)
+        optimizer.zero_grad()
+        scaler.scale(under_autocast(weighted_loss)(model, weights, train)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return flat(hyper_optimizer.hyper).detach()
+
+
+def test_a_grad_scaler_of_the_base_step_does_not_change_the_hypergradient():
+    """Its scale is a power of two, so that nothing is rounded: equal bit for bit."""
+    scaled = train_with_scaler(torch.amp.GradScaler("cpu", init_scale=2.0**16))
+    assert torch.equal(scaled, train_with_scaler(torch.amp.GradScaler("cpu", enabled=False)))
+    assert not torch.equal(scaled, flat(in_float32(T1T2(0.1)).hyper).detach())
