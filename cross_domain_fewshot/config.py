@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from common.errors import UserError
+from common.hypergrad import EvoGrad
 from common.settings import ROOT, Estimator, EstimatorSettings, RunSettings, require_positive
 from cross_domain_fewshot.data import BASE_DOMAIN, DOMAINS
 
@@ -21,8 +22,9 @@ ESTIMATORS = {
 class Config(EstimatorSettings):
     """One run: a few-shot learner trained on four domains and tested on the fifth.
 
-    Methods: none, without feature-wise transformations; ft, with transformations fixed at their
-    start; lft_*, learned, by name of the estimator. Defaults: the paper's.
+    Methods: none, without feature-wise transformations; ft, with transformations that no
+    hypergradient learns; lft_*, learned, by name of the estimator. Defaults: the paper's, where
+    the authors' released code says more than its text, that code's.
     """
 
     experiment: ClassVar[str] = "cross_domain_fewshot"
@@ -62,14 +64,27 @@ class Config(EstimatorSettings):
     """Support samples per class."""
     n_query: int = 16
     """Queries per class in training."""
-    order: Literal["base_first", "meta_first"] = "base_first"
+    min_class_size: int = 50
+    """A class with fewer images is repeated in a cycle to this number, in the episodes of the
+    pseudo-seen domain and of the validation; 0: no class is."""
+
+    stream: Literal["released", "mixed", "pairs"] = "released"
+    """Domains of an epoch's episodes. mixed: all seen domains alike; pairs: one pseudo-seen, one
+    pseudo-unseen, drawn anew; released: mixed for none and ft, pairs for lft."""
+    auxiliary: Literal["released", "on", "off"] = "released"
+    """Classification loss on the base domain beside the episode's; released: only for lft."""
+    ft: Literal["trained", "fixed"] = "trained"
+    """Transformations of method ft: trained with the model on the training loss, or fixed."""
+    order: Literal["released", "base_first", "meta_first"] = "released"
     """Which comes first in an iteration, the model's update or the transformations'; both use the
-    same episode of the pseudo-seen domain."""
+    same episode of the pseudo-seen domain. released: base_first for EvoGrad, meta_first else."""
+    common_noise: bool = False
+    """EvoGrad: the transformations' noise is the same for all candidates of a hypergradient."""
 
     epochs: int = 400
     """Epochs; each has one pseudo-seen and one pseudo-unseen domain."""
     episodes: int = 100
-    """Episodes (iterations) per epoch."""
+    """Episodes (iterations) per epoch; in a mixed stream spread evenly over the domains."""
     learning_rate: float = 1e-3
     """Adam on the model; also the size of T1-T2's inner SGD step."""
     meta_learning_rate: float = 1e-3
@@ -80,7 +95,7 @@ class Config(EstimatorSettings):
     """eps of the Adam on the transformations; far below the hypergradient's size, it does not
     matter how large that is."""
     aux_batch_size: int = 16
-    """Images of the base domain per auxiliary classification loss; 0 leaves the loss out."""
+    """Images of the base domain per auxiliary classification loss."""
 
     pretrain_epochs: int = 400
     """Passes of the ordinary classifier over the base domain."""
@@ -93,8 +108,10 @@ class Config(EstimatorSettings):
     """Episodes of the base domain's val split after every epoch."""
     test_episodes: int = 1000
     """Episodes of the unseen domain's novel split after the last epoch."""
+    val_query: int = 16
+    """Queries per class in validation."""
     test_query: int = 15
-    """Queries per class in validation and test."""
+    """Queries per class in the test."""
 
     @property
     def transformed(self) -> bool:
@@ -110,6 +127,24 @@ class Config(EstimatorSettings):
     def base_domain(self) -> str:
         """The domain of pre-training, auxiliary loss and validation."""
         return BASE_DOMAIN[self.benchmark]
+
+    @property
+    def learned(self) -> bool:
+        """Whether a hypergradient learns the transformations."""
+        return self.method in ESTIMATORS
+
+    def released(self) -> dict[str, str]:
+        """What the released code does for this method where ``released`` is asked for."""
+        return {
+            "stream": "pairs" if self.learned else "mixed",
+            "auxiliary": "on" if self.learned else "off",
+            "order": "base_first" if self.method == "lft_evograd" else "meta_first",
+        }
+
+    def chosen(self, name: str) -> str:
+        """The stream, the auxiliary or the order of this run."""
+        value = getattr(self, name)
+        return self.released()[name] if value == "released" else value
 
     def setting(self) -> str:
         """Network and episodes, as in the names of runs."""
@@ -133,9 +168,12 @@ class Config(EstimatorSettings):
 
     def hypergradient_estimator(self) -> Estimator | None:
         """The method's estimator; None for the methods without a meta step."""
-        if self.method not in ESTIMATORS:
+        if not self.learned:
             return None
-        return self.estimator(ESTIMATORS[self.method], self.learning_rate)
+        estimator = self.estimator(ESTIMATORS[self.method], self.learning_rate)
+        if isinstance(estimator, EvoGrad):
+            return replace(estimator, common_noise=self.common_noise)
+        return estimator
 
     def validate(self) -> Self:
         super().validate()
@@ -145,18 +183,30 @@ class Config(EstimatorSettings):
             raise UserError(f"--unseen {self.unseen} is no domain to leave out: use {possible}")
         require_positive(
             self, "width", "image_size", "n_shot", "n_query", "epochs", "episodes",
-            "learning_rate", "meta_learning_rate", "meta_eps", "pretrain_epochs",
-            "pretrain_learning_rate", "val_episodes", "test_query",
+            "learning_rate", "meta_learning_rate", "meta_eps", "aux_batch_size", "pretrain_epochs",
+            "pretrain_learning_rate", "val_episodes", "val_query", "test_query",
         )  # fmt: skip
         for name in ("n_way", "test_episodes", "pretrain_batch_size"):
             if getattr(self, name) < 2:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} {getattr(self, name)} must be at least 2")
-        for name in ("meta_weight_decay", "aux_batch_size", "workers"):
+        for name in ("meta_weight_decay", "min_class_size", "workers"):
             if getattr(self, name) < 0:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} {getattr(self, name)} must not be negative")
-        return self
+        if self.learned and self.stream == "mixed":
+            raise UserError(f"--stream mixed has no pseudo-unseen domain for {self.method}")
+        return self._normalised()
+
+    def _normalised(self) -> Self:
+        """Settings that ask for what the method does anyway, or that do not concern it, become the
+        default, so that equal runs have equal settings and names."""
+        same = {n: "released" for n, value in self.released().items() if self.chosen(n) == value}
+        if not self.learned:
+            same["order"] = "released"
+        if self.method != "ft":
+            same["ft"] = "trained"
+        return replace(self, **same)
 
 
 _PAPER = Config()
@@ -170,6 +220,7 @@ _QUICK = replace(
     stem="small",
     image_size=32,
     n_query=5,
+    min_class_size=0,
     epochs=20,
     episodes=12,
     # Few steps: the transformations must move faster to get anywhere.
@@ -179,6 +230,7 @@ _QUICK = replace(
     pretrain_batch_size=32,
     val_episodes=60,
     test_episodes=600,
+    val_query=5,
     test_query=5,
     log_every=5,
 )
@@ -200,21 +252,33 @@ PRESETS = {
 }
 
 
+CONTROLLED = {"stream": "pairs", "auxiliary": "on", "ft": "fixed"}
+"""The training loop of the methods that learn, for those that do not."""
+
+
 def planned_runs(preset: str) -> list[Config]:
-    """The runs behind the tables and figures of a preset."""
+    """The runs behind the tables and figures of a preset: none and ft in the released way and in
+    the controlled one, then the methods that learn."""
     default = PRESETS[preset]
-    methods: tuple[str, ...] = ("none", "ft", "lft_evograd", "lft_t1t2")
-    if preset == "paper":
-        return [
-            replace(default, unseen=unseen, backbone=backbone, n_shot=n_shot, method=method)
-            for backbone in ("resnet10", "resnet34")
-            for n_shot in (1, 5)
-            for unseen in DOMAINS["paper"][1:]
-            for method in methods
-            # The paper has no second-order result for ResNet-34.
-            if backbone == "resnet10" or method != "lft_t1t2"
-        ]
-    return [replace(default, method=method) for method in methods]
+    methods = [
+        {"method": "none"},
+        {"method": "none"} | CONTROLLED,
+        {"method": "ft"},
+        {"method": "ft"} | CONTROLLED,
+        {"method": "lft_evograd"},
+        {"method": "lft_t1t2"},
+    ]
+    if preset != "paper":
+        return [replace(default, **method).validate() for method in methods]
+    return [
+        replace(default, unseen=unseen, backbone=backbone, n_shot=n_shot, **method).validate()
+        for backbone in ("resnet10", "resnet34")
+        for n_shot in (1, 5)
+        for unseen in DOMAINS["paper"][1:]
+        for method in methods
+        # The paper has no second-order result for ResNet-34.
+        if backbone == "resnet10" or method["method"] != "lft_t1t2"
+    ]
 
 
 # Settings that have a place of their own in a run's name.
@@ -223,10 +287,18 @@ _NAMED = ("method", "seed", "preset", "unseen", "backbone", "head", "n_way", "n_
 
 def variant(settings: Mapping[str, Any]) -> list[str]:
     """What a run's settings (or a record's config) decide otherwise than its preset, beyond the
-    settings that its name has anyway."""
+    settings that its name has anyway; ``controlled`` for those of CONTROLLED together."""
     preset = PRESETS[settings["preset"]].deciding()
-    return [
-        f"{name} {settings[name]}"
+    changes = {
+        name: settings[name]
         for name, default in preset.items()
         if name not in _NAMED and settings.get(name, default) != default
-    ]
+    }
+    controlled = replace(Config(method=settings["method"]), **CONTROLLED)._normalised()
+    loop = {name: getattr(controlled, name) for name in CONTROLLED}
+    loop = {name: value for name, value in loop.items() if value != preset[name]}
+    words = []
+    if loop and loop.items() <= changes.items():
+        words = ["controlled"]
+        changes = {name: value for name, value in changes.items() if name not in loop}
+    return words + [f"{name} {value}" for name, value in changes.items()]

@@ -68,26 +68,25 @@ def random_episode(config: Config, device: torch.device) -> Episode:
     return Episode(support, query)
 
 
-def random_aux_batch(config: Config, device: torch.device) -> Batch | None:
-    """Random images and labels for the auxiliary loss; None where it is left out."""
+def random_aux_batch(config: Config, device: torch.device) -> Batch:
+    """Random images and labels for the auxiliary loss."""
     count, side = config.aux_batch_size, config.image_size
-    if not count:
-        return None
     images = torch.randn(count, 3, side, side, device=device)
     return images, torch.arange(count, device=device) % AUX_CLASSES
 
 
 def make_learner(config: Config, device: torch.device) -> Learner:
     seed_everything(1)
-    return Learner(config, device, AUX_CLASSES if config.aux_batch_size else 0)
+    return Learner(config, device, AUX_CLASSES)
 
 
 def _builder(config: Config) -> Callable[[torch.device], Built]:
-    """plain_step is that of method none, base_step that of ft, both with the auxiliary loss."""
+    """plain_step is that of method none, base_step that of ft (fixed), both with the auxiliary
+    loss."""
 
     def build(device: torch.device) -> Built:
         plain = make_learner(replace(config, method="none"), device)
-        learner = make_learner(replace(config, method="ft"), device)
+        learner = make_learner(replace(config, method="ft", ft="fixed"), device)
         seen, unseen = random_episode(config, device), random_episode(config, device)
         aux_batch = random_aux_batch(config, device)
         return Built(

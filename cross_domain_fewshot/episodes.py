@@ -74,6 +74,8 @@ class _Stream:
 class EpisodeStream(_Stream):
     """Episodes without end: n_way classes, of each n_shot support and n_query query images, all
     different. augment: random crops, jitter and mirroring, else images as in evaluation.
+    min_class_size: classes with fewer images are repeated in a cycle to this number, so that an
+    image of theirs may occur more than once.
 
     Raises UserError if the split has too few classes or images.
     """
@@ -86,9 +88,11 @@ class EpisodeStream(_Stream):
         n_query: int,
         generator: torch.Generator,
         augment: bool,
+        min_class_size: int = 0,
     ) -> None:
         super().__init__(split, generator, augment)
         self.n_way, self.n_shot, self.n_query = n_way, n_shot, n_query
+        self.min_class_size = min_class_size
         self._starts = torch.tensor((0, *split.class_sizes)).cumsum(0).tolist()
         where = f"{split.name} ({split.split})"
         for name, value in (("way", n_way), ("shot", n_shot), ("query", n_query)):
@@ -97,7 +101,7 @@ class EpisodeStream(_Stream):
         if n_way > len(split.class_names):
             raise UserError(f"--n-way {n_way} is more than the {len(split.class_names)} of {where}")
         fewest, name = min(zip(split.class_sizes, split.class_names, strict=True))
-        if n_shot + n_query > fewest:
+        if n_shot + n_query > max(fewest, min_class_size):
             raise UserError(
                 f"class {name} of {where} has {fewest} images, fewer than --n-shot {n_shot} plus "
                 f"--n-query {n_query}: lower one of them"
@@ -106,13 +110,12 @@ class EpisodeStream(_Stream):
     def _draw(self) -> Tensor:
         each = self.n_shot + self.n_query
         classes = torch.randperm(len(self.split.class_names), generator=self.generator)
-        return torch.cat(
-            [
-                torch.randperm(self.split.class_sizes[c], generator=self.generator)[:each]
-                + self._starts[c]
-                for c in classes[: self.n_way].tolist()
-            ]
-        )
+        samples = []
+        for c in classes[: self.n_way].tolist():
+            size = self.split.class_sizes[c]
+            order = torch.randperm(max(size, self.min_class_size), generator=self.generator)
+            samples.append(self._starts[c] + order[:each] % size)
+        return torch.cat(samples)
 
     def next(self) -> Episode:
         """The next episode."""

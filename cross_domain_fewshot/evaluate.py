@@ -36,6 +36,7 @@ def episode_accuracies(
 
 
 def mean_and_ci95(accuracies: Tensor) -> tuple[float, float]:
-    """Mean, and half-width of its 95 % confidence interval: 1.96 sd / sqrt(n)."""
+    """Mean, and half-width of its 95 % confidence interval: 1.96 sd / sqrt(n), sd with divisor n
+    as in the authors' code."""
     values = accuracies.double()
-    return values.mean().item(), (1.96 * values.std() / len(values) ** 0.5).item()
+    return values.mean().item(), (1.96 * values.std(correction=0) / len(values) ** 0.5).item()

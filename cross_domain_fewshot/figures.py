@@ -23,7 +23,7 @@ from cross_domain_fewshot.models import RESNET_BLOCKS, build_backbone
 
 NAMES = {
     "none": "No transformation",
-    "ft": "FT (fixed)",
+    "ft": "FT",
     "lft_evograd": "LFT, EvoGrad",
     "lft_t1t2": "LFT, T1-T2 (double backward)",
     "lft_t1t2_higher": "LFT, T1-T2 (through higher)",

@@ -35,6 +35,8 @@ class Learner:
         self.network = network.to(device)
         self.params, self.hyper = split_parameters(self.network)
         trained: list[nn.Parameter] = list(self.params.values())
+        if config.method == "ft" and config.ft == "trained":
+            trained += [theta.requires_grad_() for theta in self.hyper.values()]
         self.auxiliary = None
         if aux_classes:
             self.auxiliary = AuxiliaryClassifier(self.network.channels, aux_classes).to(device)
@@ -56,25 +58,30 @@ class Learner:
             self.state["meta_optimizer"] = self.meta_optimizer
             self.state["perturbations"] = GeneratorState(self.noise)
 
-    def base_step(self, seen: Episode, aux_batch: Batch | None, aux_weight: float) -> list[Tensor]:
+    def base_step(
+        self, seen: Episode, aux_batch: Batch | None, aux_weight: float
+    ) -> dict[str, Tensor]:
         """Adam on the episode loss with transformations active plus aux_weight times the auxiliary
-        loss; returns the losses.
+        loss; returns the losses by name.
 
         Each loss is differentiated on its own and the gradients add up, so that only one graph is
-        in memory at a time. The auxiliary loss is taken in evaluation mode.
+        in memory at a time. The auxiliary loss comes first, in evaluation mode, so that it does not
+        see the running statistics of this episode.
         """
-        self.network.train()
-        losses = [episode_loss(self.network, seen)]
-        losses[0].backward()
+        losses = {}
         if self.auxiliary is not None and aux_batch is not None:
             images, labels = aux_batch
             self.network.eval()
-            losses.append(F.cross_entropy(self.auxiliary(self.network.pooled(images)), labels))
-            (aux_weight * losses[1]).backward()
+            loss = F.cross_entropy(self.auxiliary(self.network.pooled(images)), labels)
+            (aux_weight * loss).backward()
+            losses["aux_loss"] = loss.detach()
+        self.network.train()
+        loss = episode_loss(self.network, seen)
+        loss.backward()
         self.optimizer.step()
         # Freed now: gradients must not take up memory during the meta step.
         self.optimizer.zero_grad()
-        return [loss.detach() for loss in losses]
+        return {"train_loss": loss.detach(), **losses}
 
     def meta_step(self, seen: Episode, unseen: Episode) -> dict[str, Tensor]:
         """Adam on the transformations, by the estimated hypergradient."""

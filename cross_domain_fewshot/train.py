@@ -37,7 +37,7 @@ class FewShotTask:
 
         stream = partial(new_generator, config.seed)
         self.aux_batches = None
-        if config.aux_batch_size:
+        if config.chosen("auxiliary") == "on":
             generator = stream("auxiliary batches")
             self.aux_batches = ClassifierBatches(base, config.aux_batch_size, generator, True)
         aux_classes = self.aux_batches.num_classes if self.aux_batches else 0
@@ -54,8 +54,8 @@ class FewShotTask:
         # Two streams per domain, so that the model meets the same episodes whatever the method.
         episodes = (config.n_way, config.n_shot, config.n_query)
         self.streams = {
-            (role, name): EpisodeStream(split, *episodes, stream(f"{role} {name}"), augment=True)
-            for role in ("seen", "unseen")
+            (role, name): EpisodeStream(split, *episodes, stream(f"{role} {name}"), True, cycled)
+            for role, cycled in (("seen", config.min_class_size), ("unseen", 0))
             for name, split in splits.items()
         }
         self.val, self.test = (
@@ -85,25 +85,36 @@ class FewShotTask:
         )
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
-        config = self.config
-        drawn = torch.randperm(len(config.seen), generator=self.domains)[:2].tolist()
-        seen, unseen = (config.seen[index] for index in drawn)
-        for _ in range(config.episodes):
+        for seen, unseen in self.schedule():
             episode = self.streams["seen", seen].next()
             aux_batch = self.aux_batches.next() if self.aux_batches else None
             other = self.streams["unseen", unseen].next() if self.learner.estimator else None
             yield self.step(episode, other, aux_batch, self.aux_weight(epoch))
 
+    def schedule(self) -> Iterator[tuple[str, str | None]]:
+        """The domains of an epoch's episodes, pseudo-seen and pseudo-unseen (None if mixed)."""
+        names, episodes = self.config.seen, self.config.episodes
+
+        def drawn(count: int) -> Tensor:
+            return torch.randperm(count, generator=self.domains)
+
+        if self.config.chosen("stream") == "pairs":
+            seen, unseen = (names[index] for index in drawn(len(names))[:2].tolist())
+            yield from [(seen, unseen)] * episodes
+        else:
+            rounds = [drawn(len(names)) for _ in range(-(-episodes // len(names)))]
+            for index in torch.cat(rounds)[:episodes][drawn(episodes)].tolist():
+                yield names[index], None
+
     def step(
         self, seen: Episode, unseen: Episode | None, aux_batch: Batch | None, aux_weight: float
     ) -> dict[str, Tensor]:
         """One iteration: base step and meta step in the chosen order."""
-        meta_first = self.config.order == "meta_first"
+        meta_first = self.config.chosen("order") == "meta_first"
         metrics = {}
         if unseen is not None and meta_first:
             metrics |= self.learner.meta_step(seen, unseen)
-        losses = self.learner.base_step(seen, aux_batch, aux_weight)
-        metrics |= dict(zip(("loss", "aux_loss"), losses, strict=False))
+        metrics |= self.learner.base_step(seen, aux_batch, aux_weight)
         if unseen is not None and not meta_first:
             metrics |= self.learner.meta_step(seen, unseen)
         return metrics
@@ -138,8 +149,11 @@ class FewShotTask:
         same for every method and epoch."""
         config = self.config
         generator = new_generator(config.seed, name)
-        shape = (config.n_way, config.n_shot, config.test_query)
-        stream = EpisodeStream(split, *shape, generator, augment=False)
+        queries, cycled = config.test_query, 0
+        if name == "validation":
+            queries, cycled = config.val_query, config.min_class_size
+        shape = (config.n_way, config.n_shot, queries)
+        stream = EpisodeStream(split, *shape, generator, False, cycled)
         return mean_and_ci95(episode_accuracies(self.network, stream, episodes))
 
     def curves(self) -> dict[str, list[float]]:

@@ -69,14 +69,14 @@ def test_the_embedded_table_has_means_gains_and_the_mean_over_domains():
     table = rows(embedded_table(by_setting(quick_records())))
     setting = "ResNet-10, relationnet, 5-way 1-shot"
     assert table[setting, "icons", "No transformation"] == [
-        "41.00 ± 1.41", "–", "42.00 ± 1.41", "60.00 ± 0.00", "2",
+        "41.00 ± 1.41", "–", "–", "42.00 ± 1.41", "60.00 ± 0.00", "2",
     ]  # fmt: skip
     # Differences on the same seeds: 3 and 1.
     assert table[setting, "icons", "LFT, EvoGrad"][:2] == ["43.00 ± 0.00", "+2.00 ± 1.41"]
     # By seed over domains: none 45 and 46; evograd 45.5 and 47.5, so gains of 0.5 and 1.5.
     assert table[setting, "mean", "No transformation"][0] == "45.50 ± 0.71"
     assert table[setting, "mean", "LFT, EvoGrad"] == [
-        "46.50 ± 1.41", "+1.00 ± 0.71", "47.50 ± 1.41", "60.00 ± 0.00", "4",
+        "46.50 ± 1.41", "+1.00 ± 0.71", "–", "47.50 ± 1.41", "60.00 ± 0.00", "4",
     ]  # fmt: skip
 
 
@@ -85,9 +85,23 @@ def test_a_method_that_lacks_a_domain_has_no_mean_over_domains():
     table = rows(embedded_table(by_setting(records)))
     names = [name for _, unseen, name in table if unseen == "mean"]
     assert names == ["No transformation", "LFT, EvoGrad"]
-    single = table["ResNet-10, relationnet, 5-way 1-shot", "icons", "FT (fixed)"]
+    single = table["ResNet-10, relationnet, 5-way 1-shot", "icons", "FT"]
     assert single[0] == "30.00 ± 0.60"  # its own interval over episodes
     assert single[1] == f"{MINUS}10.00"  # seed 1 of none has 40
+
+
+def test_methods_are_compared_with_both_ways_of_training_without_transformation():
+    controlled = {"method": "none", "stream": "pairs", "auxiliary": "on"}
+    records = [
+        *quick_records(),
+        *(record(v, seed=s, **controlled) for s, v in ((1, 41.0), (2, 42.0))),
+    ]
+    table = rows(embedded_table(by_setting(records)))
+    setting = "ResNet-10, relationnet, 5-way 1-shot"
+    # none 40 and 42, controlled 41 and 42, EvoGrad 43 and 43
+    assert table[setting, "icons", "LFT, EvoGrad"][1:3] == ["+2.00 ± 1.41", "+1.50 ± 0.71"]
+    own = table[setting, "icons", "No transformation, controlled"]
+    assert own[1:3] == ["+0.50 ± 0.71", "–"]
 
 
 def test_other_settings_and_variants_stand_apart():
@@ -133,7 +147,7 @@ def test_at_the_papers_size_runs_are_judged():
     key = "ResNet-10, relationnet, 5-way 1-shot", "cub", "LFT, EvoGrad"
     assert table[key] == ["47.39 ± 0.61", "47.00 ± 0.60", "1 of 1", f"{MINUS}0.39", "agrees"]
     # Cells without runs are there too.
-    assert len(table) == 56
+    assert len(table) == 88
     assert (
         table["ResNet-34, relationnet, 5-way 5-shot", "plantae", "LFT, EvoGrad"][0]
         == "52.47 ± 0.56"
@@ -141,11 +155,11 @@ def test_at_the_papers_size_runs_are_judged():
 
 
 def test_changed_runs_of_the_papers_size_are_not_judged():
-    found = by_setting([record(47.0, "paper", order="meta_first", method="lft_t1t2")])
+    found = by_setting([record(47.0, "paper", order="base_first", method="lft_t1t2")])
     key = (
         "ResNet-10, relationnet, 5-way 1-shot",
         "cub",
-        ("LFT, T1-T2 (double backward), order meta_first"),
+        ("LFT, T1-T2 (double backward), order base_first"),
     )
     assert rows(accuracy_table(found, "paper"))[key][-1] == "not judged"
 
