@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from common.hypergrad.problem import BilevelProblem, Tensors
 from common.settings import RunSettings
-from common.training import Task, fit, load_checkpoint
+from common.training import Task, fit, load_checkpoint, restore, state_of
 
 Pair = tuple[Any, Any]
 """An inner and an outer batch."""
@@ -91,7 +92,7 @@ def parameters_later(
     """
 
     def later(counts: Sequence[int]) -> Iterator[tuple[Tensors, Tensors]]:
-        before = {name: copy.deepcopy(part.state_dict()) for name, part in task.state.items()}
+        before = copy.deepcopy(state_of(task.state))
         done, steps = 0, task.steps(epoch)
         try:
             for count in counts:
@@ -100,8 +101,7 @@ def parameters_later(
                 done = count
                 yield read()
         finally:
-            for name, part in task.state.items():
-                part.load_state_dict(before[name])
+            restore(task.state, before)
 
     return later
 
@@ -113,10 +113,6 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def cast(item: Any, dtype: torch.dtype) -> Any:
     """The floating tensors of a batch, or of tensors by name, in another type."""
-    if isinstance(item, Tensor):
-        return item.to(dtype) if item.is_floating_point() else item
-    if isinstance(item, Mapping):
-        return {name: cast(value, dtype) for name, value in item.items()}
-    if isinstance(item, tuple):
-        return tuple(cast(value, dtype) for value in item)
-    return item
+    return tree_map_only(
+        Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, item
+    )
