@@ -8,7 +8,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from common.bounds import Bounds, PositiveInt, check_settings
 from common.errors import UserError
 from common.experiment import Method
-from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2, T1T2Forward
+from common.hypergrad import (
+    T1T2,
+    AnchoredEvoGrad,
+    EvoGrad,
+    EvoGradAlongGradient,
+    FiniteDifference,
+    HigherT1T2,
+    T1T2Forward,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project, whatever the current one is."""
@@ -82,7 +90,15 @@ def require_positive(config: RunSettings, *names: str) -> None:
             raise UserError(f"--{flag} {getattr(config, name)} must be greater than 0")
 
 
-Estimator = EvoGrad | T1T2 | HigherT1T2 | T1T2Forward | FiniteDifference
+Estimator = (
+    EvoGrad
+    | AnchoredEvoGrad
+    | EvoGradAlongGradient
+    | T1T2
+    | HigherT1T2
+    | T1T2Forward
+    | FiniteDifference
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,7 @@ class EstimatorSettings(RunSettings):
     evograd_mode: Literal["streaming", "graph", "forward"] = "streaming"
     """EvoGrad: how the same number is computed; graph needs memory for K graphs."""
     radius: float = 1e-2
-    """Finite difference: distance of the two points from theta, Euclidean."""
+    """Finite difference, along_gradient: distance of the two points from theta, Euclidean."""
 
     def estimator(
         self,
@@ -123,6 +139,10 @@ class EstimatorSettings(RunSettings):
                         self.evograd_mode,
                         perturb,
                     )
+                case "anchored":
+                    return AnchoredEvoGrad(self.sigma, self.temperature, self.perturbation)
+                case "along_gradient":
+                    return EvoGradAlongGradient(self.radius, self.temperature)
                 case "t1t2":
                     return T1T2(inner_lr)
                 case "t1t2_higher":

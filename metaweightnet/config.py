@@ -8,14 +8,21 @@ from typing import Any, ClassVar, Literal, Self
 from common.errors import UserError
 from common.settings import Estimator, EstimatorSettings, RunSettings, require_positive
 
-CLASSES = {"cifar10": 10, "cifar100": 100}
+CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 # Controls that are EvoGrad with another factor on its hypergradient.
 _ESTIMATORS = {"evograd_matched": "evograd", "sign_flipped": "evograd"}
+_UNLEARNED = ("plain", "frozen_vnet")
+# They compare dL_T/dlambda at two points, which only held weights make T1-T2's derivative.
+_ALWAYS_HELD = ("finite_difference", "along_gradient")
+
+
+Changes = dict[str, Any]
+"""Settings by name: how a run differs from its preset."""
 
 
 @dataclass(frozen=True)
 class Config(EstimatorSettings):
-    """One run: a classifier on noisily labelled CIFAR, samples weighted by their loss.
+    """One run: a classifier on noisily labelled images, samples weighted by their loss.
 
     Methods: plain training; frozen_vnet, a random weight net that is never updated;
     evograd_matched, whose hypergradient is scaled to the expected size of T1-T2's; sign_flipped,
@@ -29,6 +36,8 @@ class Config(EstimatorSettings):
         "frozen_vnet",
         "evograd",
         "evograd_matched",
+        "anchored",
+        "along_gradient",
         "t1t2",
         "t1t2_higher",
         "t1t2_forward",
@@ -40,8 +49,8 @@ class Config(EstimatorSettings):
     log_every: int = 50
     """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
 
-    dataset: Literal["cifar10", "cifar100"] = "cifar10"
-    """The images."""
+    dataset: Literal["mnist", "cifar10", "cifar100"] = "cifar10"
+    """The images; MNIST: the first 50,000 training images, padded to 32x32, in three channels."""
     noise: Literal["flip", "flip_one", "uniform", "hierarchical", "human"] = "flip"
     """Where wrong labels go: to two other classes, to one, to all, to those of the same superclass
     (CIFAR-100), or where people's went (CIFAR-10N)."""
@@ -68,8 +77,8 @@ class Config(EstimatorSettings):
     """Hidden units of the weight net: 3n + 1 hyperparameters."""
     vnet_input: Literal["candidate", "model"] = "candidate"
     """EvoGrad: the losses that the weight net sees in the meta step, each candidate's own (as in
-    the paper) or those of the unperturbed model (as finite_difference always does); see
-    problem.py."""
+    the paper) or those of the unperturbed model (held, as finite_difference and along_gradient
+    always do); see problem.py."""
 
     epochs: int = 60
     """Passes over the training images."""
@@ -84,12 +93,12 @@ class Config(EstimatorSettings):
     milestones: tuple[int, ...] = (40, 50)
     """The learning rate falls tenfold after each of these epochs."""
     meta_optimizer: Literal["sgd", "adam"] = "sgd"
-    """On the weight net: SGD as in the paper, or AdamW, which the hypergradient's size does not
-    matter to."""
+    """On the weight net: SGD as in the paper, or AdamW, invariant to the hypergradient's scale."""
     meta_learning_rate: float = 1e-3
     """Of the weight net; constant."""
     meta_weight_decay: float = 5e-4
-    """On the weight net (adam: decoupled from the hypergradient)."""
+    """On the weight net; adam: decoupled from the hypergradient, so each step shrinks the net by
+    learning rate times this."""
 
     augment: bool = True
     """Crop images at random after reflecting their borders, and mirror half of them."""
@@ -117,14 +126,14 @@ class Config(EstimatorSettings):
 
     def hypergradient_estimator(self, inner_lr: Callable[[], float]) -> Estimator | None:
         """The method's estimator; None for the methods without a meta step."""
-        if self.method in ("plain", "frozen_vnet"):
+        if self.method in _UNLEARNED:
             return None
         return self.estimator(_ESTIMATORS.get(self.method, self.method), inner_lr)
 
     @property
     def holds_vnet_input(self) -> bool:
         """Whether the weight net sees the unperturbed model's losses wherever L_T is taken."""
-        return self.vnet_input == "model" or self.method == "finite_difference"
+        return self.vnet_input == "model" or self.method in _ALWAYS_HELD
 
     def validate(self) -> Self:
         super().validate()
@@ -168,70 +177,130 @@ _PAPER = Config()
 _QUICK = replace(
     _PAPER,
     preset="quick",
-    flip_pairs="seed",
+    dataset="mnist",
+    noise="uniform",
+    noise_level=0.6,
     depth=8,
     image_size=16,
-    train_size=10_000,
+    train_size=5_000,
     test_size=5_000,
-    # Without augmentation the network begins to learn the wrong labels by heart within 10 epochs.
+    # With augmentation, or fewer epochs, the network does not learn the wrong labels by heart.
     augment=False,
-    epochs=10,
-    milestones=(7, 9),
+    epochs=12,
+    milestones=(6, 11),
     meta_optimizer="adam",
     meta_learning_rate=3e-3,
+    # Keeps the weight net out of saturation, where it stops learning.
+    meta_weight_decay=1.0,
     log_every=10,
 )
-PRESETS = {
-    "quick": _QUICK,
-    "smoke": replace(
-        _QUICK,
-        preset="smoke",
-        epochs=2,
-        milestones=(1,),
-        train_size=500,
-        meta_size=200,
-        test_size=500,
-        log_every=1,
-    ),
-    "paper": _PAPER,
+_SMOKE = replace(
+    _QUICK,
+    preset="smoke",
+    epochs=2,
+    milestones=(1,),
+    train_size=500,
+    meta_size=200,
+    test_size=500,
+    log_every=1,
+)
+_STUDY = replace(_QUICK, preset="study")
+PRESETS = {"smoke": _SMOKE, "quick": _QUICK, "study": _STUDY, "paper": _PAPER}
+
+_HELD = {"vnet_input": "model"}
+_QUICK_CELLS: list[Changes] = [
+    {"method": "plain"},
+    {"method": "frozen_vnet"},
+    {"method": "sign_flipped"},
+    {"method": "evograd"},
+    {"method": "evograd", **_HELD},
+    {"method": "along_gradient"},
+    {"method": "t1t2_forward"},
+]
+"""What preset quick compares: training without learned weights, the control, the paper's method,
+its two variants without the moving input and without sampling noise, the exact hypergradient."""
+_PAPERS_DECAY = {"meta_weight_decay": _PAPER.meta_weight_decay}
+_MORE_CELLS: list[Changes] = [
+    {"method": "evograd", "num_candidates": 8},
+    {"method": "evograd", "num_candidates": 8, **_HELD},
+    {"method": "anchored", **_HELD},
+    {"method": "evograd_matched", **_HELD},
+    {"method": "finite_difference"},
+    {"method": "evograd", **_PAPERS_DECAY},
+    {"method": "along_gradient", **_PAPERS_DECAY},
+    {"method": "t1t2_forward", **_PAPERS_DECAY},
+]
+"""What preset study adds on MNIST: more candidates, other estimators, the paper's weight decay."""
+_PAPERS_OPTIMIZER = {
+    "meta_optimizer": _PAPER.meta_optimizer,
+    "meta_learning_rate": _PAPER.meta_learning_rate,
+    **_PAPERS_DECAY,
 }
+_CIFAR: Changes = {
+    **{
+        name: getattr(_PAPER, name)
+        for name in ("dataset", "noise_level", "depth", "image_size", "train_size", "test_size",
+                     "augment", "log_every")
+    },
+    "epochs": 30,
+    "milestones": (20, 25),
+}  # fmt: skip
+"""CIFAR-10 with ResNet-32 as in the paper, at half its epochs."""
 
 
 def planned_runs(preset: str) -> list[Config]:
-    """The runs behind the tables and figures of a preset."""
-    default = PRESETS[preset]
-    if preset == "paper":
-        cells = [
-            (dataset, level, method)
-            for dataset in CLASSES
-            for level in (0.0, 0.2, 0.4)
-            for method in ("plain", "frozen_vnet", "evograd", "t1t2")
-        ]
-        # The controls on the meta-gradient, where it has most to do.
-        cells += [("cifar10", 0.4, method) for method in ("evograd_matched", "sign_flipped")]
-        seeds = (1, 2, 3, 4, 5)
-    else:
-        methods = ("plain", "frozen_vnet", "evograd", "t1t2_forward")
-        cells = [(default.dataset, default.noise_level, method) for method in methods]
-        seeds = (1,)
-    return [
-        replace(default, dataset=dataset, noise_level=level, method=method, seed=seed)
-        for seed in seeds
-        for dataset, level, method in cells
+    """The runs behind the tables and figures of a preset, the most telling first."""
+    plan = {"paper": _paper_plan, "study": _study_plan}.get(preset)
+    cells = plan() if plan else [(1, cell) for cell in _QUICK_CELLS]
+    return [replace(PRESETS[preset], seed=seed, **cell) for seed, cell in cells]
+
+
+def _paper_plan() -> list[tuple[int, Changes]]:
+    """Table 4 with five seeds; the controls on the meta-gradient where it has most to do."""
+    cells: list[Changes] = [
+        {"dataset": dataset, "noise_level": level, "method": method}
+        for dataset in ("cifar10", "cifar100")
+        for level in (0.0, 0.2, 0.4)
+        for method in ("plain", "frozen_vnet", "evograd", "t1t2")
     ]
+    cells += [{"method": method} for method in ("evograd_matched", "sign_flipped")]
+    return [(seed, cell) for seed in range(1, 6) for cell in cells]
+
+
+def _study_plan() -> list[tuple[int, Changes]]:
+    """MNIST with ten seeds; CIFAR-10 (flip, and people's labels) with three."""
+    plan = [(seed, cell) for seed in range(1, 11) for cell in _QUICK_CELLS]
+    plan += [(seed, cell) for seed in range(1, 11) for cell in _MORE_CELLS]
+    learned = [cell for cell in _QUICK_CELLS if cell["method"] not in _UNLEARNED]
+    cifar: list[Changes] = [
+        {"noise": noise, **optimizer, **cell}
+        for noise, optimizer, group in (
+            ("flip", {}, _QUICK_CELLS),
+            ("flip", _PAPERS_DECAY, learned),
+            ("flip", _PAPERS_OPTIMIZER, learned),
+            ("human", {}, _QUICK_CELLS),
+        )
+        for cell in group
+    ]
+    return plan + [(seed, _CIFAR | cell) for seed in (1, 2, 3) for cell in cifar]
 
 
 def variant(settings: Mapping[str, Any]) -> list[str]:
     """What a run's settings (or a record's config) decide otherwise than its preset, in the
     choices that results are to be compared in."""
+    preset = PRESETS[settings["preset"]]
     found = []
     if settings["split"] == "authors":
         found.append("authors split")
     if settings["vnet_input"] == "model":
         found.append("held input")
+    if settings["num_candidates"] != preset.num_candidates:
+        found.append(f"K = {settings['num_candidates']}")
     pairs = settings.get("flip_pairs", "seed")  # records from before the option drew them so
-    if settings["noise"] == "flip" and pairs != PRESETS[settings["preset"]].flip_pairs:
+    if settings["noise"] == "flip" and pairs != preset.flip_pairs:
         found.append("released pairs" if pairs == "released" else "pairs by seed")
-    if settings["meta_optimizer"] != PRESETS[settings["preset"]].meta_optimizer:
+    if settings["meta_optimizer"] != preset.meta_optimizer:
         found.append(f"meta {settings['meta_optimizer']}")
+    if settings["meta_weight_decay"] != preset.meta_weight_decay:
+        found.append(f"decay {settings['meta_weight_decay']:g}")
     return found

@@ -1,4 +1,4 @@
-"""CIFAR with noisy labels for training and a clean balanced meta set; batches made on the device.
+"""Images with noisy labels for training and a clean balanced meta set; batches made on the device.
 
 Images stay on the device as uint8. A batch is gathered from them by index, with random crops and
 mirroring done in the same gather, so that no padded copy and no work of the host is needed.
@@ -7,21 +7,31 @@ mirroring done in the same gather, so that no padded copy and no work of the hos
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.datasets import Cifar100, HumanLabels, load_cifar10, load_cifar10n, load_cifar100
-from common.datasets.dataset import ImageDataset
+from common.datasets import (
+    Cifar100,
+    HumanLabels,
+    ImageDataset,
+    load_cifar10,
+    load_cifar10n,
+    load_cifar100,
+    load_mnist,
+)
 from common.errors import UserError
 from common.training import new_generator
 from metaweightnet.config import Config
 from metaweightnet.noise import noisy_labels
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
-"""Of CIFAR-10's training pixels, 0 to 255; the authors use them for CIFAR-100 too."""
+"""Of CIFAR-10's training pixels, 0 to 255; the authors use them for CIFAR-100 too. MNIST keeps
+them here."""
+MNIST_TRAINING = 50_000
+"""How many of MNIST's training images are used: the first ones, as many as CIFAR has."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class Splits:
 
 
 def split_indices(labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the meta images in CIFAR's training set.
+    """Indices of the training and of the meta images in the data set's training set.
 
     The meta set has equally many images of every class. Split "disjoint": both depend on the seed
     and never overlap. Split "authors": the meta set is that of seed 1 whatever the seed, and the
@@ -113,9 +123,25 @@ def split_indices(labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
 
 
 def load_images(config: Config) -> ImageDataset:
-    """The data set; UserError if it cannot be had."""
-    load = {"cifar10": load_cifar10, "cifar100": load_cifar100}[config.dataset]
-    return load(config.data_dir)
+    """The data set in CIFAR's format; UserError if it cannot be had."""
+    load = {"mnist": load_mnist, "cifar10": load_cifar10, "cifar100": load_cifar100}
+    data = load[config.dataset](config.data_dir)
+    return like_cifar(data) if config.dataset == "mnist" else data
+
+
+def like_cifar(data: ImageDataset) -> ImageDataset:
+    """MNIST in CIFAR's format: the first 50,000 training images; 28x28 grey padded with zeros to
+    32x32; three equal channels."""
+
+    def coloured(images: Tensor) -> Tensor:
+        return F.pad(images, (2, 2, 2, 2)).unsqueeze(3).repeat(1, 1, 1, 3)
+
+    return replace(
+        data,
+        train_images=coloured(data.train_images[:MNIST_TRAINING]),
+        train_labels=data.train_labels[:MNIST_TRAINING],
+        test_images=coloured(data.test_images),
+    )
 
 
 def load_splits(config: Config, device: torch.device) -> Splits:

@@ -17,13 +17,37 @@ from torch.nn import functional as F
 from common.hypergrad import Tensors
 from common.study.moments import Moment, Planned, copied, parameters_later, train_until
 from common.training import new_generator, seed_everything
-from metaweightnet.config import PRESETS, Config
+from metaweightnet.config import Config
 from metaweightnet.problem import Batch, MetaWeightProblem, normalised
 from metaweightnet.train import MetaWeightTask
 
 CANDIDATE, HELD = "candidate", "held"
 """What the weight net sees in the inner loss: the candidate's own losses (the paper's way), or the
 unperturbed model's (--vnet-input model)."""
+
+
+_QUICK = replace(
+    Config(preset="quick"),
+    flip_pairs="seed",
+    depth=8,
+    image_size=16,
+    train_size=10_000,
+    test_size=1_000,
+    augment=False,
+    epochs=10,
+    milestones=(7, 9),
+    meta_optimizer="adam",
+    meta_learning_rate=3e-3,
+    log_every=10,
+)
+PRESETS = {
+    "quick": _QUICK,
+    "smoke": replace(
+        _QUICK, preset="smoke", epochs=2, milestones=(1,), train_size=500, meta_size=200,
+        test_size=500, log_every=1,
+    ),
+}  # fmt: skip
+"""The trainings that are looked into: CIFAR-10 at reduced size, 40 % of its labels flipped."""
 
 
 def last_stages(name: str) -> bool:
@@ -91,7 +115,6 @@ def moments(preset: str, device: torch.device, pairs: int, directory: Path) -> l
     """A run with EvoGrad before its first epoch, half-way and after its last; then, after one
     epoch, networks of width 1, 2, 4 and weight nets of 10 and 1000 hidden units."""
     config = replace(PRESETS[preset], method="evograd", seed=1)
-    config = replace(config, test_size=min(config.test_size, 1_000))
     planned = []
     for stage, epochs in {"start": 0, "middle": config.epochs // 2, "end": config.epochs}.items():
         build = partial(_moment, config, device, epochs, pairs, directory / "metaweightnet")

@@ -21,6 +21,8 @@ NAMES = {
     "frozen_vnet": "Frozen random weight net",
     "evograd": "EvoGrad",
     "evograd_matched": "EvoGrad, matched size",
+    "anchored": "EvoGrad, one candidate at theta",
+    "along_gradient": "EvoGrad along the gradient",
     "t1t2": "T1-T2 (double backward)",
     "t1t2_higher": "T1-T2 (through higher)",
     "t1t2_forward": "T1-T2 (forward mode)",

@@ -30,7 +30,7 @@ from scripts import benchmark
 from scripts.experiments import EXPERIMENTS
 
 RESULTS = ROOT / "results"
-PRESETS = ("smoke", "quick", "paper")
+PRESETS = ("smoke", "quick", "study", "paper")
 _MARKER = re.compile(r"<!-- generated: (\S+) -->")
 
 

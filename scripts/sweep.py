@@ -172,14 +172,14 @@ def main() -> None:
 def choose_runs(
     planned: Sequence[RunSettings], methods: Sequence[str] | None, seeds: Sequence[int] | None
 ) -> list[RunSettings]:
-    """The planned runs with other methods and seeds put in their place, if given."""
-    chosen: dict[str, RunSettings] = {}
-    for config in planned:
-        for seed in seeds or (config.seed,):
-            for method in methods or (config.method,):
-                run = replace(config, method=method, seed=seed).validate()
-                chosen[run.run_name()] = run
-    return list(chosen.values())
+    """The planned runs of these methods and seeds, those asked for that are not planned included:
+    such a method takes the place of the first planned one."""
+    pool = [config for config in planned if not methods or config.method in methods]
+    for method in methods or ():
+        if all(config.method != method for config in planned):
+            pool += [replace(c, method=method) for c in planned if c.method == planned[0].method]
+    runs = [replace(c, seed=seed) for seed in seeds for c in pool] if seeds else pool
+    return list({run.run_name(): run.validate() for run in runs}.values())
 
 
 if __name__ == "__main__":

@@ -47,6 +47,9 @@ def small(images, monkeypatch, tmp_path):
     monkeypatch.setattr(data_module, "load_images", lambda config: images)
     config = replace(
         PRESETS["smoke"],
+        dataset="cifar10",
+        noise="flip",
+        noise_level=0.4,
         train_size=60,
         meta_size=40,
         test_size=40,

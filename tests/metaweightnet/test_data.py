@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.cli import run_command
-from common.datasets import Cifar100
+from common.datasets import Cifar100, ImageDataset
 from common.errors import UserError
 from metaweightnet.__main__ import main
 from metaweightnet.config import Config
@@ -18,6 +18,7 @@ from metaweightnet.data import (
     Crops,
     Split,
     draw_crops,
+    like_cifar,
     load_splits,
     make_splits,
     shrunk,
@@ -173,6 +174,25 @@ def test_peoples_labels_are_taken_for_the_same_images(images, small):
     train, _ = split_indices(images.train_labels, small(noise="human"))
     assert torch.equal(splits.train.labels, human[train])
     assert torch.equal(splits.train.wrong, train % 2 == 1)
+
+
+def test_mnist_takes_cifars_format():
+    g = generator()
+    digits = torch.randint(256, (60_000, 28, 28), dtype=torch.uint8, generator=g)
+    labels = torch.arange(60_000) % 10
+    mnist = ImageDataset("mnist", tuple("0123456789"), digits, labels, digits[:50], labels[:50],
+                         {"train_images": "00"}, "memory")  # fmt: skip
+    made = like_cifar(mnist)
+    assert made.train_images.shape == (50_000, 32, 32, 3)
+    assert made.train_images.dtype == torch.uint8 and made.checksums == mnist.checksums
+    assert torch.equal(made.train_labels, labels[:50_000])
+    for image, digit in (
+        (made.train_images[49_999], digits[49_999]),
+        (made.test_images[7], digits[7]),
+    ):
+        padded = np.pad(digit.numpy(), 2)
+        for channel in range(3):
+            assert np.array_equal(image[:, :, channel].numpy(), padded)
 
 
 def test_batches_are_padded_by_reflection_cropped_and_mirrored(images):
