@@ -2,15 +2,22 @@
 
     python -m cross_domain_fewshot.filelists --domain cub --images CUB_200_2011 --output DATA/cub
 
-miniImageNet has given classes. Of the others, sorted by name and numbered from 0, every second
-class is base, then alternately val and novel: base if i % 2 = 0, val if i % 4 = 1, novel if
-i % 4 = 3 (the rule of Chen et al. 2019 for CUB, of Tseng et al. 2020 for all four). The numbers of
-classes and of images per class are checked first.
+miniImageNet has given classes. Of the others, numbered from 0, every second class is base, then
+alternately val and novel: base if i % 2 = 0, val if i % 4 = 1, novel if i % 4 = 3 (the rule of Chen
+et al. 2019 for CUB, of Tseng et al. 2020 for all four). The number of a class:
+
+    cub, places   place among the names in alphabetical order; of places the first 200 files
+    cars          place in the index of the development kit; images of cars_train only
+    plantae       place among the 200 classes with most images, the smallest first, of equal ones
+                  by name; at most 600 images, chosen by a shuffle with seed 0
+
+The numbers of classes and images are checked first.
 """
 
 import argparse
 import csv
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,7 +41,8 @@ def class_folders(folder: Path) -> Classes:
 
 
 def cars_devkit(folder: Path) -> Classes:
-    """Stanford Cars as it is distributed: numbered files, classes in MATLAB files."""
+    """Stanford Cars as it is distributed, its training images: numbered files, classes in MATLAB
+    files, in the order of the index."""
     from scipy.io import loadmat
 
     names = loadmat(folder / "devkit/cars_meta.mat", squeeze_me=True)["class_names"]
@@ -43,13 +51,23 @@ def cars_devkit(folder: Path) -> Classes:
     ordered = list(classes)
     for number, file in zip(marks["class"], marks["fname"], strict=True):
         classes[ordered[int(number) - 1]].append(folder / "cars_train" / str(file))
-    return {name: sorted(classes[name]) for name in sorted(classes)}
+    return {name: sorted(files) for name, files in classes.items()}
+
+
+def largest_species(classes: Classes, count: int) -> Classes:
+    """The ``count`` classes with most images, the smallest first, of equal ones by name; the files
+    shuffled as ``random.seed(0)`` does for all classes in alphabetical order."""
+    shuffler = random.Random(0)
+    for name in sorted(classes):
+        shuffler.shuffle(classes[name])
+    ascending = sorted(classes, key=lambda name: (len(classes[name]), name))
+    return {name: classes[name] for name in ascending[-count:]}
 
 
 def split_by_number(classes: Classes) -> dict[str, Classes]:
-    """The rule above."""
+    """The rule above, for classes in the order of their numbers."""
     splits: dict[str, Classes] = {split: {} for split in SPLITS}
-    for number, name in enumerate(sorted(classes)):
+    for number, name in enumerate(classes):
         split = "base" if number % 2 == 0 else "val" if number % 4 == 1 else "novel"
         splits[split][name] = classes[name]
     return splits
@@ -89,9 +107,9 @@ def find_splits(name: str, folder: Path) -> dict[str, Classes]:
     try:
         if name == "miniImagenet":
             return mini_imagenet(folder)
-        if name == "cars" and (folder / "devkit").is_dir():
+        if name == "cars":
             return split_by_number(cars_devkit(folder))
-        inner = {"cub": "images", "places": "train", "plantae": "Plantae"}.get(name, "")
+        inner = {"cub": "images", "places": "train", "plantae": "Plantae"}[name]
         classes = class_folders(folder / inner if (folder / inner).is_dir() else folder)
     except UserError:
         raise
@@ -100,9 +118,8 @@ def find_splits(name: str, folder: Path) -> dict[str, Classes]:
             f"{folder} cannot be read as {domain.title} ({' '.join(str(error).split())}): needed "
             f"is {domain.layout}"
         ) from None
-    if name == "plantae" and len(classes) > sum(domain.classes):
-        most = sorted(classes, key=lambda c: (-len(classes[c]), c))[: sum(domain.classes)]
-        classes = {c: classes[c] for c in most}
+    if name == "plantae":
+        classes = largest_species(classes, sum(domain.classes))
     return split_by_number(classes)
 
 
@@ -124,6 +141,12 @@ def check(domain: PhotoDomain, splits: Mapping[str, Classes]) -> None:
                 )
             if missing := [file for file in files if not file.is_file()]:
                 raise UserError(f"{missing[0]}, listed by {domain.title}, is not there")
+    found = sum(len(files) for classes in splits.values() for files in classes.values())
+    if found != (domain.total or found):
+        raise UserError(
+            f"{domain.title} has {found} images where {domain.total} are expected: unpack the "
+            f"original again, from {domain.page}"
+        )
 
 
 def file_list(classes: Classes, output: Path) -> bytes:
@@ -154,8 +177,10 @@ def main() -> None:
     if options.domain not in PHOTO_DOMAINS:
         raise UserError(f"--domain {options.domain} is unknown: use {', '.join(PHOTO_DOMAINS)}")
     splits = find_splits(options.domain, options.images)
-    check(PHOTO_DOMAINS[options.domain], splits)
-    for split, classes in splits.items():
+    domain = PHOTO_DOMAINS[options.domain]
+    check(domain, splits)
+    for split, all_images in splits.items():
+        classes = {name: files[: domain.taken] for name, files in all_images.items()}
         write_atomic(options.output / f"{split}.json", file_list(classes, options.output))
         sizes = [len(files) for files in classes.values()]
         print(

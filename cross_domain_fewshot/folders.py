@@ -2,8 +2,9 @@
 
 A domain lies in DATA_DIR/NAME: base.json, val.json and novel.json, each {"label_names": [...],
 "image_names": [...], "image_labels": [...]}, the format of Chen et al. (2019) and Tseng et al.
-(2020). ``python -m cross_domain_fewshot.filelists`` writes them. Image names are absolute or
-relative to the list's folder; label_names may name the classes of all splits.
+(2020). Lists that are there are used as they are, whatever classes and images they name; else
+``python -m cross_domain_fewshot.filelists`` writes them. Image names are absolute or relative to
+the list's folder; label_names may name more classes than have images.
 """
 
 import functools
@@ -21,7 +22,9 @@ SPLITS = ("base", "val", "novel")
 
 @dataclass(frozen=True)
 class PhotoDomain:
-    """classes: how many in base, val, novel. images: how many a class has, least and most.
+    """classes: how many in base, val, novel. images: how many a class of the original has, least
+    and most. total: how many these classes have together, None if not known. taken: how many of a
+    class are used, None for all.
 
     layout: what the unpacked original looks like to the command that writes the lists.
     """
@@ -31,6 +34,8 @@ class PhotoDomain:
     layout: str
     classes: tuple[int, int, int]
     images: tuple[int, int]
+    total: int | None = None
+    taken: int | None = None
 
 
 PHOTO_DOMAINS = {
@@ -42,6 +47,7 @@ PHOTO_DOMAINS = {
         "images beside train.csv, val.csv and test.csv (columns filename, label)",
         (64, 16, 20),
         (600, 600),
+        total=60_000,
     ),
     "cub": PhotoDomain(
         "CUB-200-2011",
@@ -49,13 +55,15 @@ PHOTO_DOMAINS = {
         "CUB_200_2011, or its folder images with one folder per class",
         (100, 50, 50),
         (41, 60),
+        total=11_788,
     ),
     "cars": PhotoDomain(
         "Stanford Cars",
         "https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
-        "cars_train and devkit side by side, or one folder per class",
+        "cars_train and devkit side by side, in devkit cars_train_annos.mat and cars_meta.mat",
         (98, 49, 49),
-        (24, 136),
+        (24, 68),
+        total=8_144,
     ),
     "places": PhotoDomain(
         "Places365-Standard",
@@ -63,6 +71,7 @@ PHOTO_DOMAINS = {
         "places365_standard, or its folder train with one folder per class",
         (183, 91, 91),
         (3_068, 5_000),
+        taken=200,
     ),
     "plantae": PhotoDomain(
         "Plantae of iNaturalist 2018",
@@ -71,6 +80,7 @@ PHOTO_DOMAINS = {
         "are used",
         (100, 50, 50),
         (21, 1_000),
+        taken=600,
     ),
 }
 
@@ -110,12 +120,9 @@ def require(data_dir: Path, names: Sequence[str]) -> None:
 
 @functools.cache
 def read_lists(folder: Path) -> dict[str, PhotoList]:
-    """The three lists of a domain. Raises UserError if a list is damaged, a class has no images,
-    or a class is in two splits."""
-    lists, named = {}, set()
-    for split in SPLITS:
-        names, lists[split] = _read_list(folder / f"{split}.json")
-        named |= names
+    """The three lists of a domain. Raises UserError if a list is damaged or a class is in two
+    splits."""
+    lists = {split: _read_list(folder / f"{split}.json") for split in SPLITS}
     seen: dict[str, str] = {}
     for split, photos in lists.items():
         for name in photos.classes:
@@ -124,12 +131,10 @@ def read_lists(folder: Path) -> dict[str, PhotoList]:
                     f"class {name} of {folder} is in both {seen[name]} and {split}.json"
                 )
             seen[name] = split
-    if empty := sorted(named - set(seen)):
-        raise UserError(f"class {empty[0]} of {folder} has no images in any of the lists")
     return lists
 
 
-def _read_list(path: Path) -> tuple[set[str], PhotoList]:
+def _read_list(path: Path) -> PhotoList:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = [str(name) for name in content["label_names"]]
@@ -146,8 +151,7 @@ def _read_list(path: Path) -> tuple[set[str], PhotoList]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a list of classes and images ({reason})") from None
-    photos = PhotoList({names[label]: tuple(classes[label]) for label in sorted(classes)})
-    return set(names), photos
+    return PhotoList({names[label]: tuple(classes[label]) for label in sorted(classes)})
 
 
 def list_checksums(data_dir: Path, names: Sequence[str]) -> dict[str, str]:

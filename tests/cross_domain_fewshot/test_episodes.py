@@ -1,6 +1,8 @@
 """Episodes and batches: what they may contain, that they resume, and what mistakes are answered."""
 
 import io
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from common.training import new_generator
+from cross_domain_fewshot import train
+from cross_domain_fewshot.config import PRESETS
 from cross_domain_fewshot.data import ClassifierBatches, EpisodeStream, open_domain
 from cross_domain_fewshot.images import DomainSplit, TensorImages
+from cross_domain_fewshot.train import FewShotTask
 
 CPU = torch.device("cpu")
 
@@ -51,6 +56,43 @@ def test_an_episode_has_distinct_classes_and_no_image_twice(data):
         assert len(set(codes[:, 0, 0].tolist())) == n_way
         assert len({tuple(code) for code in codes.flatten(0, 1).tolist()}) == n_way * least
         assert all(number < sizes[c] for c, number in codes.flatten(0, 1).tolist())
+
+
+def test_images_of_a_small_class_are_repeated_in_a_cycle(pixels):
+    """A class of 3 repeated to 8 has two images three times, one twice; one of 9 has all once."""
+    split = coded_split([3, 9])
+    stream = EpisodeStream(split, 2, 3, 5, new_generator(1, "x"), False, min_class_size=8)
+    met = set()
+    for _ in range(20):
+        episode = stream.next()
+        both = torch.cat([episode.support, episode.query], 1)
+        for images in both:
+            codes = codes_of(images, pixels)
+            if codes[0][0] == 0:
+                assert Counter(codes) == {(0, 0): 3, (0, 1): 3, (0, 2): 2}
+                met.add(tuple(codes))
+            else:
+                assert len(set(codes)) == 8
+    assert len(met) > 10
+    with pytest.raises(UserError, match="has 3 images"):
+        EpisodeStream(split, 2, 3, 5, new_generator(1, "x"), False)
+
+
+def test_only_pseudo_seen_and_validation_episodes_repeat_images(tmp_path, monkeypatch):
+    changes = {"min_class_size": 50, "val_query": 6, "width": 4, "pretrain_batch_size": 512}
+    config = replace(PRESETS["smoke"], pretrained_dir=tmp_path / "pretrained", **changes)
+    task = FewShotTask(config.validate(), CPU)
+    for (role, _), stream in task.streams.items():
+        assert stream.min_class_size == {"seen": 50, "unseen": 0}[role]
+    evaluated = []
+
+    def noted(network, stream, episodes):
+        evaluated.append((stream.split.split, stream.n_query, stream.min_class_size))
+        return torch.ones(episodes)
+
+    monkeypatch.setattr(train, "episode_accuracies", noted)
+    task.evaluate(config.epochs)
+    assert evaluated == [("val", 6, 50), ("novel", 5, 0)]
 
 
 def test_classes_and_images_are_drawn_evenly(pixels):

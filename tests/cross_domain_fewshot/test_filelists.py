@@ -20,7 +20,10 @@ from cross_domain_fewshot.folders import read_lists
 @pytest.fixture
 def few_images(monkeypatch):
     """Two or three images per class are enough."""
-    domains = {n: replace(d, images=(2, 3)) for n, d in folders.PHOTO_DOMAINS.items()}
+    domains = {
+        n: replace(d, images=(2, 3), total=None, taken=d.taken and 2)
+        for n, d in folders.PHOTO_DOMAINS.items()
+    }
     monkeypatch.setattr(filelists, "PHOTO_DOMAINS", domains)
     read_lists.cache_clear()
 
@@ -59,7 +62,6 @@ def read(output):
         ("cub", "images", (100, 50, 50)),
         ("places", "train", (183, 91, 91)),
         ("plantae", "Plantae", (100, 50, 50)),
-        ("cars", "", (98, 49, 49)),
     ],
 )
 def test_every_second_class_is_base(name, inner, counts, few_images, monkeypatch, tmp_path):
@@ -77,17 +79,42 @@ def test_every_second_class_is_base(name, inner, counts, few_images, monkeypatch
         assert len(content["image_names"]) == 2 * len(content["label_names"])
 
 
-def test_plantae_takes_the_species_with_most_images(few_images, monkeypatch, tmp_path):
+def test_plantae_takes_the_largest_species_the_smallest_first(few_images, monkeypatch, tmp_path):
+    """Ten of the thirty with two images are among the 200 largest: the last ones by name, since
+    of equal ones the order is that of their names. Of three images two are taken."""
     folder = tmp_path / "train_val2018"
     make_classes(folder / "Plantae", [f"rare{i:03}" for i in range(30)], images=2)
-    make_classes(folder / "Plantae", [f"x{i:03}" for i in range(200)], images=3)
+    make_classes(folder / "Plantae", [f"a{i:03}" for i in range(190)], images=3)
     run(monkeypatch, "plantae", folder, tmp_path / "lists")
-    used = {n for content in read(tmp_path / "lists").values() for n in content["label_names"]}
-    assert used == {f"x{i:03}" for i in range(200)}
+    lists = read(tmp_path / "lists")
+    order = [f"rare{i:03}" for i in range(20, 30)] + [f"a{i:03}" for i in range(190)]
+    assert lists["base"]["label_names"] == order[0::2]
+    assert lists["val"]["label_names"] == order[1::4]
+    assert lists["novel"]["label_names"] == order[3::4]
+    images = [name for content in lists.values() for name in content["image_names"]]
+    assert len(set(images)) == len(images) == 2 * 200
+    # A shuffle chooses which two: the third image is in the lists of some classes.
+    assert 0 < sum(name.endswith("/2.jpg") for name in images) < 190
 
 
-def test_cars_are_read_from_the_development_kit(few_images, monkeypatch, tmp_path):
-    names = [f"Maker {i:03} C/V" for i in range(196)]
+def test_places_takes_the_first_files_by_name(few_images, monkeypatch, tmp_path):
+    make_classes(tmp_path / "original" / "train", [f"{i:03}" for i in range(365)], images=3)
+    run(monkeypatch, "places", tmp_path / "original", tmp_path / "lists")
+    lists = read(tmp_path / "lists")
+    images = [name.split("/")[-1] for content in lists.values() for name in content["image_names"]]
+    assert images == ["0.jpg", "1.jpg"] * 365
+
+
+def test_the_numbers_of_images_are_those_that_the_authors_used():
+    taken = {name: domain.taken for name, domain in folders.PHOTO_DOMAINS.items() if domain.taken}
+    assert taken == {"places": 200, "plantae": 600}
+    assert folders.PHOTO_DOMAINS["cars"].total == 8_144
+
+
+@pytest.fixture
+def cars(tmp_path):
+    """The original of Stanford Cars in small; its index is not in alphabetical order."""
+    names = [f"Maker {(5 * i + 3) % 196:03} C/V" for i in range(196)]
     classes = np.random.default_rng(0).permutation(np.repeat(np.arange(1, 197), 2))
     files = [f"{i:05}.jpg" for i in range(len(classes))]
     (tmp_path / "cars_train").mkdir()
@@ -99,12 +126,34 @@ def test_cars_are_read_from_the_development_kit(few_images, monkeypatch, tmp_pat
         marks[0, i] = (classes[i], file)
     savemat(tmp_path / "devkit/cars_train_annos.mat", {"annotations": marks})
     savemat(tmp_path / "devkit/cars_meta.mat", {"class_names": np.array(names, object)})
+    names = [name.replace("/", "-") for name in names]
+    return names, {file: names[number - 1] for file, number in zip(files, classes, strict=True)}
+
+
+def test_cars_are_split_in_the_order_of_the_development_kit(
+    cars, few_images, monkeypatch, tmp_path
+):
+    names, marks = cars
+    assert names != sorted(names)
     run(monkeypatch, "cars", tmp_path, tmp_path / "lists")
+    lists = read(tmp_path / "lists")
+    assert lists["base"]["label_names"] == names[0::2]
+    assert lists["val"]["label_names"] == names[1::4]
+    assert lists["novel"]["label_names"] == names[3::4]
     found = {}
-    for content in read(tmp_path / "lists").values():
+    for content in lists.values():
         for file, label in zip(content["image_names"], content["image_labels"], strict=True):
             found[file.split("/")[-1]] = content["label_names"][label]
-    assert found == {f: names[c - 1].replace("/", "-") for f, c in zip(files, classes, strict=True)}
+    assert found == marks
+
+
+def test_a_wrong_number_of_images_is_said_in_one_sentence(
+    cars, few_images, monkeypatch, capsys, tmp_path
+):
+    domain = replace(filelists.PHOTO_DOMAINS["cars"], total=393)
+    monkeypatch.setitem(filelists.PHOTO_DOMAINS, "cars", domain)
+    text = failure(monkeypatch, capsys, "cars", tmp_path, tmp_path / "lists")
+    assert "Stanford Cars has 392 images where 393 are expected" in text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Hypergradients of every lft method with frozen noise, in float64, against plain computations."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2
 from common.training import TensorMemory
 from cross_domain_fewshot import feature_transform
+from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.data import Episode
 from cross_domain_fewshot.feature_transform import split_parameters
 from cross_domain_fewshot.models import FewShotNetwork, build_backbone
@@ -208,6 +210,23 @@ def test_the_noise_is_replayed_within_a_hypergradient(setting, monkeypatch):
     same = [all(map(torch.equal, passes[0], other)) for other in passes]
     assert same == [True] * 3 + [False] * 3
     assert all(map(torch.equal, passes[3], passes[5]))
+
+
+@pytest.mark.parametrize("common", [False, True])
+def test_every_candidate_has_noise_of_its_own_unless_it_is_common(setting, monkeypatch, common):
+    drawn = []
+
+    def recorded(theta):
+        drawn.append(torch.randn_like(theta))
+        return drawn[-1]
+
+    monkeypatch.setattr(feature_transform, "channel_noise", recorded)
+    estimator = Config(common_noise=common).hypergradient_estimator()
+    assert estimator.common_noise == common
+    setting.estimate(replace(estimator, num_candidates=3))
+    per_forward = len(setting.hyper)
+    first = [drawn[i][0].item() for i in range(0, 3 * per_forward, per_forward)]
+    assert len(set(first)) == (1 if common else 3)
 
 
 def test_evograds_memory_does_not_grow_with_the_candidates():
