@@ -59,6 +59,7 @@ class RotationTask:
         }
         if self.learner.meta is not None:
             metrics["angle_degrees"] = math.degrees(self.learner.angle.item())
+            metrics["moved"] = self.learner.meta.moved
         return metrics
 
     @torch.no_grad()
