@@ -205,7 +205,7 @@ _SMOKE = replace(
     log_every=1,
 )
 _STUDY = replace(_QUICK, preset="study")
-PRESETS = {"smoke": _SMOKE, "quick": _QUICK, "study": _STUDY, "paper": _PAPER}
+PRESETS = {"quick": _QUICK, "smoke": _SMOKE, "study": _STUDY, "paper": _PAPER}
 
 _HELD = {"vnet_input": "model"}
 _QUICK_CELLS: list[Changes] = [
