@@ -1,16 +1,15 @@
 """One run from settings to record: kept when finished, continued when cut off."""
 
-import contextlib
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
 
-from common.errors import UserError
+from common.files import locked
 from common.reporting import (
     RunRecord,
     collect_provenance,
@@ -20,9 +19,12 @@ from common.reporting import (
 )
 from common.settings import RunSettings
 from common.training import (
+    CHECKPOINT,
+    METRICS,
     Cost,
     Task,
     check_same_settings,
+    checkpoint_threads,
     choose_device,
     configure,
     fit,
@@ -30,6 +32,9 @@ from common.training import (
 )
 
 RECORD = "record.json"
+PATIENCE = 60.0
+"""Seconds to wait for another process that works on the same run; one that was just killed may
+take some to end."""
 Config = TypeVar("Config", bound=RunSettings)
 
 
@@ -69,15 +74,16 @@ def execute(
     best_metric: which metric's best epoch is recorded, beside the last epoch of all.
     """
     directory = config.directory()
-    record = finished_record(config)
-    if record is not None:
+    if (record := finished_record(config)) is not None:
         print(f"finished already: {directory / RECORD}", file=sys.stderr)
         return record
     device = choose_device(config.device)
-    configure(config.threads, config.tf32)
-    with _only_process_in(directory):
+    with locked(directory, patience=PATIENCE):
+        if (record := finished_record(config)) is not None:  # while this process waited
+            return record
         if config.restart:
             _clear(directory)
+        configure(_threads(config), config.tf32)
         started = utc_now()
         seed_everything(config.seed)
         task = make_task(config, device)
@@ -120,25 +126,14 @@ def execute(
 
 
 def _clear(directory: Path) -> None:
-    for name in (RECORD, "checkpoint.pt", "metrics.jsonl"):
+    for name in (RECORD, CHECKPOINT, METRICS):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "tensorboard", ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _only_process_in(directory: Path) -> Iterator[None]:
-    """Keeps two processes from writing the same run (where the system has file locks)."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is at work in {directory}: wait for it, or use another --run-dir"
-            ) from None
-        yield
+def _threads(config: RunSettings) -> int:
+    """CPU threads: those of the checkpoint, which may have been made with another --threads."""
+    begun_with = checkpoint_threads(config.directory() / CHECKPOINT)
+    if begun_with and config.threads and begun_with != config.threads:
+        print(f"continued with {begun_with} CPU threads, as it was begun", file=sys.stderr)
+    return begun_with or config.threads

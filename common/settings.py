@@ -42,8 +42,9 @@ class RunSettings:
     """Which defaults the other settings have: smoke (seconds), quick (minutes), paper."""
     device: str = "auto"
     """Where to compute: auto (CUDA if there), cpu, cuda, cuda:N."""
-    threads: Annotated[int, Bounds(least=0, most=1024)] = 0
-    """CPU threads of torch; 0 leaves the choice to torch."""
+    threads: Annotated[int, Bounds(least=0, most=1024)] = 1
+    """CPU threads of torch (0: its choice). The number decides the last digits of results: a run
+    that is continued keeps the number it began with, and the record holds it."""
     tf32: bool = False
     """Let a GPU round float32 products to TF32."""
     log_every: PositiveInt = 5

@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from common.cli import run_command
-from common.datasets.cache import write_atomic
 from common.errors import UserError
+from common.files import write_atomic
 from cross_domain_fewshot.folders import PHOTO_DOMAINS, SPLITS, PhotoDomain
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.datasets.cache import file_digest
 from common.errors import UserError
+from common.files import file_digest
 
 SPLITS = ("base", "val", "novel")
 

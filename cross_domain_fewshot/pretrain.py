@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.datasets.cache import exclusive
+from common.files import locked
 from common.training import fit, load_checkpoint, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.data import ClassifierBatches, DomainSplit
@@ -79,7 +79,7 @@ def pretrained_backbone(
     digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
     name = f"{config.benchmark}-{config.backbone}-seed{config.seed}-{digest}"
     folder = config.pretrained_root() / name
-    with exclusive(folder):
+    with locked(folder):
         saved = load_checkpoint(folder / "checkpoint.pt", settings)
         if saved is None or len(saved["epochs"]) < config.pretrain_epochs:
             seed_everything(config.seed)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.datasets.cache import file_digest
 from common.errors import UserError
+from common.files import file_digest
 from metaxl import hub
 from metaxl.config import SMALL, Config
 from metaxl.corpora import (

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from common.datasets.cache import exclusive, file_digest
 from common.errors import UserError
+from common.files import file_digest, locked
 from common.settings import ROOT
 from common.training import new_generator
 from metaxl import local_attention, tokens
@@ -76,7 +76,7 @@ def pretrained_encoder(
     cache = cache or CACHE
     described = json.dumps([asdict(settings), list(texts), _RECIPE], ensure_ascii=False)
     folder = cache / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
-    with exclusive(cache):
+    with locked(cache):
         if not folder.exists():
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
             try:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.datasets.cache import digest
 from common.datasets.cifar_archive import PickleArchive, read_archive
 from common.datasets.dataset import CanonicalFile, Dataset, ImageDataset, image_dataset, obtain
 from common.datasets.pickles import load_arrays
 from common.datasets.sources import Download, NpmPackage, Official, Piece, Pieces
+from common.files import digest
 from common.torchvision_import import torchvision
 
 HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"

@@ -1,11 +1,10 @@
 """The official CIFAR archives: pickles in a tar file, every byte checked before it is opened."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.datasets.cache import digest, file_digest
-from common.datasets.sources import Damaged, Piece, Pieces, Unavailable, extract
+from common.datasets.sources import Damaged, Piece, Pieces, Unavailable, read_members
+from common.files import digest, file_digest
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,10 @@ def read_archive(folder: Path, archive: PickleArchive, subfolder: str) -> Pieces
         for place in (extracted, root):
             lacking = [name for name in archive.members if not (place / name).is_file()]
             if not lacking:
-                return {name: _checked(place / name, md5) for name, md5 in archive.members.items()}
+                return {
+                    name: _checked((place / name).read_bytes(), md5, str(place / name))
+                    for name, md5 in archive.members.items()
+                }
             if place == extracted and len(lacking) < len(archive.members) and incomplete is None:
                 incomplete = f"{place} lacks {', '.join(lacking)}"
         if (root / archive.filename).is_file():
@@ -46,17 +48,15 @@ def _read_packed(path: Path, archive: PickleArchive) -> Pieces:
         raise Damaged(
             f"{path} ({path.stat().st_size} bytes) has MD5 {found} where {archive.md5} is expected"
         )
-    with tempfile.TemporaryDirectory() as unpacked:
-        extract(path, [f"{archive.folder}/{name}" for name in archive.members], Path(unpacked))
-        return {
-            name: Piece(_checked(Path(unpacked, archive.folder, name), md5).data, f"{path}:{name}")
-            for name, md5 in archive.members.items()
-        }
+    members = {f"{archive.folder}/{name}": name for name in archive.members}
+    return {
+        members[inside]: _checked(data, archive.members[members[inside]], f"{path}:{inside}")
+        for inside, data in read_members(path, members).items()
+    }
 
 
-def _checked(path: Path, md5: str) -> Piece:
-    data = path.read_bytes()
+def _checked(data: bytes, md5: str, origin: str) -> Piece:
     found = digest(data, "md5")
     if found != md5:
-        raise Damaged(f"{path} ({len(data)} bytes) has MD5 {found} where {md5} is expected")
-    return Piece(data, str(path))
+        raise Damaged(f"{origin} ({len(data)} bytes) has MD5 {found} where {md5} is expected")
+    return Piece(data, origin)

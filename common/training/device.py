@@ -1,6 +1,7 @@
 """Where and how exactly a run computes: device, threads, float32 or less."""
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -19,6 +20,8 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"--device {name} needs a CUDA device, and torch sees none: use cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name} is not there: torch sees {torch.cuda.device_count()}")
+    if device.type == "cpu" and device.index:
+        raise UserError(f"--device {name} is not there: the CPU is one device, cpu")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name} is not supported: use auto, cpu, cuda or cuda:N")
     return device
@@ -36,6 +39,17 @@ def configure(threads: int, tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+@contextlib.contextmanager
+def cpu_threads(number: int | None) -> Iterator[None]:
+    """Computes with this many CPU threads in the block; None leaves the number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager:

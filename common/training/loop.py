@@ -1,7 +1,6 @@
 """The one training loop: progress, metrics, a checkpoint every epoch, exact resume."""
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.training.checkpoints import load_checkpoint, save_checkpoint
+from common.training.checkpoints import (
+    CHECKPOINT,
+    checkpoint_threads,
+    damaged,
+    load_checkpoint,
+    save_checkpoint,
+)
+from common.training.device import cpu_threads
+from common.training.metrics_log import MetricsLog
 from common.training.seeds import random_states, restore_random_states
 from common.training.state import Part, restore, state_of
 
@@ -65,18 +72,16 @@ def fit(
     ``metrics.jsonl`` and the history's traces (only then does the loop wait for the device); a
     value that is not finite ends the run with UserError. After each epoch comes
     ``task.evaluate`` and a checkpoint with all states, random ones included, so that a killed run
-    started again ends with the same numbers. ``settings`` are those that decide the result.
+    started again ends with the same numbers; it computes with the CPU threads it began with.
+    ``settings`` are those that decide the result. Raises UserError for a checkpoint that is
+    damaged, belongs to other settings or does not fit the task.
     """
-    checkpoint = directory / "checkpoint.pt"
-    history = History()
+    checkpoint = directory / CHECKPOINT
     saved = load_checkpoint(checkpoint, settings)
-    if saved is not None:
-        history = History(saved["epochs"], saved["traces"], saved["seconds"])
-        restore(task.state, saved["task"])
-        restore_random_states(saved["random"])
+    history = History() if saved is None else _take_up(task, saved, epochs, checkpoint)
     done = len(history.epochs)
     total, start = epochs * task.steps_per_epoch, done * task.steps_per_epoch
-    log = _MetricsLog(directory, tensorboard, start, total)
+    log = MetricsLog(directory, tensorboard, start, total)
     bar = tqdm(
         total=total,
         initial=start,
@@ -85,7 +90,7 @@ def fit(
         dynamic_ncols=True,
         mininterval=0.5,
     )
-    with bar, contextlib.closing(log):
+    with cpu_threads(checkpoint_threads(checkpoint)), bar, contextlib.closing(log):
         for epoch in range(done + 1, epochs + 1):
             began = time.perf_counter()
             start = (epoch - 1) * task.steps_per_epoch
@@ -114,58 +119,42 @@ def fit(
     return history
 
 
+def _take_up(task: Task, saved: Mapping[str, Any], epochs: int, checkpoint: Path) -> History:
+    """Puts a checkpoint's states back; UserError if one is missing or has another form."""
+    try:
+        history = History(saved["epochs"], saved["traces"], saved["seconds"])
+        _check_history(history, epochs, task.steps_per_epoch)
+        restore(task.state, saved["task"])
+        restore_random_states(saved["random"])
+    except Exception as error:  # whatever a part says to a state that is not its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise damaged(checkpoint, reason if len(reason) < 100 else f"{reason[:100]}...") from None
+    return history
+
+
+def _check_history(history: History, epochs: int, steps_per_epoch: int) -> None:
+    """Raises ValueError unless every epoch up to the last one has its row, trace and time."""
+    done = len(history.epochs)
+    iterations = history.traces["iteration"]
+    numbers = [value for row in history.epochs for value in row.values()]
+    numbers += [value for series in history.traces.values() for value in series]
+    whole = (
+        1 <= done <= epochs
+        and [row["epoch"] for row in history.epochs] == list(range(1, done + 1))
+        and len(history.seconds) == done
+        and all(len(series) == len(iterations) for series in history.traces.values())
+        and iterations == sorted({*iterations})
+        and iterations[-1] == done * steps_per_epoch
+        and all(math.isfinite(value) for value in (*numbers, *history.seconds))
+    )
+    if not whole:
+        raise ValueError("its epochs and traces are not those of the run")
+
+
 def _check_finite(values: Mapping[str, float], iteration: int, epoch: int) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise UserError(
                 f"{name} became {value} at iteration {iteration} (epoch {epoch}): "
-                "lower the learning rate, or check --sigma and --temperature"
+                "choose smaller learning rates or perturbations"
             )
-
-
-class _MetricsLog:
-    """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for."""
-
-    def __init__(self, directory: Path, tensorboard: bool, last_iteration: int, total: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "metrics.jsonl"
-        # Lines of an epoch that was cut off are written again by the resumed run.
-        kept = [
-            line
-            for line in metrics_lines(path)
-            if line["kind"] != "start" and line["iteration"] <= last_iteration
-        ]
-        self._file = path.open("w")
-        for line in [{"kind": "start", "iteration": last_iteration, "total": total}, *kept]:
-            self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        self._writer = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(directory / "tensorboard", purge_step=last_iteration + 1)
-
-    def write(self, kind: str, iteration: int, epoch: int, values: Mapping[str, float]) -> None:
-        line = {"kind": kind, "iteration": iteration, "epoch": epoch, **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{kind}/{name}", value, iteration)
-
-    def close(self) -> None:
-        self._file.close()
-        if self._writer is not None:
-            self._writer.close()
-
-
-def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a metrics.jsonl; the last may have been cut off.
-
-    The first has kind "start", with the iteration a run began or was taken up at and the total;
-    the others kind "step" or "epoch", with iteration, epoch and metrics.
-    """
-    if path.exists():
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(line)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import run_command
-from common.datasets.cache import write_atomic
 from common.errors import UserError
+from common.files import write_atomic
 from cross_domain_fewshot.embedded import FOLDER, SPLITS, attribution, checksum, pack, recipe
 from cross_domain_fewshot.embedded.letters import letter_images
 from cross_domain_fewshot.embedded.packages import fetch

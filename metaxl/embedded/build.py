@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import run_command
-from common.datasets.cache import write_atomic
 from common.datasets.sources import Damaged, NpmPackage, Piece, Pieces, Unavailable
 from common.errors import UserError
+from common.files import write_atomic
 from metaxl.embedded.material import MATERIAL
 
 

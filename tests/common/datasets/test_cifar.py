@@ -17,10 +17,9 @@ import torch
 from PIL import Image
 
 from common.datasets import cifar, load_cifar10
-from common.datasets.cache import cache_root
 from common.datasets.cifar import CIFAR100, read_cifar10_folder
 from common.datasets.cifar_archive import PickleArchive, read_archive
-from common.datasets.dataset import CanonicalFile
+from common.datasets.dataset import CanonicalFile, cache_root
 from common.datasets.sources import Damaged, Unavailable
 from common.errors import UserError
 from common.torchvision_import import torchvision

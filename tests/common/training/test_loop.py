@@ -1,7 +1,10 @@
 """The training loop: exact resume, metrics, refusals."""
 
+import errno
+import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +15,16 @@ from common.errors import UserError
 from common.training import (
     EndlessBatches,
     EpochBatches,
+    checkpoint_threads,
     fit,
     load_checkpoint,
     metrics_lines,
     new_generator,
+    progress,
     save_checkpoint,
     seed_everything,
 )
+from common.training.device import cpu_threads
 
 SETTINGS = {"seed": 3, "rate": 0.1}
 
@@ -142,6 +148,108 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
         train(tmp_path)
 
 
+def test_one_flipped_bit_anywhere_is_noticed(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"weights": torch.arange(50.0)}, SETTINGS)
+    whole = path.read_bytes()
+    for position in {*range(0, len(whole), 11), *range(len(whole) - 100, len(whole))}:
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"checkpoint\.pt is not a readable checkpoint"):
+            load_checkpoint(path, SETTINGS)
+    path.write_bytes(whole)
+    assert load_checkpoint(path, SETTINGS)["weights"].tolist() == list(range(50))
+    # The seal at its end is no obstacle to torch.
+    assert torch.load(path, weights_only=True)["settings"] == SETTINGS
+
+
+def _without(name):
+    return lambda state: state.pop(name)
+
+
+MUTATIONS = {
+    "no parts": _without("task"),
+    "no random states": _without("random"),
+    "no epochs": _without("epochs"),
+    "no traces": _without("traces"),
+    "no times": _without("seconds"),
+    "a part missing": lambda s: s["task"].pop("endless"),
+    "a part too many": lambda s: s["task"].update(more={}),
+    "a weight missing": lambda s: s["task"]["net"].pop("0.bias"),
+    "a weight too long": lambda s: s["task"]["net"].update({"0.bias": torch.zeros(9)}),
+    "a momentum too long": lambda s: s["task"]["optimizer"]["state"][0].update(
+        momentum_buffer=torch.zeros(3)
+    ),
+    "no learning rate": lambda s: s["task"]["optimizer"]["param_groups"][0].pop("lr"),
+    "an order too short": lambda s: s["task"]["endless"].update(order=torch.arange(3)),
+    "an order twice": lambda s: s["task"]["endless"].update(order=torch.zeros(11).long()),
+    "a position too far": lambda s: s["task"]["endless"].update(position=99),
+    "a generator too short": lambda s: s["task"]["batches"]["generator"].resize_(7),
+    "a random state too short": lambda s: s["random"]["torch"].resize_(7),
+    "an epoch too many": lambda s: s["epochs"].append(s["epochs"][-1]),
+    "more epochs than planned": lambda s: s.update(epochs=s["epochs"] * 9),
+    "an epoch that is no row": lambda s: s.update(epochs=[3, 4]),
+    "a trace too short": lambda s: s["traces"]["loss"].pop(),
+    "traces too long": lambda s: [series.append(99) for series in s["traces"].values()],
+    "a trace that is not finite": lambda s: s["traces"]["loss"].__setitem__(0, math.nan),
+    "a time too few": lambda s: s["seconds"].pop(),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_checkpoint_of_another_form_is_refused(mutation, tmp_path):
+    train(tmp_path, epochs=2)
+    path = tmp_path / "checkpoint.pt"
+    state = load_checkpoint(path, SETTINGS)
+    MUTATIONS[mutation](state)
+    save_checkpoint(path, state, SETTINGS)
+    with pytest.raises(UserError, match=r"checkpoint\.pt is not a readable checkpoint") as refused:
+        train(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_continued_run_computes_with_the_threads_it_began_with(tmp_path):
+    seen = []
+
+    class Watched(NoisyRegression):
+        def evaluate(self, epoch):
+            seen.append(torch.get_num_threads())
+            return super().evaluate(epoch)
+
+    with cpu_threads(2):
+        fit(Watched(), 2, tmp_path, SETTINGS, 2, "test")
+    with cpu_threads(1):
+        fit(Watched(), 3, tmp_path, SETTINGS, 2, "test")
+        assert torch.get_num_threads() == 1
+    assert seen == [2, 2, 2]
+    assert checkpoint_threads(tmp_path / "checkpoint.pt") == 2
+    assert checkpoint_threads(tmp_path / "missing.pt") is None
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"value": 1}, SETTINGS)
+
+    class FullDisk(io.BytesIO):
+        """Room for 1000 bytes."""
+
+        def write(self, data):
+            if self.tell() + len(data) > 1000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+        def fileno(self):
+            return 0
+
+    monkeypatch.setattr(Path, "open", lambda *_: FullDisk())
+    with pytest.raises(OSError, match="No space left on device") as refused:
+        save_checkpoint(path, {"weights": torch.zeros(10_000)}, SETTINGS)
+    monkeypatch.undo()
+    assert refused.value.filename == str(path)
+    assert load_checkpoint(path, SETTINGS) == {"value": 1}
+
+
 def test_a_checkpoint_cannot_run_code(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -161,8 +269,30 @@ def test_saving_that_fails_leaves_the_old_checkpoint(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
+def test_damaged_lines_of_the_metrics_are_passed_over(tmp_path):
+    whole = {"kind": "step", "iteration": 3}
+    damaged = [b'{"kind": "st', b"3", b"null", b'{"kind": "step"}', b"\xff\xfe", b"[" * 9999, b""]
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"kind": "step"}) + '\n{"kind": "st')
-    assert list(metrics_lines(path)) == [{"kind": "step"}]
+    path.write_bytes(b"\n".join([*damaged, json.dumps(whole).encode(), *damaged]))
+    assert list(metrics_lines(path)) == [whole]
     assert list(metrics_lines(tmp_path / "missing.jsonl")) == []
+    assert progress(tmp_path) == 0
+
+
+@pytest.mark.parametrize("total", ["0", "-3", '"many"', "null", "[]"])
+def test_progress_is_unknown_where_the_total_is_damaged(total, tmp_path):
+    start = f'{{"kind": "start", "iteration": 0, "total": {total}}}'
+    (tmp_path / "metrics.jsonl").write_text(start + '\n{"kind": "step", "iteration": 5}\n')
+    assert progress(tmp_path) == 0
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+def test_by_products_that_cannot_be_written_do_not_stop_a_run(name, tmp_path, capsys):
+    whole = train(tmp_path / "whole")
+    other = {"metrics.jsonl": Path.mkdir, "tensorboard": Path.touch}[name]
+    (tmp_path / "cut").mkdir()
+    other(tmp_path / "cut" / name)
+    seed_everything(3)
+    history = fit(NoisyRegression(), 4, tmp_path / "cut", SETTINGS, 2, "test", tensorboard=True)
+    assert (history.epochs, history.traces) == (whole.epochs, whole.traces)
+    assert capsys.readouterr().err.count("warning: metrics are not logged") == 1

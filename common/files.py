@@ -1,0 +1,141 @@
+"""Files that are whole or not there, checksums, and folders that one process works in at a time."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from common.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: nothing is locked there
+    fcntl = None
+
+LOCK = ".lock"
+INHERITED_LOCK = "EVOGRAD_LOCK_FD"
+"""Environment variable with the number of a file descriptor that holds a lock already."""
+
+
+def digest(data: bytes, algorithm: str = "sha256") -> str:
+    """Hexadecimal checksum of ``data``; ``algorithm`` is a name that hashlib knows."""
+    return hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hexadecimal checksum of a file, read in pieces. Raises OSError if it cannot be read."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(
+            stream, lambda: hashlib.new(algorithm, usedforsecurity=False)
+        ).hexdigest()
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> Path:
+    """Writes ``content`` (text as UTF-8): afterwards the file is the new one or the old one.
+
+    Missing parent folders are made. Returns the path; raises OSError with it.
+    """
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the name ``path`` in one step when the block ends well.
+
+    A process that dies on the way leaves only a hidden file ``.*.tmp``, which nobody reads and
+    ``locked`` clears away.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two processes that write one file out of each other's temporary one.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path), temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives errors of the system that name no file (a full disk does not) the name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError if nothing can be written in ``folder``; makes it if it is not there."""
+    write_atomic(folder / ".writable", b"\n")
+    (folder / ".writable").unlink()
+
+
+@contextlib.contextmanager
+def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
+    """Only one process at a time is in this block for one folder; the others wait.
+
+    patience: seconds to wait at most, then UserError; None: as long as it takes. The system
+    releases the lock of a process that dies; what such a process left half-written is removed.
+    Where the system or the file system has no locks, the block runs without one.
+    """
+    lock = _inherited_lock(folder)
+    began, told = time.monotonic(), False
+    while lock is None and (lock := try_lock(folder)) is None:
+        if patience is not None and time.monotonic() - began >= patience:
+            raise UserError(
+                f"another process is at work in {folder}: wait for it, or choose another folder"
+            )
+        if not told:
+            print(f"waiting for the process that is at work in {folder} ...", file=sys.stderr)
+            told = True
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def try_lock(folder: Path) -> int | None:
+    """Locks ``folder`` and returns the descriptor that holds the lock; None if it is held."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:  # a file system without locks
+            return descriptor
+        for leftover in folder.glob(".*.tmp"):  # nobody else can be writing it now
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+    return descriptor
+
+
+def _inherited_lock(folder: Path) -> int | None:
+    """The descriptor by which a parent process handed its lock of this folder on."""
+    try:
+        descriptor = int(os.environ[INHERITED_LOCK])
+        if os.path.samestat(os.fstat(descriptor), (folder / LOCK).stat()):
+            del os.environ[INHERITED_LOCK]
+            os.set_inheritable(descriptor, False)
+            return descriptor
+    except (KeyError, ValueError, OSError):
+        pass
+    return None

@@ -1,0 +1,92 @@
+"""metrics.jsonl and TensorBoard: for watching a run. Nothing is computed from them.
+
+Whatever happens to these files (damage, a full disk, a folder in their place), the run goes on:
+the record and the checkpoint hold the same values.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.files import write_atomic
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for."""
+
+    def __init__(self, directory: Path, tensorboard: bool, last_iteration: int, total: int) -> None:
+        self._path = directory / METRICS
+        self._writer: Any = None
+        self._told = False
+        # Lines of an epoch that was cut off are written again by the resumed run.
+        kept = [
+            line
+            for line in metrics_lines(self._path)
+            if line["kind"] != "start" and line["iteration"] <= last_iteration
+        ]
+        start = {"kind": "start", "iteration": last_iteration, "total": total}
+        try:
+            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in [start, *kept]))
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                folder = directory / "tensorboard"
+                self._writer = SummaryWriter(folder, purge_step=last_iteration + 1)
+        except Exception as error:  # by-products never stop a run
+            self._give_up(error)
+
+    def write(self, kind: str, iteration: int, epoch: int, values: Mapping[str, float]) -> None:
+        line = {"kind": kind, "iteration": iteration, "epoch": epoch, **values}
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            if self._writer is not None:
+                for name, value in values.items():
+                    self._writer.add_scalar(f"{kind}/{name}", value, iteration)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        if not self._told:
+            print(f"warning: metrics are not logged ({error})", file=sys.stderr)
+        self._writer, self._told = None, True
+
+
+def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; damaged ones are passed over.
+
+    The first has kind "start", with the iteration a run began or was taken up at and the total;
+    the others kind "step" or "epoch", with iteration, epoch and metrics.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            found = json.loads(line)
+            whole = "kind" in found and isinstance(found["iteration"], int)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        if whole:
+            yield found
+
+
+def progress(directory: Path) -> float:
+    """Which part of a run is done, 0 to 1, from its metrics.jsonl."""
+    lines = list(metrics_lines(directory / METRICS))
+    total = lines[0].get("total") if lines else None
+    if not isinstance(total, int) or total < 1:
+        return 0.0
+    return min(1.0, max(0.0, lines[-1]["iteration"] / total))

@@ -1,0 +1,99 @@
+"""Whole files, and folders that one process works in at a time."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from common import files
+from common.errors import UserError
+from common.files import check_writable, locked, try_lock, write_atomic
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_atomic(path, b"new")
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    check_writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "folder", tmp_path / ("x" * 300)):
+        with pytest.raises(OSError) as error:
+            check_writable(folder)
+        assert str(folder) in str(error.value) or str(folder.parent) in str(error.value)
+
+
+def hold(folder: Path, seconds: float) -> None:
+    with locked(folder):
+        (folder / "held").touch()
+        (folder / ".half.1.tmp").touch()
+        time.sleep(seconds)
+
+
+def held(folder: Path, seconds: float) -> multiprocessing.Process:
+    """A process that holds the lock of ``folder``."""
+    child = multiprocessing.get_context("fork").Process(target=hold, args=(folder, seconds))
+    child.start()
+    while not (folder / "held").exists():
+        time.sleep(0.01)
+    return child
+
+
+def test_a_held_folder_is_waited_for(tmp_path, capsys):
+    child = held(tmp_path, 0.5)
+    assert try_lock(tmp_path) is None
+    with locked(tmp_path, patience=30):
+        child.join(10)
+        assert child.exitcode == 0  # it had left the block
+        assert not (tmp_path / ".half.1.tmp").exists()
+    assert capsys.readouterr().err.count(f"waiting for the process that is at work in {tmp_path}")
+
+
+def test_waiting_ends_when_patience_does(tmp_path):
+    child = held(tmp_path, 30)
+    with pytest.raises(UserError, match=f"another process is at work in {tmp_path}"):
+        locked(tmp_path, patience=0).__enter__()
+    assert (tmp_path / ".half.1.tmp").exists()
+    child.kill()
+    child.join(10)
+    began = time.monotonic()
+    with locked(tmp_path, patience=30):  # the lock dies with its process
+        assert time.monotonic() - began < 5
+
+
+def test_leftovers_of_killed_processes_are_cleared(tmp_path):
+    (tmp_path / ".record.json.77.tmp").write_text("half")
+    (tmp_path / ".download.tmp").mkdir()
+    (tmp_path / ".download.tmp" / "part").write_text("half")
+    (tmp_path / "mine.tmp").write_text("not hidden")
+    with locked(tmp_path):
+        assert {p.name for p in tmp_path.iterdir()} == {".lock", "mine.tmp"}
+
+
+def test_a_lock_can_be_handed_on(tmp_path, monkeypatch):
+    """As a sweep does to the runs it starts, by a descriptor that they inherit."""
+    lock = try_lock(tmp_path)
+    monkeypatch.setenv(files.INHERITED_LOCK, str(os.dup(lock)))
+    assert try_lock(tmp_path) is None
+    with locked(tmp_path / "another"):  # not the folder that the descriptor is of
+        assert files.INHERITED_LOCK in os.environ
+    with locked(tmp_path, patience=0):
+        os.close(lock)
+        assert try_lock(tmp_path) is None
+    descriptor = try_lock(tmp_path)
+    assert descriptor is not None
+    os.close(descriptor)
