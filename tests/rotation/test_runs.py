@@ -133,7 +133,7 @@ def test_settings_that_make_no_sense_are_named(words, named):
         ("--sigma 0", "--sigma must be positive"),
         ("--device quantum", "--device quantum is not a device"),
         ("--data-dir /nonexistent", "/nonexistent"),
-        ("--learning-rate 1e30", "lower the learning rate"),
+        ("--learning-rate 1e30", "choose smaller learning rates"),
     ],
 )
 def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path, words, named):
