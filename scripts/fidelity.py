@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from common.cli import run_command
 from common.errors import UserError
-from common.reporting import collect_provenance, write_atomic
+from common.files import write_atomic
+from common.reporting import collect_provenance
 from common.settings import ROOT
 from common.study.fidelity import measure_moment
 from common.study.fidelity_report import draw

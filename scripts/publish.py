@@ -22,7 +22,8 @@ from pathlib import Path
 
 from common.cli import run_command
 from common.errors import UserError
-from common.reporting import check_blocks, fill_blocks, read_records, write_atomic, write_record
+from common.files import write_atomic
+from common.reporting import check_blocks, fill_blocks, read_records, write_record
 from common.settings import ROOT
 from common.study import fidelity_report
 from common.study.records import by_device, read_measurements, write_measurement

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from common.reporting import write_atomic
+from common.files import write_atomic
 
 KIND = "evograd-cost-measurement"
 
