@@ -5,18 +5,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from common.bounds import Bounds, PositiveInt, check_settings
+from common.bounds import Bounds, NonNegativeFloat, PositiveInt, check_settings
 from common.errors import UserError
 from common.experiment import Method
-from common.hypergrad import (
-    T1T2,
-    AnchoredEvoGrad,
-    EvoGrad,
-    EvoGradAlongGradient,
-    FiniteDifference,
-    HigherT1T2,
-    T1T2Forward,
-)
+from common.hypergrad import Estimator
+from common.hypergrad.registry import ESTIMATORS, ONE_BATCH
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project, whatever the current one is."""
@@ -91,15 +84,14 @@ def require_positive(config: RunSettings, *names: str) -> None:
             raise UserError(f"--{flag} {getattr(config, name)} must be greater than 0")
 
 
-Estimator = (
-    EvoGrad
-    | AnchoredEvoGrad
-    | EvoGradAlongGradient
-    | T1T2
-    | HigherT1T2
-    | T1T2Forward
-    | FiniteDifference
-)
+# Options of the estimators whose setting has another name.
+_SETTINGS = {
+    "mode": "evograd_mode",
+    "layers": "sampled_layers",
+    "iterations": "cg_iterations",
+    "damping": "cg_damping",
+    "terms": "neumann_terms",
+}
 
 
 @dataclass(frozen=True)
@@ -109,17 +101,25 @@ class EstimatorSettings(RunSettings):
     num_candidates: int = 2
     """EvoGrad: number K of perturbed copies of the model."""
     sigma: float = 1e-3
-    """EvoGrad: scale of the perturbations."""
+    """EvoGrad, anchored: scale of the perturbations."""
     temperature: float = 0.05
-    """EvoGrad: temperature tau of the softmax over the candidates' losses."""
+    """EvoGrad and its variants: temperature tau of the softmax over the candidates' losses."""
     perturbation: Literal["sign", "gaussian"] = "sign"
-    """EvoGrad: sigma * sign(N(0, I)) or sigma * N(0, I)."""
+    """EvoGrad, anchored: sigma * sign(N(0, I)) or sigma * N(0, I)."""
     antithetic: bool = False
     """EvoGrad: candidates in mirrored pairs, theta + eps and theta - eps."""
     evograd_mode: Literal["streaming", "graph", "forward"] = "streaming"
     """EvoGrad: how the same number is computed; graph needs memory for K graphs."""
     radius: float = 1e-2
     """Finite difference, along_gradient: distance of the two points from theta, Euclidean."""
+    sampled_layers: PositiveInt = 1
+    """layer_sampled: how many layers' second derivatives are taken, drawn anew at every step."""
+    neumann_terms: PositiveInt = 5
+    """neumann: terms of the series."""
+    cg_iterations: PositiveInt = 5
+    """implicit_cg: iterations, at most."""
+    cg_damping: NonNegativeFloat = 1.0
+    """implicit_cg: added to the diagonal of the inner Hessian, which must become positive."""
 
     def estimator(
         self,
@@ -128,37 +128,29 @@ class EstimatorSettings(RunSettings):
         perturb: Callable[[str], bool] | None = None,
     ) -> Estimator:
         """The estimator of method ``name``; UserError names a setting it refuses."""
+        entry = ESTIMATORS[name]
+        own = {f.name for f in fields(EstimatorSettings)}
+        names = {option: _SETTINGS.get(option, option) for option in entry.options}
+        chosen = {o: getattr(self, setting) for o, setting in names.items() if setting in own}
         try:
-            match name:
-                case "evograd":
-                    return EvoGrad(
-                        self.num_candidates,
-                        self.sigma,
-                        self.temperature,
-                        self.perturbation,
-                        self.antithetic,
-                        self.evograd_mode,
-                        perturb,
-                    )
-                case "anchored":
-                    return AnchoredEvoGrad(self.sigma, self.temperature, self.perturbation)
-                case "along_gradient":
-                    return EvoGradAlongGradient(self.radius, self.temperature)
-                case "t1t2":
-                    return T1T2(inner_lr)
-                case "t1t2_higher":
-                    return HigherT1T2(inner_lr)
-                case "t1t2_forward":
-                    return T1T2Forward(inner_lr)
-                case "finite_difference":
-                    return FiniteDifference(inner_lr, self.radius)
+            return entry.build(**chosen, inner_lr=inner_lr, perturb=perturb)
         except ValueError as error:
-            setting, _, reason = str(error).partition(" ")
-            raise UserError(f"--{setting.replace('_', '-')} {reason}") from None
-        raise KeyError(name)
+            option, _, reason = str(error).partition(" ")
+            if option not in chosen:
+                raise
+            raise UserError(f"--{names[option].replace('_', '-')} {reason}") from None
+
+    def method_estimator(
+        self,
+        inner_lr: float | Callable[[], float],
+        perturb: Callable[[str], bool] | None = None,
+    ) -> Estimator | None:
+        """The estimator of the run's method; None for a method without a meta step."""
+        name = self.methods[self.method].estimator
+        return None if name is None else self.estimator(name, inner_lr, perturb)
 
     def validate(self) -> Self:
         super().validate()
-        self.estimator("evograd", inner_lr=1.0)
-        require_positive(self, "radius")
+        for name in ONE_BATCH:
+            self.estimator(name, inner_lr=1.0)
         return self

@@ -8,19 +8,21 @@ It leaves parameters, buffers, ``.grad`` and torch's random states as they were 
 ``generator=None`` it draws its seeds from torch's global CPU generator, its only trace).
 """
 
-from common.hypergrad.along_gradient import EvoGradAlongGradient
-from common.hypergrad.anchored import Anchor, AnchoredEvoGrad
-from common.hypergrad.evograd import EvoGrad
-from common.hypergrad.finite_difference import FiniteDifference
-from common.hypergrad.forward_mode import ForwardMode
-from common.hypergrad.higher_t1t2 import HigherT1T2
-from common.hypergrad.hyper_optimizer import HyperOptimizer
-from common.hypergrad.implicit import ImplicitCG, Neumann
-from common.hypergrad.layer_sampled import LayerSampled
-from common.hypergrad.problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
-from common.hypergrad.reversible import Reversible
-from common.hypergrad.t1t2 import T1T2, T1T2Forward
-from common.hypergrad.unrolled import Unrolled
+from .along_gradient import EvoGradAlongGradient
+from .anchored import Anchor, AnchoredEvoGrad
+from .base import Estimate, Estimator, InnerSGD, Point
+from .evograd import EvoGrad
+from .finite_difference import FiniteDifference
+from .forward_mode import ForwardMode
+from .higher_t1t2 import HigherT1T2
+from .hyper_optimizer import HyperOptimizer
+from .implicit import ImplicitCG, Neumann
+from .layer_sampled import LayerSampled
+from .problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
+from .reversible import Reversible
+from .t1t2 import T1T2, T1T2Forward
+from .textbook import textbook_evograd
+from .unrolled import Unrolled
 
 __all__ = [
     "T1T2",
@@ -28,6 +30,8 @@ __all__ = [
     "AnchoredEvoGrad",
     "BatchedCandidates",
     "BilevelProblem",
+    "Estimate",
+    "Estimator",
     "EvoGrad",
     "EvoGradAlongGradient",
     "FiniteDifference",
@@ -36,10 +40,13 @@ __all__ = [
     "HyperOptimizer",
     "Hypergradient",
     "ImplicitCG",
+    "InnerSGD",
     "LayerSampled",
     "Neumann",
+    "Point",
     "Reversible",
     "T1T2Forward",
     "Tensors",
     "Unrolled",
+    "textbook_evograd",
 ]

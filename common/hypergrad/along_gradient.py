@@ -6,29 +6,16 @@ arXiv:1806.09055), without DARTS's inner step before it.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from common.hypergrad.problem import (
-    BilevelProblem,
-    Hypergradient,
-    Tensors,
-    added,
-    check_dependence,
-    detached,
-    gradients_or_none,
-    leaves,
-    norm,
-    with_direct_term,
-    zeros_for_none,
-)
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
-from common.hypergrad.t1t2 import outer_step
+from .base import Estimate, Estimator, LossGradient, Point, check_positive
+from .problem import Tensors, added, norm, zeros_for_none
 
 
 @dataclass(frozen=True)
-class EvoGradAlongGradient:
+class EvoGradAlongGradient(Estimator):
     """EvoGrad's hypergradient for K = 2 and eps_1 = -eps_2 = r g / |g|, g = dL_V/dtheta at theta.
 
         l+- = L_T(theta +- r g / |g|, lambda),  w = softmax(-(l+, l-) / tau)
@@ -57,53 +44,35 @@ class EvoGradAlongGradient:
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.radius > 0:
-            raise ValueError(f"radius must be positive, got {self.radius}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        check_positive(radius=self.radius, temperature=self.temperature)
 
     @property
     def effective_inner_lr(self) -> float:
         """Step size of the T1T2 hypergradient that it tends to as the radius shrinks."""
         return self.radius**2 / self.temperature
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        theta, hyper = detached(params), leaves(hyper)
-        inner_seed, outer_seed = draw_seeds(2, generator)
-        with replayed_randomness([*theta.values(), *hyper.values()]) as replay:
-            replay(outer_seed)
-            outer_loss, g, direct = outer_step(problem, theta, hyper, outer_batch)
-            length = norm(g)
-            # At g = 0 the indirect term is zero; the clamp keeps it from becoming 0 / 0.
-            scale = self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
-            values, loss_grads = [], []
-            for sign in (1.0, -1.0):
-                replay(inner_seed)
-                loss = problem.inner_loss(added(theta, g, sign * scale), hyper, inner_batch)
-                loss_grads.append(gradients_or_none(loss, hyper))
-                values.append(loss.detach())
-                del loss
-        check_dependence(*loss_grads, direct)
+    def estimate(self, at: Point) -> Estimate:
+        outer_loss, g, direct = at.outer_step(at.theta)
+        length = norm(g)
+        values, sides = zip(*both_sides(at, g, length, self.radius), strict=True)
         losses = torch.stack(values)
         weights = torch.softmax(-losses / self.temperature, dim=0)
         slope = self.radius * length * torch.tensor([1.0, -1.0]).to(losses)
         coefficients = -(weights / self.temperature) * (slope - (weights * slope).sum())
-        plus, minus = (zeros_for_none(found, hyper) for found in loss_grads)
+        plus, minus = (zeros_for_none(side, at.hyper) for side in sides)
         # The two coefficients are opposite: they sum to zero.
-        grads = {n: coefficients[0] * (plus[n] - minus[n]) for n in hyper}
+        found = {n: coefficients[0] * (plus[n] - minus[n]) for n in at.hyper}
         diagnostics = {
             "losses": losses,
             "weights": weights,
             "coefficients": coefficients,
             "outer_grad_norm": length,
         }
-        return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
+        return Estimate(outer_loss, found, direct, diagnostics, reached=sides)
+
+
+def both_sides(at: Point, direction: Tensors, length: Tensor, radius: float) -> list[LossGradient]:
+    """L_T and dL_T/dlambda at theta + and - radius times ``direction`` / ``length``."""
+    # At direction = 0 both are theta; the clamp keeps it from becoming 0 / 0.
+    scale = radius / length.clamp_min(torch.finfo(length.dtype).tiny)
+    return [at.hyper_gradient(added(at.theta, direction, s * scale)) for s in (1.0, -1.0)]

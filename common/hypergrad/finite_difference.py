@@ -5,29 +5,14 @@ Choe et al. Making Scalable Meta Learning Practical (SAMA). NeurIPS 2023, arXiv:
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-
-from common.hypergrad.problem import (
-    BilevelProblem,
-    Hypergradient,
-    Tensors,
-    added,
-    check_dependence,
-    detached,
-    gradients_or_none,
-    leaves,
-    norm,
-    with_direct_term,
-    zeros_for_none,
-)
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
-from common.hypergrad.t1t2 import InnerLR, check_inner_lr, current, outer_step, sgd_step
+from .along_gradient import both_sides
+from .base import Estimate, InnerSGD, Point, check_positive
+from .problem import norm, zeros_for_none
 
 
 @dataclass(frozen=True)
-class FiniteDifference:
+class FiniteDifference(InnerSGD):
     """T1T2's hypergradient with its mixed derivative by a central difference along v.
 
         theta+- = theta +- r v / |v|,   v = dL_V/dtheta at theta' = theta - eta dL_T/dtheta
@@ -41,44 +26,21 @@ class FiniteDifference:
     theta'. Diagnostics as T1T2.
     """
 
-    inner_lr: InnerLR
     radius: float = 1e-2
 
     def __post_init__(self) -> None:
-        check_inner_lr(self.inner_lr)
-        if not self.radius > 0:
-            raise ValueError(f"radius must be positive, got {self.radius}")
+        super().__post_init__()
+        check_positive(radius=self.radius)
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        theta, hyper = detached(params), leaves(hyper)
-        inner_seed, outer_seed = draw_seeds(2, generator)
-        eta = current(self.inner_lr)
-        with replayed_randomness([*theta.values(), *hyper.values()]) as replay:
-            replay(inner_seed)
-            inner_loss, theta_next = sgd_step(problem, theta, hyper, inner_batch, eta)
-            replay(outer_seed)
-            outer_loss, v, direct = outer_step(problem, theta_next, hyper, outer_batch)
-            length = norm(v)
-            # At v = 0 the indirect term is zero; the clamp keeps it from becoming 0 / 0.
-            scale = self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
-            sides = []
-            for sign in (1.0, -1.0):
-                replay(inner_seed)
-                loss = problem.inner_loss(added(theta, v, sign * scale), hyper, inner_batch)
-                sides.append(gradients_or_none(loss, hyper))
-                del loss
-        check_dependence(*sides, direct)
-        plus, minus = (zeros_for_none(side, hyper) for side in sides)
+    def estimate(self, at: Point) -> Estimate:
+        eta = self.eta
+        inner_loss, theta_next = at.sgd_step(eta)
+        outer_loss, v, direct = at.outer_step(theta_next)
+        del theta_next
+        length = norm(v)
+        sides = [grads for _, grads in both_sides(at, v, length, self.radius)]
+        plus, minus = (zeros_for_none(side, at.hyper) for side in sides)
         factor = -eta * length / (2 * self.radius)
-        grads = {n: factor * (plus[n] - minus[n]) for n in hyper}
+        found = {n: factor * (plus[n] - minus[n]) for n in at.hyper}
         diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": length}
-        return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
+        return Estimate(outer_loss, found, direct, diagnostics, reached=sides)

@@ -4,34 +4,29 @@ Franceschi, Donini, Frasconi, Pontil. Forward and Reverse Gradient-Based Hyperpa
 Optimization. ICML 2017, arXiv:1703.01785 (there: Forward-HG).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.hypergrad.problem import (
-    BilevelProblem,
-    Hypergradient,
+from .base import Estimate, Point, check_at_least
+from .problem import (
     Tensors,
     added,
-    check_dependence,
     detached,
-    gradients_or_none,
+    gradients_by_both,
     leaves,
     norm,
-    with_direct_term,
+    split_like,
     zeros_for_none,
 )
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
-from common.hypergrad.second_order import product_keeping_graph, split_like
-from common.hypergrad.t1t2 import InnerLR, check_inner_lr, current, outer_step
-from common.hypergrad.unrolled import check_momentum, check_steps, step_batches
+from .second_order import product_keeping_graph
+from .unrolled import SeveralSteps, check_momentum
 
 
 @dataclass(frozen=True)
-class ForwardMode:
+class ForwardMode(SeveralSteps):
     """Unrolled's hypergradient, with the Jacobian Z_t = dtheta_t/dlambda carried along the steps.
 
         W_{t+1} = mu W_t + d2L_T/dtheta2 Z_t + d2L_T/(dtheta dlambda),   W_0 = 0
@@ -53,55 +48,35 @@ class ForwardMode:
     batches, used in order. outer_loss is L_V at theta_k. Diagnostics as Unrolled.
     """
 
-    inner_lr: InnerLR
     steps: int
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        check_inner_lr(self.inner_lr)
-        check_steps(self.steps)
+        super().__post_init__()
+        check_at_least(1, steps=self.steps)
         check_momentum(self.momentum)
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Sequence[Any],
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        batches = step_batches(inner_batch, self.steps)
-        theta, hyper = detached(params), leaves(hyper)
-        *inner_seeds, outer_seed = draw_seeds(self.steps + 1, generator)
-        eta = current(self.inner_lr)
+    def estimate(self, at: Point) -> Estimate:
+        eta, theta = self.eta, at.theta
         inner_losses = []
-        reached: dict[str, Tensor | None] = dict.fromkeys(hyper)
-        with replayed_randomness([*theta.values(), *hyper.values()]) as replay:
-            momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
-            tangents = _Tangents(theta, hyper, eta, self.momentum)
-            for seed, batch in zip(inner_seeds, batches, strict=True):
-                replay(seed)
-                start = leaves(theta)
-                loss = problem.inner_loss(start, hyper, batch)
-                inner_losses.append(loss.detach())
-                both = {("theta", n): t for n, t in start.items()}
-                both |= {("lambda", n): t for n, t in hyper.items()}
-                found = gradients_or_none(loss, both, create_graph=True)
-                inner_grads = zeros_for_none({n: found["theta", n] for n in start}, start)
-                hyper_grads = {n: found["lambda", n] for n in hyper}
-                del loss, found
-                tangents.step(start, inner_grads, hyper_grads)
-                reached |= {n: g.detach() for n, g in hyper_grads.items() if g is not None}
-                momentum = added(detached(inner_grads), momentum, self.momentum)
-                theta = added(theta, momentum, -eta)
-                del start, both, inner_grads, hyper_grads  # the graph, before the next
-            replay(outer_seed)
-            outer_loss, v, direct = outer_step(problem, theta, hyper, outer_batch)
-        check_dependence(reached, direct)
+        reached: dict[str, Tensor] = {}
+        momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
+        tangents = _Tangents(theta, at.hyper, eta, self.momentum)
+        for step in range(self.steps):
+            start = leaves(theta)
+            loss = at.inner_loss(start, step=step)
+            inner_losses.append(loss.detach())
+            found, hyper_grads = gradients_by_both(loss, start, at.hyper, create_graph=True)
+            inner_grads = zeros_for_none(found, start)
+            del loss, found
+            tangents.step(start, inner_grads, hyper_grads)
+            reached |= {n: g.detach() for n, g in hyper_grads.items() if g is not None}
+            momentum = added(detached(inner_grads), momentum, self.momentum)
+            theta = added(theta, momentum, -eta)
+            del start, inner_grads, hyper_grads  # the graph, before the next
+        outer_loss, v, direct = at.outer_step(theta)
         diagnostics = {"inner_losses": torch.stack(inner_losses), "outer_grad_norm": norm(v)}
-        return Hypergradient(with_direct_term(tangents.along(v), direct), outer_loss, diagnostics)
+        return Estimate(outer_loss, tangents.along(v), direct, diagnostics, reached=[reached])
 
 
 class _Tangents:

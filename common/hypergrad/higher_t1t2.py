@@ -5,22 +5,12 @@ file that imports ``higher``.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.hypergrad.problem import (
-    BilevelProblem,
-    Hypergradient,
-    Tensors,
-    check_dependence,
-    gradients_or_none,
-    leaves,
-    zeros_for_none,
-)
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
-from common.hypergrad.t1t2 import InnerLR, check_inner_lr, current
+from .base import Estimate, InnerSGD, Point
+from .problem import Tensors, gradients_or_none
 
 
 class _ParameterHolder(nn.Module):
@@ -37,7 +27,7 @@ class _ParameterHolder(nn.Module):
 
 
 @dataclass(frozen=True)
-class HigherT1T2:
+class HigherT1T2(InnerSGD):
     """T1T2's hypergradient with the inner step taken by ``higher``'s differentiable SGD.
 
     theta' = theta - eta dL_T/dtheta stays a graph up to theta, and dL_V(theta')/dlambda is one
@@ -47,36 +37,15 @@ class HigherT1T2:
     inner_lr: eta. outer_loss is L_V at theta'. Diagnostics: ``inner_loss``.
     """
 
-    inner_lr: InnerLR
-
-    def __post_init__(self) -> None:
-        check_inner_lr(self.inner_lr)
-
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
+    def estimate(self, at: Point) -> Estimate:
         import higher
 
-        module, hyper = _ParameterHolder(params), leaves(hyper)
-        sgd = torch.optim.SGD(module.parameters(), lr=current(self.inner_lr))
-        inner_seed, outer_seed = draw_seeds(2, generator)
-        with (
-            replayed_randomness([*params.values(), *hyper.values()]) as replay,
-            higher.innerloop_ctx(module, sgd) as (patched, differentiable_sgd),
-        ):
-            replay(inner_seed)
-            inner_loss = problem.inner_loss(patched(), hyper, inner_batch)
+        module = _ParameterHolder(at.theta)
+        sgd = torch.optim.SGD(module.parameters(), lr=self.eta)
+        with higher.innerloop_ctx(module, sgd) as (patched, differentiable_sgd):
+            inner_loss = at.inner_loss(patched())
             differentiable_sgd.step(inner_loss)
-            replay(outer_seed)
-            outer_loss = problem.outer_loss(patched(), hyper, outer_batch)
-            found = gradients_or_none(outer_loss, hyper)
-        check_dependence(found)
+            outer_loss = at.outer_loss(patched())
+            found = gradients_or_none(outer_loss, at.hyper)
         diagnostics = {"inner_loss": inner_loss.detach()}
-        return Hypergradient(zeros_for_none(found, hyper), outer_loss.detach(), diagnostics)
+        return Estimate(outer_loss.detach(), found, diagnostics=diagnostics)

@@ -6,30 +6,20 @@ arXiv:1909.04630. Lorraine, Vicol, Duvenaud. Optimizing Millions of Hyperparamet
 Differentiation. AISTATS 2020, arXiv:1911.02590.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from common.hypergrad.problem import (
-    BilevelProblem,
-    Hypergradient,
-    Tensors,
-    check_dependence,
-    detached,
-    leaves,
-    norm,
-    with_direct_term,
-    zeros_for_none,
-)
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
-from common.hypergrad.second_order import flat, inner_gradient, split_like
-from common.hypergrad.t1t2 import InnerLR, check_inner_lr, current, outer_step
+from .base import Estimate, Estimator, InnerSGD, Point, check_at_least
+from .problem import detached, flat, norm, split_like
+from .second_order import inner_gradient
 
-Solver = Callable[[Callable[[Tensor], Tensor], Tensor], tuple[Tensor, dict[str, Tensor]]]
-"""(x -> H x, v) to (about H^-1 v, what it saw), on vectors over all parameters."""
+Product = Callable[[Tensor], Tensor]
+"""x -> H x, on vectors over all parameters."""
 
 
 class Solution(NamedTuple):
@@ -43,7 +33,7 @@ class Solution(NamedTuple):
 
 
 def conjugate_gradient(
-    product: Callable[[Tensor], Tensor], target: Tensor, iterations: int, tolerance: float
+    product: Product, target: Tensor, iterations: int, tolerance: float
 ) -> Solution:
     """Hestenes and Stiefel's recursion from x = 0 for a symmetric positive definite matrix.
 
@@ -71,42 +61,31 @@ def conjugate_gradient(
     return Solution(x, residual, done, indefinite)
 
 
-def implicit_hypergradient(
-    problem: BilevelProblem,
-    params: Tensors,
-    hyper: Tensors,
-    inner_batch: Any,
-    outer_batch: Any,
-    generator: torch.Generator | None,
-    solve: Solver,
-) -> Hypergradient:
-    """-x . d2L_T/(dtheta dlambda) + direct term with x = solve(H, v), all at ``params``."""
-    theta, hyper = detached(params), leaves(hyper)
-    inner_seed, outer_seed = draw_seeds(2, generator)
-    with replayed_randomness([*theta.values(), *hyper.values()]) as replay:
-        replay(outer_seed)
-        outer_loss, v, direct = outer_step(problem, theta, hyper, outer_batch)
-        replay(inner_seed)
-        inner = inner_gradient(problem, theta, hyper, inner_batch)
+class Implicit(Estimator):
+    """-x . d2L_T/(dtheta dlambda) + direct term with x = solve(H, v), all at theta."""
 
-        def product(vector: Tensor) -> Tensor:
-            return flat(inner.hessian_product(split_like(vector, theta)))
+    def estimate(self, at: Point) -> Estimate:
+        outer_loss, v, direct = at.outer_step(at.theta)
+        inner = inner_gradient(at, at.theta)
+        x, seen = self.solve(
+            lambda vector: flat(inner.hessian_product(split_like(vector, at.theta))), flat(v)
+        )
+        diagnostics = {
+            "inner_loss": inner.loss,
+            "inner_grad_norm": norm(detached(inner.grads)),
+            "outer_grad_norm": norm(v),
+            **seen,
+        }
+        found = inner.mixed_product(split_like(-x, at.theta))
+        return Estimate(outer_loss, found, direct, diagnostics)
 
-        x, seen = solve(product, flat(v))
-        found = inner.mixed_product(split_like(-x, theta))
-    check_dependence(found, direct)
-    diagnostics = {
-        "inner_loss": inner.loss,
-        "inner_grad_norm": norm(detached(inner.grads)),
-        "outer_grad_norm": norm(v),
-        **seen,
-    }
-    grads = with_direct_term(zeros_for_none(found, hyper), direct)
-    return Hypergradient(grads, outer_loss, diagnostics)
+    @abstractmethod
+    def solve(self, product: Product, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """About H^-1 v, and diagnostics of the solution."""
 
 
 @dataclass(frozen=True)
-class ImplicitCG:
+class ImplicitCG(Implicit):
     """dL_V(theta*(lambda))/dlambda at theta* = theta, by conjugate gradients.
 
         indirect term = -x . d2L_T/(dtheta dlambda),   (H + damping I) x = v,
@@ -136,30 +115,10 @@ class ImplicitCG:
     tolerance: float = 1e-10
 
     def __post_init__(self) -> None:
-        if not self.iterations >= 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        if not self.damping >= 0:
-            raise ValueError(f"damping must not be negative, got {self.damping}")
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance must not be negative, got {self.tolerance}")
+        check_at_least(1, iterations=self.iterations)
+        check_at_least(0, damping=self.damping, tolerance=self.tolerance)
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        return implicit_hypergradient(
-            problem, params, hyper, inner_batch, outer_batch, generator, self._solve
-        )
-
-    def _solve(
-        self, product: Callable[[Tensor], Tensor], v: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def solve(self, product: Product, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         found = conjugate_gradient(
             lambda p: product(p) + self.damping * p, v, self.iterations, self.tolerance
         )
@@ -176,7 +135,7 @@ class ImplicitCG:
 
 
 @dataclass(frozen=True)
-class Neumann:
+class Neumann(Implicit, InnerSGD):
     """ImplicitCG's hypergradient with H^-1 by ``terms`` terms of its Neumann series.
 
         x = eta sum_{j < terms} (I - eta H)^j v   ->   H^-1 v   for 0 < eta < 2 / |H|
@@ -193,32 +152,14 @@ class Neumann:
     relative to |x|.
     """
 
-    inner_lr: InnerLR
     terms: int
 
     def __post_init__(self) -> None:
-        check_inner_lr(self.inner_lr)
-        if not self.terms >= 1:
-            raise ValueError(f"terms must be at least 1, got {self.terms}")
+        super().__post_init__()
+        check_at_least(1, terms=self.terms)
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        return implicit_hypergradient(
-            problem, params, hyper, inner_batch, outer_batch, generator, self._solve
-        )
-
-    def _solve(
-        self, product: Callable[[Tensor], Tensor], v: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        eta = current(self.inner_lr)
+    def solve(self, product: Product, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        eta = self.eta
         term, x = eta * v, eta * v
         for _ in range(self.terms - 1):
             term = term - eta * product(term)

@@ -6,25 +6,13 @@ CVPR 2021, arXiv:2104.15092. There the layers are chosen by learned samplers; he
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from common.hypergrad.problem import (
-    BilevelProblem,
-    Hypergradient,
-    Tensors,
-    check_dependence,
-    detached,
-    gradients_or_none,
-    leaves,
-    norm,
-    with_direct_term,
-    zeros_for_none,
-)
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
-from common.hypergrad.second_order import inner_gradient
-from common.hypergrad.t1t2 import InnerLR, check_inner_lr, current, outer_step, sgd_step
+from .base import Estimate, InnerSGD, Point, Seeds
+from .problem import norm
+from .randomness import draw_seeds
+from .second_order import inner_gradient
 
 
 def layer_of(name: str) -> str:
@@ -33,7 +21,7 @@ def layer_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class LayerSampled:
+class LayerSampled(InnerSGD):
     """T1T2's hypergradient from a subset S of the layers, in place of all L of them.
 
         indirect term = -eta (L / |S|) sum_{l in S} v_l . d2L_T/(dtheta_l dlambda)
@@ -52,54 +40,38 @@ class LayerSampled:
     and ``sampled`` (L,), which layers are in S, in the order of their first parameters.
     """
 
-    inner_lr: InnerLR
     layers: int | Callable[[str], bool] | Collection[str]
 
     def __post_init__(self) -> None:
-        check_inner_lr(self.inner_lr)
+        super().__post_init__()
         if isinstance(self.layers, str):
             raise ValueError("layers must be a number, a predicate or a list of names, not a name")
         if isinstance(self.layers, int) and self.layers < 1:
             raise ValueError(f"layers must be at least 1, got {self.layers}")
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        theta, hyper = detached(params), leaves(hyper)
-        inner_seed, outer_seed, layer_seed = draw_seeds(3, generator)
-        eta = current(self.inner_lr)
-        names = list(dict.fromkeys(map(layer_of, theta)))
-        sampled, factor = self._choose(names, layer_seed)
-        chosen = [n for n in theta if layer_of(n) in sampled]
-        with replayed_randomness([*theta.values(), *hyper.values()]) as replay:
-            replay(inner_seed)
-            inner_loss, theta_next = sgd_step(problem, theta, hyper, inner_batch, eta)
-            replay(outer_seed)
-            outer_loss, v, direct = outer_step(problem, theta_next, hyper, outer_batch)
-            del theta_next
-            replay(inner_seed)
-            inner = inner_gradient(problem, theta, hyper, inner_batch, chosen)
-            found = inner.mixed_product({n: -eta * factor * v[n] for n in chosen})
-            reached = found
-            if all(grad is None for grad in found.values()):
-                # lambda may act on other layers (a weight decay per layer): then zero is right.
-                replay(inner_seed)
-                reached = gradients_or_none(problem.inner_loss(theta, hyper, inner_batch), hyper)
-        check_dependence(reached, direct)
-        grads = zeros_for_none(found, hyper)
+    def draw_seeds(self, generator: torch.Generator | None) -> Seeds:
+        inner, outer, layers = draw_seeds(3, generator)
+        return Seeds([inner], outer, [layers])
+
+    def estimate(self, at: Point) -> Estimate:
+        eta = self.eta
+        names = list(dict.fromkeys(map(layer_of, at.theta)))
+        sampled, factor = self._choose(names, at.seeds.own[0])
+        chosen = [n for n in at.theta if layer_of(n) in sampled]
+        inner_loss, theta_next = at.sgd_step(eta)
+        outer_loss, v, direct = at.outer_step(theta_next)
+        del theta_next
+        inner = inner_gradient(at, at.theta, names=chosen)
+        found = reached = inner.mixed_product({n: -eta * factor * v[n] for n in chosen})
+        if all(grad is None for grad in found.values()):
+            # lambda may act on other layers (a weight decay per layer): then zero is right.
+            _, reached = at.hyper_gradient(at.theta)
         diagnostics = {
             "inner_loss": inner_loss,
             "outer_grad_norm": norm(v),
             "sampled": torch.tensor([n in sampled for n in names]),
         }
-        return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
+        return Estimate(outer_loss, found, direct, diagnostics, reached=[reached])
 
     def _choose(self, names: list[str], seed: int) -> tuple[set[str], float]:
         """S out of the names of all layers, and the factor."""

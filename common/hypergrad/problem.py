@@ -8,7 +8,7 @@ L_V: outer (validation) loss. The hypergradient dL_V/dlambda has a direct term (
 L_V itself) and an indirect one (through theta).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,12 @@ from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
 """Tensors by name, as ``dict(module.named_parameters())`` gives them and torch.func takes them."""
+
+
+UNUSED_HYPER = (
+    "neither inner_loss nor outer_loss depends on any hyperparameter: "
+    "use the tensors passed as `hyper`, not copies held elsewhere, and do not detach them"
+)
 
 
 class BilevelProblem(Protocol):
@@ -117,21 +123,30 @@ def zeros_for_none(
     return {n: torch.zeros_like(t) if found[n] is None else found[n] for n, t in inputs.items()}
 
 
-def outer_gradients(
-    outer_loss: Tensor, params: Tensors, hyper: Tensors
-) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """g = dL_V/dtheta, and the direct term dL_V/dlambda or None if L_V has no lambda in it.
-
-    One backward for both. Names of parameters and hyperparameters may coincide.
-    """
+def gradients_by_both(
+    output: Tensor | Sequence[Tensor],
+    params: Tensors,
+    hyper: Tensors,
+    output_grads: Sequence[Tensor] | None = None,
+    create_graph: bool = False,
+) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
+    """``gradients_or_none`` by theta and by lambda, whose names may coincide, in one backward."""
     both = {("theta", n): t for n, t in params.items()}
     both |= {("lambda", n): t for n, t in hyper.items()}
-    found = gradients_or_none(outer_loss, both)
-    g = zeros_for_none({n: found["theta", n] for n in params}, params)
-    direct = {n: found["lambda", n] for n in hyper}
+    found = gradients_or_none(output, both, output_grads, create_graph)
+    return {n: found["theta", n] for n in params}, {n: found["lambda", n] for n in hyper}
+
+
+def outer_step(
+    loss_at: Callable[[Tensors, Tensors], Tensor], theta: Tensors, hyper: Tensors
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor] | None]:
+    """L_V = loss_at(theta, hyper), g = dL_V/dtheta, and the direct term (None if there is none)."""
+    theta = leaves(theta)
+    loss = loss_at(theta, hyper)
+    g, direct = gradients_by_both(loss, theta, hyper)
     if all(grad is None for grad in direct.values()):
-        return g, None
-    return g, zeros_for_none(direct, hyper)
+        return loss.detach(), zeros_for_none(g, theta), None
+    return loss.detach(), zeros_for_none(g, theta), zeros_for_none(direct, hyper)
 
 
 def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[str, Tensor]:
@@ -146,15 +161,25 @@ def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[st
             total = torch.addcmul(tensor, right[name], scale)
         else:
             total = torch.add(tensor, right[name], alpha=scale)
-        if total.stride() != tensor.stride():
-            total = torch.empty_like(tensor).copy_(total)
-        sums[name] = total
+        sums[name] = with_strides_of(tensor, total)
     return sums
 
 
-def with_direct_term(grads: dict[str, Tensor], direct: Tensors | None) -> dict[str, Tensor]:
-    """Indirect plus direct term of a hypergradient."""
-    return grads if direct is None else added(grads, direct)
+def with_strides_of(like: Tensor, tensor: Tensor) -> Tensor:
+    """``tensor`` itself, or a copy of it in the memory format of ``like``."""
+    return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
+
+
+def flat(tensors: Tensors) -> Tensor:
+    """All entries as one vector."""
+    return torch.cat([t.reshape(-1) for t in tensors.values()])
+
+
+def split_like(vector: Tensor, like: Tensors) -> dict[str, Tensor]:
+    """The inverse of ``flat``, with names, shapes and types of ``like``; views where it can."""
+    pieces = vector.split([t.numel() for t in like.values()])
+    named = zip(like.items(), pieces, strict=True)
+    return {n: piece.view(t.shape).to(t.dtype) for (n, t), piece in named}
 
 
 def norm(tensors: Tensors) -> Tensor:
@@ -170,7 +195,4 @@ def check_dependence(*found: Mapping[str, Tensor | None] | None) -> None:
     found: what ``gradients_or_none`` gave for the indirect terms, and the direct term or None.
     """
     if not any(grad is not None for grads in found if grads for grad in grads.values()):
-        raise ValueError(
-            "neither inner_loss nor outer_loss depends on any hyperparameter: "
-            "use the tensors passed as `hyper`, not copies held elsewhere, and do not detach them"
-        )
+        raise ValueError(UNUSED_HYPER)

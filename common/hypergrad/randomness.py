@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,17 @@ def random_bits(count: int, generator: torch.Generator) -> Tensor:
     words = torch.empty(-(-count // 31), dtype=torch.int32, device=generator.device)
     words.random_(generator=generator)  # uniform on 0 .. 2^31 - 1
     return (words.unsqueeze(1) >> bits).bitwise_and_(1).view(-1)[:count]
+
+
+def perturbation(
+    kind: Literal["sign", "gaussian"], scale: float, size: int, like: Tensor, seed: int
+) -> Tensor:
+    """scale * sign(N(0, I)) or scale * N(0, I), (size,), of the type and on the device of like."""
+    generator = torch.Generator(like.device).manual_seed(seed)
+    if kind == "gaussian":
+        vector = torch.empty(size, dtype=like.dtype, device=like.device)
+        return vector.normal_(generator=generator).mul_(scale)
+    return random_bits(size, generator).to(like.dtype).mul_(2 * scale).sub_(scale)
 
 
 @contextmanager

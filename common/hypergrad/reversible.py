@@ -4,29 +4,16 @@ Maclaurin, Duvenaud, Adams. Gradient-based Hyperparameter Optimization through R
 ICML 2015, arXiv:1502.03492.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.hypergrad.problem import (
-    BilevelProblem,
-    Hypergradient,
-    Tensors,
-    check_dependence,
-    detached,
-    leaves,
-    norm,
-    with_direct_term,
-    zeros_for_none,
-)
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
-from common.hypergrad.second_order import flat, inner_gradient, split_like
-from common.hypergrad.t1t2 import InnerLR, check_inner_lr, current, outer_step
-from common.hypergrad.unrolled import Adjoint, check_steps, step_batches
+from .base import Estimate, Point, check_at_least
+from .problem import Tensors, detached, flat, norm, split_like
+from .second_order import inner_gradient
+from .unrolled import Adjoint, SeveralSteps
 
 MAX_DENOMINATOR = 1000  # a decay is exact up to n units of the last place
 
@@ -165,7 +152,7 @@ class FixedPointSGD:
 
 
 @dataclass(frozen=True)
-class Reversible:
+class Reversible(SeveralSteps):
     """Unrolled's hypergradient with momentum, with the trajectory recomputed backwards.
 
         theta_t = theta_{t+1} + eta m_{t+1},   m_t = (m_{t+1} - dL_T/dtheta(theta_t)) / mu
@@ -190,57 +177,37 @@ class Reversible:
     order. outer_loss is L_V at theta_k. Diagnostics as Unrolled.
     """
 
-    inner_lr: InnerLR
     momentum: float | Fraction
     steps: int
     fraction_bits: int = 44
 
     def __post_init__(self) -> None:
-        check_inner_lr(self.inner_lr)
+        super().__post_init__()
         as_ratio(self.momentum)
-        check_steps(self.steps)
+        check_at_least(1, steps=self.steps)
         if not 1 <= self.fraction_bits <= 61:
             raise ValueError(f"fraction_bits must be from 1 to 61, got {self.fraction_bits}")
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Sequence[Any],
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        batches = step_batches(inner_batch, self.steps)
-        hyper = leaves(hyper)
-        *inner_seeds, outer_seed = draw_seeds(self.steps + 1, generator)
-        eta, ratio = current(self.inner_lr), as_ratio(self.momentum)
-        sgd = FixedPointSGD(params, eta, ratio, self.fraction_bits, self.steps)
-        steps = list(zip(inner_seeds, batches, strict=True))
+    def estimate(self, at: Point) -> Estimate:
+        eta, ratio = self.eta, as_ratio(self.momentum)
+        sgd = FixedPointSGD(at.theta, eta, ratio, self.fraction_bits, self.steps)
         inner_losses = []
-        with replayed_randomness([*params.values(), *hyper.values()]) as replay:
-            # With a graph in both directions, although the first does not need it: torch computes
-            # some derivatives (SiLU's) by other formulas without one, whose last bits differ.
-            for seed, batch in steps:
-                replay(seed)
-                inner = inner_gradient(problem, sgd.params(), hyper, batch)
-                sgd.step(inner.grads)
-                inner_losses.append(inner.loss)
-                del inner  # its graph, before the next
-            sgd.check_range()
-            replay(outer_seed)
-            outer_loss, v, direct = outer_step(problem, sgd.params(), hyper, outer_batch)
-            adjoint = Adjoint(v, eta, float(ratio))
-            for t, (seed, batch) in reversed(list(enumerate(steps))):
-                sgd.undo_move()
-                replay(seed)
-                inner = inner_gradient(problem, sgd.params(), hyper, batch)
-                sgd.undo_momentum(inner.grads)
-                adjoint.step_back(inner, first=t == 0)
-                del inner
-            sgd.check_recovered()
-        check_dependence(adjoint.found, direct)
-        grads = zeros_for_none(adjoint.found, hyper)
+        # With a graph in both directions, although the first does not need it: torch computes
+        # some derivatives (SiLU's) by other formulas without one, whose last bits differ.
+        for step in range(self.steps):
+            inner = inner_gradient(at, sgd.params(), step)
+            sgd.step(inner.grads)
+            inner_losses.append(inner.loss)
+            del inner  # its graph, before the next
+        sgd.check_range()
+        outer_loss, v, direct = at.outer_step(sgd.params())
+        adjoint = Adjoint(v, eta, float(ratio))
+        for step in reversed(range(self.steps)):
+            sgd.undo_move()
+            inner = inner_gradient(at, sgd.params(), step)
+            sgd.undo_momentum(inner.grads)
+            adjoint.step_back(inner, first=step == 0)
+            del inner
+        sgd.check_recovered()
         diagnostics = {"inner_losses": torch.stack(inner_losses), "outer_grad_norm": norm(v)}
-        return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
+        return Estimate(outer_loss, adjoint.found, direct, diagnostics)

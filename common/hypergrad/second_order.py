@@ -2,15 +2,15 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.hypergrad.problem import (
-    BilevelProblem,
+from .base import Point
+from .problem import (
     Tensors,
     gradients,
+    gradients_by_both,
     gradients_or_none,
     leaves,
     zeros_for_none,
@@ -38,13 +38,8 @@ class InnerGradient:
         self, vector: Tensors
     ) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
         """vector . d2L_T/dtheta2 and vector . d2L_T/(dtheta dlambda); frees the graph."""
-        both = {("theta", n): t for n, t in self.theta.items()}
-        both |= {("lambda", n): t for n, t in self.hyper.items()}
-        found = gradients_or_none(list(self.grads.values()), both, self._ordered(vector))
-        return (
-            {n: found["theta", n] for n in self.theta},
-            {n: found["lambda", n] for n in self.hyper},
-        )
+        outputs = list(self.grads.values())
+        return gradients_by_both(outputs, self.theta, self.hyper, self._ordered(vector))
 
     def hessian_product(self, vector: Tensors) -> dict[str, Tensor]:
         """vector . d2L_T/dtheta2; keeps the graph for the next product."""
@@ -55,20 +50,15 @@ class InnerGradient:
 
 
 def inner_gradient(
-    problem: BilevelProblem,
-    params: Tensors,
-    hyper: Tensors,
-    batch: Any,
-    names: Collection[str] | None = None,
+    at: Point, params: Tensors, step: int = 0, names: Collection[str] | None = None
 ) -> InnerGradient:
-    """dL_T/dtheta at ``params`` with its graph; ``hyper`` are leaves already.
+    """dL_T/dtheta at ``params`` on the batch of ``step``, with its graph.
 
     names: the parameters to differentiate by, the others are constants; None is all.
     """
-    theta = leaves(params if names is None else {n: params[n] for n in params if n in names})
-    point = {n: theta[n] if n in theta else t.detach() for n, t in params.items()}
-    loss = problem.inner_loss(point, hyper, batch)
-    return InnerGradient(loss.detach(), theta, hyper, gradients(loss, theta, create_graph=True))
+    theta = leaves({n: t for n, t in params.items() if names is None or n in names})
+    loss = at.inner_loss({**params, **theta}, step=step)
+    return InnerGradient(loss.detach(), theta, at.hyper, gradients(loss, theta, create_graph=True))
 
 
 def product_keeping_graph(
@@ -83,15 +73,3 @@ def product_keeping_graph(
             outputs, list(inputs.values()), vectors, retain_graph=True, allow_unused=True
         )
     return zeros_for_none(dict(zip(inputs, found, strict=True)), inputs)
-
-
-def flat(tensors: Tensors) -> Tensor:
-    """All entries as one vector."""
-    return torch.cat([t.reshape(-1) for t in tensors.values()])
-
-
-def split_like(vector: Tensor, like: Tensors) -> dict[str, Tensor]:
-    """The inverse of ``flat``, with names, shapes and types of ``like``; views where it can."""
-    pieces = vector.split([t.numel() for t in like.values()])
-    named = zip(like.items(), pieces, strict=True)
-    return {n: piece.view(t.shape).to(t.dtype) for (n, t), piece in named}

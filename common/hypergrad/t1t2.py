@@ -4,46 +4,19 @@ Luketina, Berglund, Greff, Raiko. Scalable Gradient-Based Tuning of Continuous R
 Hyperparameters. ICML 2016, arXiv:1511.06727. The second-order baseline of the EvoGrad paper.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from common.hypergrad.problem import (
-    BilevelProblem,
-    Hypergradient,
-    Tensors,
-    added,
-    check_dependence,
-    detached,
-    gradients,
-    gradients_or_none,
-    leaves,
-    norm,
-    outer_gradients,
-    with_direct_term,
-    zeros_for_none,
-)
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
-
-InnerLR = float | Callable[[], float]
-"""The inner step size eta; a callable is asked at every call, so it can follow a schedule."""
-
-
-def check_inner_lr(inner_lr: InnerLR) -> None:
-    if not callable(inner_lr) and not inner_lr > 0:
-        raise ValueError(f"inner_lr must be positive, got {inner_lr}")
-
-
-def current(inner_lr: InnerLR) -> float:
-    return inner_lr() if callable(inner_lr) else inner_lr
+from .base import Estimate, InnerSGD, Point
+from .problem import Tensors, added, detached, gradients_or_none, norm
+from .second_order import inner_gradient
 
 
 @dataclass(frozen=True)
-class T1T2:
+class T1T2(InnerSGD):
     """dL_V(theta')/dlambda with theta' = theta - eta dL_T/dtheta(theta, lambda).
 
         indirect term = -eta v . d2L_T/(dtheta dlambda),   v = dL_V/dtheta at theta'
@@ -57,56 +30,13 @@ class T1T2:
     ``outer_grad_norm`` |v|.
     """
 
-    inner_lr: InnerLR
-
-    def __post_init__(self) -> None:
-        check_inner_lr(self.inner_lr)
-
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        theta, hyper = leaves(params), leaves(hyper)
-        inner_seed, outer_seed = draw_seeds(2, generator)
-        eta = current(self.inner_lr)
-        with replayed_randomness([*theta.values(), *hyper.values()]) as replay:
-            replay(inner_seed)
-            inner_loss = problem.inner_loss(theta, hyper, inner_batch)
-            inner_grads = gradients(inner_loss, theta, create_graph=True)
-            theta_next = added(detached(theta), detached(inner_grads), -eta)
-            replay(outer_seed)
-            outer_loss, v, direct = outer_step(problem, theta_next, hyper, outer_batch)
-            found = gradients_or_none(
-                list(inner_grads.values()), hyper, [-eta * v[n] for n in inner_grads]
-            )
-        check_dependence(found, direct)
-        grads = zeros_for_none(found, hyper)
-        diagnostics = {"inner_loss": inner_loss.detach(), "outer_grad_norm": norm(v)}
-        return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
-
-
-def sgd_step(
-    problem: BilevelProblem, theta: Tensors, hyper: Tensors, batch: Any, eta: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_T at theta, and theta' = theta - eta dL_T/dtheta, both without a graph."""
-    start = leaves(theta)
-    loss = problem.inner_loss(start, detached(hyper), batch)
-    return loss.detach(), added(detached(theta), gradients(loss, start), -eta)
-
-
-def outer_step(
-    problem: BilevelProblem, theta: Tensors, hyper: Tensors, batch: Any
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor] | None]:
-    """L_V at theta, v = dL_V/dtheta there, and the direct term (None if there is none)."""
-    theta = leaves(theta)
-    loss = problem.outer_loss(theta, hyper, batch)
-    return loss.detach(), *outer_gradients(loss, theta, hyper)
+    def estimate(self, at: Point) -> Estimate:
+        eta, inner = self.eta, inner_gradient(at, at.theta)
+        theta_next = added(at.theta, detached(inner.grads), -eta)
+        outer_loss, v, direct = at.outer_step(theta_next)
+        found = inner.mixed_product({n: -eta * grad for n, grad in v.items()})
+        diagnostics = {"inner_loss": inner.loss, "outer_grad_norm": norm(v)}
+        return Estimate(outer_loss, found, direct, diagnostics)
 
 
 # Reverse over forward is silently wrong through these in training mode (pytorch issues 196699 and
@@ -115,7 +45,7 @@ _WRONG_IN_REVERSE_OVER_FORWARD = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNor
 
 
 @dataclass(frozen=True)
-class T1T2Forward:
+class T1T2Forward(InnerSGD):
     """T1T2's hypergradient, exact, without double backward.
 
         indirect term = -eta d/dlambda [ d/dr L_T(theta + r v, lambda) at r = 0 ]
@@ -132,42 +62,20 @@ class T1T2Forward:
     inner_lr: eta. outer_loss is L_V at theta'. Diagnostics as T1T2.
     """
 
-    inner_lr: InnerLR
-
-    def __post_init__(self) -> None:
-        check_inner_lr(self.inner_lr)
-
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        theta, hyper = detached(params), leaves(hyper)
-        inner_seed, outer_seed = draw_seeds(2, generator)
-        eta = current(self.inner_lr)
-        with replayed_randomness([*theta.values(), *hyper.values()]) as replay:
-            replay(inner_seed)
-            inner_loss, theta_next = sgd_step(problem, theta, hyper, inner_batch, eta)
-            replay(outer_seed)
-            outer_loss, v, direct = outer_step(problem, theta_next, hyper, outer_batch)
-            replay(inner_seed)
-            with forward_ad.dual_level():
-                duals = {n: forward_ad.make_dual(t, v[n]) for n, t in theta.items()}
-                loss = problem.inner_loss(duals, hyper, inner_batch)
-                value, slope = forward_ad.unpack_dual(loss)
-            refuse_normalisation(value)
-            if slope is None:  # L_T does not depend on theta
-                slope = torch.zeros_like(value)
-            found = _through_tangents(slope, hyper, eta)
-        check_dependence(found, direct)
-        grads = zeros_for_none(found, hyper)
+    def estimate(self, at: Point) -> Estimate:
+        eta = self.eta
+        inner_loss, theta_next = at.sgd_step(eta)
+        outer_loss, v, direct = at.outer_step(theta_next)
+        del theta_next
+        with forward_ad.dual_level():
+            duals = {n: forward_ad.make_dual(t, v[n]) for n, t in at.theta.items()}
+            value, slope = forward_ad.unpack_dual(at.inner_loss(duals))
+        refuse_normalisation(value)
+        if slope is None:  # L_T does not depend on theta
+            slope = torch.zeros_like(value)
+        found = _through_tangents(slope, at.hyper, eta)
         diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": norm(v)}
-        return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
+        return Estimate(outer_loss, found, direct, diagnostics)
 
 
 def _through_tangents(slope: Tensor, hyper: Tensors, eta: float) -> dict[str, Tensor | None]:

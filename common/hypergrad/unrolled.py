@@ -12,45 +12,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.hypergrad.problem import (
-    BilevelProblem,
-    Hypergradient,
-    Tensors,
-    added,
-    check_dependence,
-    detached,
-    leaves,
-    norm,
-    with_direct_term,
-    zeros_for_none,
-)
-from common.hypergrad.randomness import draw_seeds, replayed_randomness
-from common.hypergrad.second_order import InnerGradient, inner_gradient
-from common.hypergrad.t1t2 import InnerLR, check_inner_lr, current, outer_step
+from .base import Estimate, InnerSGD, Point, Seeds, check_at_least
+from .problem import Tensors, added, detached, norm
+from .randomness import draw_seeds
+from .second_order import InnerGradient, inner_gradient
 
 
-def check_steps(steps: int) -> None:
-    if not steps >= 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+class SeveralSteps(InnerSGD):
+    """An estimator of ``steps`` inner steps; inner_batch is a sequence of as many batches."""
+
+    steps: int
+
+    def inner_batches(self, inner_batch: Any) -> Sequence[Any]:
+        wanted = f"inner_batch must be a sequence of one batch for each of steps = {self.steps}"
+        if not isinstance(inner_batch, Sequence):
+            raise ValueError(f"{wanted}, got a {type(inner_batch).__name__}")
+        if len(inner_batch) != self.steps:
+            raise ValueError(f"{wanted}, got {len(inner_batch)}")
+        return inner_batch
+
+    def draw_seeds(self, generator: torch.Generator | None) -> Seeds:
+        *inner, outer = draw_seeds(self.steps + 1, generator)
+        return Seeds(inner, outer)
 
 
 def check_momentum(momentum: float) -> None:
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
-
-
-def step_batches(inner_batch: Any, steps: int) -> Sequence[Any]:
-    """``inner_batch`` as the batches of the inner steps; ValueError if it is not ``steps`` many."""
-    if not isinstance(inner_batch, Sequence):
-        raise ValueError(
-            f"inner_batch must be a sequence of steps = {steps} batches, "
-            f"got a {type(inner_batch).__name__}"
-        )
-    if len(inner_batch) != steps:
-        raise ValueError(
-            f"inner_batch must hold one batch for each of steps = {steps}, got {len(inner_batch)}"
-        )
-    return inner_batch
 
 
 class Adjoint:
@@ -98,7 +86,7 @@ def _sum(
 
 
 @dataclass(frozen=True)
-class Unrolled:
+class Unrolled(SeveralSteps):
     """dL_V(theta_k)/dlambda through k = ``steps`` steps of SGD from theta_0 = theta.
 
         m_{t+1} = mu m_t + dL_T/dtheta(theta_t, lambda, batch_t),   m_0 = 0
@@ -120,46 +108,28 @@ class Unrolled:
     theta_0 .. theta_{k-1}, (k,), ``outer_grad_norm`` |dL_V/dtheta_k|.
     """
 
-    inner_lr: InnerLR
     steps: int
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        check_inner_lr(self.inner_lr)
-        check_steps(self.steps)
+        super().__post_init__()
+        check_at_least(1, steps=self.steps)
         check_momentum(self.momentum)
 
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Sequence[Any],
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient:
-        """The hypergradient at ``params`` and ``hyper``."""
-        batches = step_batches(inner_batch, self.steps)
-        theta, hyper = detached(params), leaves(hyper)
-        *inner_seeds, outer_seed = draw_seeds(self.steps + 1, generator)
-        eta = current(self.inner_lr)
+    def estimate(self, at: Point) -> Estimate:
+        eta, theta = self.eta, at.theta
+        momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
         trajectory: list[InnerGradient] = []
-        with replayed_randomness([*theta.values(), *hyper.values()]) as replay:
-            momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
-            for seed, batch in zip(inner_seeds, batches, strict=True):
-                replay(seed)
-                inner = inner_gradient(problem, theta, hyper, batch)
-                momentum = added(detached(inner.grads), momentum, self.momentum)
-                theta = added(theta, momentum, -eta)
-                trajectory.append(inner)
-            inner_losses = torch.stack([inner.loss for inner in trajectory])
-            replay(outer_seed)
-            outer_loss, v, direct = outer_step(problem, theta, hyper, outer_batch)
-            adjoint = Adjoint(v, eta, self.momentum)
-            while trajectory:
-                inner = trajectory.pop()
-                adjoint.step_back(inner, first=not trajectory)
-        check_dependence(adjoint.found, direct)
-        grads = zeros_for_none(adjoint.found, hyper)
+        for step in range(self.steps):
+            inner = inner_gradient(at, theta, step)
+            momentum = added(detached(inner.grads), momentum, self.momentum)
+            theta = added(theta, momentum, -eta)
+            trajectory.append(inner)
+        inner_losses = torch.stack([inner.loss for inner in trajectory])
+        outer_loss, v, direct = at.outer_step(theta)
+        adjoint = Adjoint(v, eta, self.momentum)
+        while trajectory:
+            inner = trajectory.pop()
+            adjoint.step_back(inner, first=not trajectory)
         diagnostics = {"inner_losses": inner_losses, "outer_grad_norm": norm(v)}
-        return Hypergradient(with_direct_term(grads, direct), outer_loss, diagnostics)
+        return Estimate(outer_loss, adjoint.found, direct, diagnostics)

@@ -1,7 +1,4 @@
-"""The one table of all estimators: how the study measures each, and what docs/estimators.md says.
-
-A new estimator is one entry here (and its file in common/hypergrad, and a parameter of the tests).
-"""
+"""How the study measures each of the estimators in common/hypergrad/registry.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +20,8 @@ from common.hypergrad import (
     Unrolled,
 )
 from common.hypergrad.layer_sampled import layer_of
+from common.hypergrad.registry import ESTIMATORS as REGISTRY
+from common.hypergrad.registry import Entry
 from common.study.case import Built
 
 PLAIN = "plain"
@@ -50,13 +49,17 @@ class Method:
 
 @dataclass(frozen=True)
 class Estimator:
-    """An estimator as the page describes it, and the methods that measure it, the first for all."""
+    """An estimator by its name in the registry, and the methods that measure it, the first for all.
 
-    kind: type
-    needs: str
-    exactness: str
-    choose: str
+    What the page says of it is in the registry too.
+    """
+
+    name: str
     methods: tuple[Method, ...]
+
+    @property
+    def entry(self) -> Entry:
+        return REGISTRY[self.name]
 
 
 def _evograd(mode: str, label: str, guesses: dict[int, float]) -> tuple[Method, ...]:
@@ -89,45 +92,27 @@ def _implicit_cg(case: Built) -> ImplicitCG:
 
 ESTIMATORS = (
     Estimator(
-        EvoGrad,
-        needs="first derivatives",
-        exactness="an estimate: in expectation the direction of T1T2; noise shrinks as 1 / √K",
-        choose="large networks, hyperparameters anywhere; the least memory",
+        "evograd",
         methods=_evograd("streaming", "", {2: 4, 4: 7, 16: 20}),
     ),
     Estimator(
-        EvoGrad,
-        needs="first derivatives; memory for K graphs where lambda acts inside the network",
-        exactness="the same number",
-        choose="reading, checking, vmap: the textbook",
+        "evograd_graph",
         methods=_evograd("graph", " graph", {2: 5, 4: 8, 16: 22}),
     ),
     Estimator(
-        EvoGrad,
-        needs="forward-mode derivatives of the outer loss",
-        exactness="the same number",
-        choose="lambda after the network (loss weights), where even a plain step's memory is dear",
+        "evograd_forward",
         methods=_evograd("forward", " forward", {2: 5, 4: 10, 16: 38}),
     ),
     Estimator(
-        AnchoredEvoGrad,
-        needs="first derivatives",
-        exactness="an estimate as EvoGrad's for K = 2",
-        choose="a base step that hands over its loss at theta (saves a forward; not measured here)",
+        "anchored",
         methods=(Method("AnchoredEvoGrad", lambda case: AnchoredEvoGrad(), 4),),
     ),
     Estimator(
-        EvoGradAlongGradient,
-        needs="first derivatives; a radius",
-        exactness="a central difference along dL_V/dtheta at theta: no sampling noise",
-        choose="first order without sampling noise, for the price of EvoGrad",
+        "along_gradient",
         methods=(Method("EvoGradAlongGradient", lambda case: EvoGradAlongGradient(), 4),),
     ),
     Estimator(
-        FiniteDifference,
-        needs="first derivatives; a radius",
-        exactness="T1T2 up to O(r²) on smooth networks; kinks (ReLU) and rounding add to it",
-        choose="T1T2's number in a plain step's memory, hyperparameters anywhere",
+        "finite_difference",
         methods=(
             Method(
                 "FiniteDifference", lambda case: FiniteDifference(case.inner_lr), 5, compiles=True
@@ -135,31 +120,19 @@ ESTIMATORS = (
         ),
     ),
     Estimator(
-        T1T2,
-        needs="double backward through every operation",
-        exactness="exact for one unrolled step",
-        choose="the reference, where its memory suffices",
+        "t1t2",
         methods=(Method("T1T2", lambda case: T1T2(case.inner_lr), 6, always=True, compiles=True),),
     ),
     Estimator(
-        HigherT1T2,
-        needs="double backward; the higher library",
-        exactness="exact for one unrolled step",
-        choose="comparing with published timings only",
+        "t1t2_higher",
         methods=(Method("HigherT1T2", lambda case: HigherT1T2(case.inner_lr), 6),),
     ),
     Estimator(
-        T1T2Forward,
-        needs="forward-mode derivatives of the inner loss; lambda after the network",
-        exactness="exact for one unrolled step",
-        choose="loss weights: the exact number in a plain step's memory",
+        "t1t2_forward",
         methods=(Method("T1T2Forward", lambda case: T1T2Forward(case.inner_lr), 5),),
     ),
     Estimator(
-        LayerSampled,
-        needs="double backward through the chosen layers",
-        exactness="layers drawn at random: unbiased for T1T2; a fixed choice: biased",
-        choose="double backward too dear, and a few layers (the last) that say enough",
+        "layer_sampled",
         methods=(
             Method(
                 "LayerSampled, last layer",
@@ -169,19 +142,13 @@ ESTIMATORS = (
         ),
     ),
     Estimator(
-        Unrolled,
-        needs="double backward; memory for a graph per inner step",
-        exactness="exact for k unrolled steps",
-        choose="short horizons, any number of hyperparameters",
+        "unrolled",
         methods=(
             Method("Unrolled, 4 steps", lambda case: Unrolled(case.inner_lr, 4), 16, inner_steps=4),
         ),
     ),
     Estimator(
-        Reversible,
-        needs="double backward; momentum; gradients reproducible bit for bit",
-        exactness="exact for k steps on a grid of 2⁻⁴⁴",
-        choose="long horizons, many hyperparameters",
+        "reversible",
         methods=(
             Method(
                 "Reversible, 4 steps",
@@ -192,10 +159,7 @@ ESTIMATORS = (
         ),
     ),
     Estimator(
-        ForwardMode,
-        needs="double backward; for every hyperparameter a backward and a vector like theta",
-        exactness="exact for k unrolled steps",
-        choose="long horizons, a handful of hyperparameters",
+        "forward_mode",
         methods=(
             Method(
                 "ForwardMode, 4 steps",
@@ -207,17 +171,11 @@ ESTIMATORS = (
         ),
     ),
     Estimator(
-        ImplicitCG,
-        needs="double backward; an inner optimum with positive curvature",
-        exactness="exact at an inner optimum, given enough iterations",
-        choose="solved inner problems: no step size, no trajectory",
+        "implicit_cg",
         methods=(Method("ImplicitCG, 4 iterations", _implicit_cg, 14),),
     ),
     Estimator(
-        Neumann,
-        needs="double backward; near an inner optimum; a step size below 2 / |H|",
-        exactness="exact at an inner optimum, given enough terms",
-        choose="nearly solved inner problems",
+        "neumann",
         methods=(Method("Neumann, 4 terms", lambda case: Neumann(case.inner_lr, 4), 12),),
     ),
 )
@@ -235,7 +193,7 @@ def reason_to_exclude(method: Method, case: Built) -> str | None:
     A case excludes by the name of a method, with its K or steps or without ("EvoGrad forward"), or
     by that of an estimator's class, in whatever spelling ("T1T2Forward", "t1t2_forward").
     """
-    kind = next(e.kind.__name__ for e in ESTIMATORS if method in e.methods)
+    kind = next(e.entry.kind.__name__ for e in ESTIMATORS if method in e.methods)
     names = {_bare(name) for name in (method.name, method.name.split(",")[0], kind)}
     for name, reason in case.excluded.items():
         if _bare(name) in names:

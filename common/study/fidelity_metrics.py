@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.hypergrad.problem import BilevelProblem, Tensors, gradients, leaves
-from common.hypergrad.t1t2 import outer_step
+from common.hypergrad.problem import BilevelProblem, Tensors, gradients, leaves, outer_step
 
 Metrics = dict[str, float | None]
 
@@ -87,7 +86,9 @@ def effective_dimension(
     theta, lambda_ = leaves(params), leaves(hyper)
     loss = problem.inner_loss(theta, lambda_, inner_batch)
     inner = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-    _, g, _ = outer_step(problem, params, lambda_, outer_batch)
+    _, g, _ = outer_step(
+        lambda theta, la: problem.outer_loss(theta, la, outer_batch), params, lambda_
+    )
     # M' z is the derivative by theta of <z, dL_T/dlambda>; M g that of <g, dL_T/dtheta> by lambda.
     product = gradients(list(inner), lambda_, list(g.values()))
     by_lambda = gradients(

@@ -150,9 +150,8 @@ def estimators_table(measurements: Sequence[Measurement], references: Mapping[st
         for point in references.values():
             m = found.get((point, estimator.methods[0].name))
             costs += [_number(m and m.time_ratio), _number(m and m.memory_ratio)]
-        rows.append(
-            (title_of(estimator), estimator.needs, estimator.exactness, *costs, estimator.choose)
-        )
+        entry = estimator.entry
+        rows.append((title_of(estimator), entry.needs, entry.exactness, *costs, entry.choose))
     return Table(
         "Hypergradient estimators",
         (*columns, "choose it for"),

@@ -16,6 +16,15 @@ def inner_batch_for(estimator, batch):
     return batch if steps is None else [batch] * steps
 
 
+SMALL = {"num_candidates": 3, "inner_lr": 0.1, "steps": 2, "momentum": 0.9, "layers": 1}
+SMALL |= {"iterations": 2, "damping": 5.0, "terms": 2}
+
+
+def small(entry, **settings):
+    """An estimator of the registry with settings that suit the problems here."""
+    return entry.build(**{**SMALL, **settings})
+
+
 class Quadratic:
     """A bilevel problem whose hypergradients have closed forms.
 
