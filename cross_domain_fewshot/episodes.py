@@ -1,8 +1,7 @@
 """Endless seeded episodes and batches of one split, resumable at any of them."""
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +12,7 @@ from cross_domain_fewshot import augment
 from cross_domain_fewshot.images import Delivery, DomainSplit
 
 
-@dataclass(frozen=True)
-class Episode:
+class Episode(NamedTuple):
     """support: (n_way, n_shot, 3, S, S). query: (n_way, n_query, 3, S, S). Normalised float32 on
     the device; class i is row i."""
 

@@ -17,6 +17,7 @@ from common.reporting import (
     published_value,
     write_table,
 )
+from cross_domain_fewshot import noise_study
 from cross_domain_fewshot.config import Config, planned_runs, variant
 from cross_domain_fewshot.data import DOMAINS
 from cross_domain_fewshot.embedded_table import EPISODES_NOTE, embedded_table
@@ -61,6 +62,12 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         runs=len(records),
         planned_runs=len(planned_runs(preset)),
     )
+
+
+def draw_studies(records: Path, folder: Path) -> None:
+    """The tables of what is no run: from records/STUDY/records into folder/STUDY."""
+    if found := noise_study.read(records / "noise" / "records"):
+        write_table(noise_study.table(found), folder / "noise", "noise")
 
 
 def setting_name(config: Mapping[str, Any]) -> str:

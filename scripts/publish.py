@@ -62,11 +62,13 @@ def collect_costs(size: str, runs: Path) -> int:
 def draw(folder: Path) -> None:
     """Makes all tables and figures of results/ in ``folder``."""
     for experiment in EXPERIMENTS:
+        report = importlib.import_module(f"{experiment}.report")
         for preset in PRESETS:
             records = read_records(RESULTS / experiment / preset / "records", experiment)
             if records:
-                report = importlib.import_module(f"{experiment}.report")
                 report.section(records, preset, folder / experiment / preset)
+        if hasattr(report, "draw_studies"):
+            report.draw_studies(RESULTS / experiment, folder / experiment)
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
     for preset in PRESETS:
         moments = RESULTS / "fidelity" / preset / "records"

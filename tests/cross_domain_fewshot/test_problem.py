@@ -34,7 +34,7 @@ class Setting:
         backbone = build_backbone("resnet10", head, 4, "small")
         self.network = FewShotNetwork(backbone, head, SIZE).double()
         with torch.no_grad():  # running statistics that are not the initial ones
-            self.network(*vars(episode(7)).values())
+            self.network(*episode(7))
         self.problem = FeatureTransformProblem(self.network)
         self.params, self.hyper = split_parameters(self.network)
         self.seen, self.unseen = episode(1), episode(2)

@@ -1,0 +1,218 @@
+"""How much of EvoGrad's estimate is the transformations' noise, shared or drawn per candidate?
+
+    python -m cross_domain_fewshot.noise_study --seeds 1 2 3 --output FOLDER
+
+At the start and at the end of a training with LFT and EvoGrad, in float64, on several pairs of
+episodes: the spread of the candidates' losses, and the cosine of EvoGrad's hypergradient to the
+exact one-step hypergradient (T1-T2), once with one noise for all candidates of a hypergradient and
+once with noise drawn anew for each. The exact one depends on the noise too: estimates are compared
+with that of the very same noise, and with the mean over many draws. One JSON file per seed; a file
+that is there already is not made again. ``scripts.publish`` makes the table from the files in
+results/cross_domain_fewshot/noise/records.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from common.cli import run_command
+from common.files import write_atomic
+from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
+from common.hypergrad.problem import BilevelProblem
+from common.reporting import Number, Table, collect_provenance
+from common.settings import ROOT
+from common.study.fidelity_metrics import cosine, flat_gradient
+from common.study.moments import cast
+from common.training import choose_device, configure, seed_everything
+from cross_domain_fewshot.config import PRESETS, Config
+from cross_domain_fewshot.data import Episode
+from cross_domain_fewshot.train import FewShotTask
+
+CANDIDATES = {2: 16, 8: 6, 32: 3}
+"""K and how many hypergradients are estimated with it on a pair of episodes."""
+EXACT_DRAWS = 64
+"""Draws of the noise over which the exact hypergradient is averaged."""
+Row = dict[str, Any]
+
+
+class SameNoise:
+    """A problem whose inner loss has the same noise whenever it is taken."""
+
+    def __init__(self, problem: BilevelProblem, seed: int) -> None:
+        self.problem, self.seed = problem, seed
+
+    def inner_loss(self, params: Tensors, hyper: Tensors, batch: Episode) -> Tensor:
+        torch.manual_seed(self.seed)
+        return self.problem.inner_loss(params, hyper, batch)
+
+    def outer_loss(self, params: Tensors, hyper: Tensors, batch: Episode) -> Tensor:
+        return self.problem.outer_loss(params, hyper, batch)
+
+
+def pair_rows(
+    problem: BilevelProblem, tensors: Sequence[Any], evograd: EvoGrad, inner_lr: float
+) -> Iterator[Row]:
+    """The measurements on one pair of episodes; tensors: params, hyper, the two episodes."""
+
+    def estimate(estimator: Any, own: BilevelProblem, seed: int) -> Hypergradient:
+        return estimator(own, *tensors, generator=torch.Generator().manual_seed(seed))
+
+    exact = torch.stack(
+        [
+            flat_gradient(estimate(T1T2(inner_lr), SameNoise(problem, seed), 0).grads)
+            for seed in range(EXACT_DRAWS)
+        ]
+    )
+    mean = exact.mean(0)
+    others = (exact.sum(0) - exact) / (EXACT_DRAWS - 1)
+    yield {
+        "noise": "exact",
+        "to_mean": [cosine(one, rest) for one, rest in zip(exact, others, strict=True)],
+    }
+    for noise in ("shared", "separate"):
+        for count, draws in CANDIDATES.items():
+            estimator = replace(evograd, num_candidates=count, common_noise=noise == "shared")
+            row: Row = {"noise": noise, "K": count, "to_mean": [], "to_same": []}
+            row |= {"loss_variance": [], "largest_weight": []}
+            for seed in range(draws):
+                own = SameNoise(problem, seed) if noise == "shared" else problem
+                found = estimate(estimator, own, 1_000 + seed)
+                grads = flat_gradient(found.grads)
+                row["to_mean"].append(cosine(grads, mean))
+                if noise == "shared":
+                    row["to_same"].append(cosine(grads, exact[seed]))
+                row["loss_variance"].append(found.diagnostics["losses"].var().item())
+                row["largest_weight"].append(found.diagnostics["weights"].max().item())
+            yield row
+
+
+def measure_seed(config: Config, pairs: int) -> list[Row]:
+    """The rows of one seed, at the start and at the end of its training."""
+    device = choose_device(config.device)
+    configure(config.threads, config.tf32)
+    seed_everything(config.seed)
+    task = FewShotTask(config, device)
+    rows = []
+    for moment in ("start", "end"):
+        if moment == "end":
+            for epoch in range(1, config.epochs + 1):
+                for _ in task.steps(epoch):
+                    pass
+        learner = task.learner
+        learner.network.double()
+        for pair in range(pairs):
+            drawn = next(task.schedule())
+            episodes = [
+                task.streams[role, name].next()
+                for role, name in zip(("seen", "unseen"), drawn, strict=True)
+            ]
+            tensors = cast((learner.params, learner.hyper, *episodes), torch.float64)
+            found = pair_rows(learner.problem, tensors, learner.estimator, config.learning_rate)
+            rows += [{"moment": moment, "pair": pair, **row} for row in found]
+        learner.network.float()
+    return rows
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> Table:
+    """Means over seeds and pairs of episodes, with 95 % intervals."""
+    rows = []
+    for moment in ("start", "end"):
+        found = [row for record in records for row in record["rows"] if row["moment"] == moment]
+
+        def chosen(noise: str, count: int | None = None, found: list[Row] = found) -> list[Row]:
+            return [row for row in found if row["noise"] == noise and row.get("K") == count]
+
+        most = max(CANDIDATES)
+        spread = {n: _mean(chosen(n, most), "loss_variance") for n in ("shared", "separate")}
+        exact = chosen("exact")
+        rows.append(
+            (moment, "T1-T2, one draw", "–", "–", "–", "–", "1", _interval(exact, "to_mean"))
+        )
+        for noise in ("shared", "separate"):
+            share = 100 * (1 - spread["shared"] / spread["separate"])
+            for count in CANDIDATES:
+                same = chosen(noise, count)
+                rows.append(
+                    (
+                        moment,
+                        f"EvoGrad, {noise}",
+                        str(count),
+                        Number(math.sqrt(spread[noise]), digits=3),
+                        f"{share:.1f}" if noise == "separate" else "–",
+                        Number(_mean(same, "largest_weight")),
+                        _interval(same, "to_same") if noise == "shared" else "–",
+                        _interval(same, "to_mean"),
+                    )
+                )
+    pairs = {(r["seed"], row["pair"]) for r in records for row in r["rows"]}
+    return Table(
+        "Few-shot: noise of the transformations in the candidates",
+        ("moment", "hypergradient, noise", "K", "sd of losses", "share of noise %",
+         "largest weight", "cosine, same draw", "cosine, mean over draws"),
+        tuple(rows),
+        caption="Embedded images, float64, at the start and at the end of training. Sd of losses: "
+        "between the candidates of a hypergradient (of 32). Share of noise: the part of "
+        "these losses' variance that is there only because every candidate has noise of its own. "
+        "Largest weight: of the softmax over the candidates, mean. Cosine to the exact one-step "
+        f"hypergradient: of the same draw of the noise; of the mean over {EXACT_DRAWS} draws.",
+        notes=(
+            f"±: half-width of the 95 % confidence interval over {len(pairs)} pairs of episodes "
+            f"of {len(records)} seeds.",
+        ),
+    )  # fmt: skip
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return sum(sum(row[name]) / len(row[name]) for row in rows) / len(rows)
+
+
+def _interval(rows: Sequence[Row], name: str) -> Number:
+    """Mean over pairs of episodes of the mean over draws, with the interval by Student's t."""
+    values = torch.tensor([sum(row[name]) / len(row[name]) for row in rows])
+    width = None
+    if len(values) > 1:
+        width = (student.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5).item()
+    return Number(values.mean().item(), width)
+
+
+def read(folder: Path) -> list[Mapping[str, Any]]:
+    """The records in a folder, by seed."""
+    files = sorted(folder.glob("seed*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cross_domain_fewshot.noise_study",
+        description="Measures the transformations' noise in EvoGrad's candidates.",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--preset", choices=("smoke", "quick"), default="quick")
+    parser.add_argument("--pairs", type=int, default=3, help="of episodes, at each moment")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its choice")
+    default = ROOT / "runs/cross_domain_fewshot/noise"
+    parser.add_argument("--output", type=Path, default=default, help=f"default {default}")
+    options = parser.parse_args()
+    for seed in options.seeds:
+        path = options.output / f"seed{seed}.json"
+        if path.exists():
+            continue
+        preset = PRESETS[options.preset]
+        config = replace(preset, method="lft_evograd", seed=seed, threads=options.threads)
+        rows = measure_seed(config.validate(), options.pairs)
+        record = {"seed": seed, "config": config.deciding(), "rows": rows}
+        record["provenance"] = collect_provenance()
+        write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
+        print(path)
+
+
+if __name__ == "__main__":
+    run_command(main)
