@@ -52,7 +52,11 @@ def rooms(names: Sequence[str] = EXPERIMENTS) -> dict[str, ModuleType]:
 
 def points(size: str) -> list[Point]:
     """All points of a size, in the order of the tables."""
-    return [Point(n, c.figure, c.x) for n, room in rooms().items() for c in room.cases(size)]
+    return [
+        Point(experiment=n, figure=c.figure, x=c.x)
+        for n, room in rooms().items()
+        for c in room.cases(size)
+    ]
 
 
 def published_costs() -> dict[str, list[PublishedCost]]:
@@ -69,8 +73,10 @@ def sections(measurements: Sequence[Measurement], size: str, folder: Path) -> li
 
 
 REFERENCES = {
-    "LeNet": Point("rotation", "LeNet, rotation", "batch 128"),
-    "ResNet-32": Point("metaweightnet", "ResNet-32, label noise, by width", "width 1"),
+    "LeNet": Point(experiment="rotation", figure="LeNet, rotation", x="batch 128"),
+    "ResNet-32": Point(
+        experiment="metaweightnet", figure="ResNet-32, label noise, by width", x="width 1"
+    ),
 }
 """The cases that stand for all in the table of estimators: lambda before and after the network."""
 
@@ -92,13 +98,15 @@ def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
     """The chosen cases."""
     device = choose_device(arguments.device)
     threads = arguments.threads or torch.get_num_threads()
-    settings = Settings(arguments.size, device.type, threads, arguments.tf32)
+    settings = Settings(
+        size=arguments.size, device=device.type, threads=threads, tf32=arguments.tf32
+    )
     compiled = arguments.compile
     if compiled is None:
         compiled = arguments.size == "paper" and device.type == "cuda"
     return [
         Job(
-            point=Point(name, case.figure, case.x),
+            point=Point(experiment=name, figure=case.figure, x=case.x),
             cases=room.cases,
             settings=settings,
             folder=arguments.runs / arguments.size / device.type,

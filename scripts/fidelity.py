@@ -9,7 +9,6 @@ there is not measured again, a training that was cut off is continued.
 
 import argparse
 import importlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +18,10 @@ from common.cli import run_command
 from common.errors import UserError
 from common.files import write_atomic
 from common.reporting import collect_provenance
+from common.reporting.record_files import load, save
 from common.settings import ROOT
 from common.study.fidelity import measure_moment
+from common.study.fidelity_records import FidelityRecord
 from common.study.fidelity_report import draw
 from common.study.fidelity_settings import OPTIONS, Options
 from common.study.moments import Planned
@@ -39,7 +40,9 @@ def planned(preset: str, device: str, options: Options, folder: Path) -> list[Pl
     return found
 
 
-def record_of(moment: Planned, options: Options, preset: str, device: str, bar: tqdm) -> dict:
+def record_of(
+    moment: Planned, options: Options, preset: str, device: str, bar: tqdm
+) -> FidelityRecord:
     """Measures one moment, showing how far it is on the bar."""
     done, record = 0.0, None
     for what, part, record in measure_moment(moment, options):  # noqa: B007 - the last is kept
@@ -47,10 +50,11 @@ def record_of(moment: Planned, options: Options, preset: str, device: str, bar: 
         bar.update(min(part - done, bar.total - bar.n))
         done = part
     assert record is not None
-    return record | {
-        "preset": preset,
-        "provenance": collect_provenance() | {"device": str(choose_device(device))},
-    }
+    return FidelityRecord(
+        **record,
+        preset=preset,
+        provenance=collect_provenance() | {"device": str(choose_device(device))},
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -74,10 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for moment in moments:
             path = records / f"{moment.name}.json"
             if path.exists():
+                load(path, FidelityRecord)
                 bar.update(1)
                 continue
             record = record_of(moment, options, arguments.preset, arguments.device, bar)
-            write_atomic(path, json.dumps(record, indent=1) + "\n")
+            save(record, path)
     draw(records, folder)
     if arguments.collect:
         results = ROOT / "results" / "fidelity" / arguments.preset

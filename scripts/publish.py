@@ -23,7 +23,8 @@ from pathlib import Path
 from common.cli import run_command
 from common.errors import UserError
 from common.files import write_atomic
-from common.reporting import check_blocks, fill_blocks, read_records, write_record
+from common.record_settings import experiment_records, settings_of
+from common.reporting import check_blocks, fill_blocks, write_record
 from common.settings import ROOT
 from common.study import fidelity_report
 from common.study.records import by_device, read_measurements, write_measurement
@@ -37,15 +38,9 @@ _MARKER = re.compile(r"<!-- generated: (\S+) -->")
 
 def collect(experiment: str, preset: str, runs: Path) -> int:
     """Copies finished runs' records into results/; returns how many."""
-    settings = importlib.import_module(f"{experiment}.config")
-    config_class = type(settings.PRESETS[preset])
-    records = read_records(runs / experiment / preset, experiment)
+    records = experiment_records(experiment, preset, runs / experiment / preset)
     for record in records:
-        chosen = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in record.config.items()
-        }
-        name = config_class(**chosen).run_name()
+        name = settings_of(record).run_name()
         write_record(record, RESULTS / experiment / preset / "records" / f"{name}.json")
     return len(records)
 
@@ -64,7 +59,9 @@ def draw(folder: Path) -> None:
     for experiment in EXPERIMENTS:
         report = importlib.import_module(f"{experiment}.report")
         for preset in PRESETS:
-            records = read_records(RESULTS / experiment / preset / "records", experiment)
+            records = experiment_records(
+                experiment, preset, RESULTS / experiment / preset / "records"
+            )
             if records:
                 report.section(records, preset, folder / experiment / preset)
         if hasattr(report, "draw_studies"):

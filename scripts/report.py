@@ -10,11 +10,11 @@ from pathlib import Path
 
 from common.cli import run_command
 from common.errors import UserError
+from common.record_settings import experiment_records
 from common.reporting import (
     RunRecord,
     Section,
     collect_provenance,
-    read_records,
     utc_now,
     write_report,
 )
@@ -35,7 +35,7 @@ def make_sections(
     ``output``/EXPERIMENT."""
     sections, shown = [], []
     for experiment in experiments:
-        records = read_records(records_folder / experiment / preset, experiment)
+        records = experiment_records(experiment, preset, records_folder / experiment / preset)
         if not records:
             continue
         report = importlib.import_module(f"{experiment}.report")

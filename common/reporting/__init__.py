@@ -17,8 +17,6 @@ from common.reporting.html import Section, render_report, write_report
 from common.reporting.provenance import collect_provenance, utc_now
 from common.reporting.published import Published, published, published_value
 from common.reporting.records import (
-    RECORD_KIND,
-    SCHEMA_VERSION,
     RunRecord,
     read_record,
     read_records,
@@ -38,8 +36,6 @@ from common.reporting.tables import (
 )
 
 __all__ = [
-    "RECORD_KIND",
-    "SCHEMA_VERSION",
     "STYLES",
     "TEXT_WIDTH",
     "VERDICT_RULE",

@@ -1,185 +1,192 @@
-"""Run records: one JSON file per run, checked when written and when read.
+"""Run records: one JSON file per run, with what a table needs and what makes it trusted.
 
-A record holds what a table or a figure needs (settings, metrics, cost) and what somebody needs
-to trust it (versions, device, commit, checksums of the data). Its fields and types are in
-`record_schema.json`.
+A record holds settings, metrics and cost, and versions, device, commit and checksums of the data.
+It is consistent or refused, see ``RunRecord.check``.
 """
 
-import functools
-import json
-import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+import itertools
+import re
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-import jsonschema
+from pydantic import AfterValidator, Field
 
 from common.errors import UserError
-from common.files import write_atomic
+from common.reporting.record_files import (
+    Finite,
+    Inconsistent,
+    JsonObject,
+    NotNegative,
+    Record,
+    load,
+    load_folder,
+    save,
+)
 
-SCHEMA_VERSION = 1
-RECORD_KIND = "evograd-run-record"
-_LINE_WIDTH = 100
+# Names of metrics whose values have bounds, whatever the experiment: percentages; correlations
+# and cosines; what cannot be negative.
+_BOUNDS = (
+    (re.compile(r"(^|_)(accuracy|f1|ci95)(_|$)"), 0.0, 100.0),
+    (re.compile(r"(^|_)(correlation|cosine)(_|$)"), -1.0 - 1e-9, 1.0 + 1e-9),
+    (re.compile(r"(^|_)(norm|distance|moved|sd|seconds|bytes)(_|$)"), 0.0, float("inf")),
+)
+_NEEDED_PROVENANCE = ("python", "torch", "device", "started", "finished")
 
 
-@dataclass(frozen=True)
-class RunRecord:
+class Named(dict):
+    """Values by name; a name that is missing is the user's error, since the record lacks it."""
+
+    def __missing__(self, name: str) -> Any:
+        known = ", ".join(map(str, self)) or "nothing"
+        raise UserError(
+            f"A run record lacks {name!r} (it has {known}): repeat that run with this version."
+        )
+
+
+def _named(value: dict[str, Any]) -> Named:
+    return Named(value)
+
+
+Name = Annotated[str, Field(min_length=1)]
+Numbers = Annotated[dict[str, Finite], AfterValidator(_named)]
+Series = Annotated[dict[str, list[Finite]], AfterValidator(_named)]
+
+
+class RunRecord(Record):
     """One run: one experiment, one method, one seed."""
 
-    experiment: str
-    method: str
-    seed: int
-    preset: str
-    config: dict[str, Any]  # every setting of the run, JSON values
-    epochs: list[dict[str, float]]  # metrics by epoch, each with "epoch"
-    traces: dict[str, list[float]]  # series by iteration, equal lengths, with "iteration"; or {}
-    final: dict[str, float]  # metrics at the last epoch
-    best: dict[str, dict[str, float]]  # metric -> {"value": ..., "epoch": ...}; or {}
-    cost: dict[str, Any]  # such as seconds_per_step, peak_bytes, seconds_per_epoch; or {}
-    data: dict[str, str]  # file or split -> checksum
-    provenance: dict[str, Any]  # collect_provenance(), wall_seconds, started, finished
-    schema_version: int = SCHEMA_VERSION
-    curves: dict[str, list[float]] = field(default_factory=dict)  # for figures, of any length
+    KIND: ClassVar[str] = "evograd-run-record"
+
+    experiment: Name
+    method: Name
+    seed: int = Field(ge=0, lt=2**32)
+    preset: Name
+    config: Annotated[JsonObject, AfterValidator(_named)]
+    """Every setting that decides the result."""
+    epochs: list[Numbers]
+    """Metrics by epoch, each row with ``epoch``; the first may be epoch 0, before training."""
+    traces: Series
+    """Series by iteration, of equal lengths, with ``iteration``."""
+    final: Numbers
+    """Metrics at the last epoch."""
+    best: Annotated[dict[str, Numbers], AfterValidator(_named)]
+    """Metric -> its largest ``value`` and the first ``epoch`` that had it."""
+    cost: Annotated[dict[str, NotNegative], AfterValidator(_named)]
+    """Of one training step, in seconds and bytes; {} where no step is measured."""
+    data: dict[str, Name]
+    """File or split -> its checksum or size."""
+    provenance: JsonObject
+    """``collect_provenance()``, device, started, finished and wall_seconds."""
+    curves: Series = Field(default_factory=Named)
+    """Series for figures, of any length."""
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """The last epoch by the run's settings (``epochs``, or ``steps`` where there are none)."""
+        planned = self.config.get("epochs", self.config.get("steps"))
+        return planned if type(planned) is int else None
+
+    def check(self) -> None:
+        """Raises Inconsistent unless
+
+        method, seed and preset are those of the settings; epochs follow each other up to the
+        planned one; final values are the last epoch's, or have other names than its; the best
+        values are those of their epochs; traces are as long as their iterations, which rise;
+        metrics lie within what their names allow; the provenance says with what and when.
+        """
+        for name in ("method", "seed", "preset"):
+            if self.config.get(name) != getattr(self, name):
+                raise Inconsistent(
+                    f"{name} is {getattr(self, name)!r}, but {self.config.get(name)!r} in config"
+                )
+        self._check_epochs()
+        self._check_final_and_best()
+        self._check_traces()
+        for place, values in {"final": self.final, "epochs": self.epochs[-1]}.items():
+            for name, value in values.items():
+                for pattern, low, high in _BOUNDS:
+                    if pattern.search(name) and not low <= value <= high:
+                        raise Inconsistent(f"{place}.{name} is {value}, out of its range")
+        self._check_cost_and_provenance()
+
+    def _check_epochs(self) -> None:
+        numbers = [row.get("epoch") for row in self.epochs]
+        if not numbers or numbers[0] not in (0, 1):
+            raise Inconsistent("epochs do not begin with epoch 1 (or 0)")
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise Inconsistent(f"epochs are numbered {numbers}, not one after the other")
+        if self.planned_epochs is None or numbers[-1] != self.planned_epochs:
+            raise Inconsistent(f"epochs end at {numbers[-1]}, planned are {self.planned_epochs}")
+
+    def _check_final_and_best(self) -> None:
+        last = {name: value for name, value in self.epochs[-1].items() if name != "epoch"}
+        trained = bool(last.keys() & self.final.keys())
+        if trained and last != self.final:
+            names = [n for n in {**last, **self.final} if last.get(n) != self.final.get(n)]
+            raise Inconsistent(f"final and the last epoch disagree in {', '.join(names)}")
+        if not self.final or trained != bool(self.best):
+            raise Inconsistent("final or best is empty")
+        for metric, best in self.best.items():
+            rows = {row["epoch"]: row[metric] for row in self.epochs if metric in row}
+            largest = {"value": max(rows.values()), "epoch": max(rows, key=rows.get)} if rows else 0
+            if best != largest:
+                raise Inconsistent(f"best.{metric} is {best}, by the epochs it is {largest}")
+
+    def _check_traces(self) -> None:
+        lengths = {name: len(series) for name, series in self.traces.items()}
+        if not lengths.get("iteration"):
+            raise Inconsistent('traces have no series "iteration"')
+        if len(set(lengths.values())) > 1:
+            raise Inconsistent(f"traces have different lengths ({lengths})")
+        iterations = self.traces["iteration"]
+        if any(a >= b for a, b in itertools.pairwise(iterations)):
+            raise Inconsistent("traces.iteration does not rise")
+
+    def _check_cost_and_provenance(self) -> None:
+        cost, order = self.cost, ("seconds_low", "seconds", "seconds_high")
+        known = [cost[name] for name in order if name in cost]
+        if known != sorted(known) or cost.get("repeats", 1) < 1:
+            raise Inconsistent("cost: the median is not between its quartiles, or repeats is 0")
+        for name in _NEEDED_PROVENANCE:
+            if not isinstance(self.provenance.get(name), str):
+                raise Inconsistent(f"provenance does not say {name}")
+        wall = self.provenance.get("wall_seconds", 0)
+        if isinstance(wall, bool) or not isinstance(wall, int | float) or wall < 0:
+            raise Inconsistent(f"provenance.wall_seconds is {wall!r}")
+        times = [self.provenance[name] for name in ("started", "finished")]
+        try:
+            began, ended = map(datetime.fromisoformat, times)
+        except ValueError:
+            raise Inconsistent(f"provenance: {times} are not times") from None
+        if began > ended:
+            raise Inconsistent(f"provenance: finished {times[1]} is before started {times[0]}")
 
 
 def write_record(record: RunRecord, path: str | Path) -> Path:
-    """Write the record as JSON, in one step: an error or a kill leaves the file that was there.
-
-    Raises UserError, naming the field, for what JSON has no number for (NaN, infinity) and for
-    a record that the schema refuses.
-    """
-    document = {"kind": RECORD_KIND, "schema_version": record.schema_version} | asdict(record)
-    where = f"The record for {path}"
-    _check_values(document, where)
-    document = json.loads(json.dumps(document))  # tuples become lists, as they will on reading
-    _check_document(document, where)
-    return write_atomic(path, _render(document) + "\n")
+    """Writes the record in one step; UserError for one that is not valid."""
+    return save(record, path)
 
 
 def read_record(path: str | Path) -> RunRecord:
-    """Read one record. Raises UserError, naming the file, when it is missing, damaged or none."""
-    document = _read_json(Path(path))
-    if not _is_record(document):
-        raise UserError(f'{path} is not a run record ("kind" is not "{RECORD_KIND}").')
-    return _to_record(document, Path(path))
+    """Reads one run record; UserError, naming the file, if it is missing or not valid."""
+    return load(path, RunRecord)
 
 
-def read_records(folder: str | Path, experiment: str | None = None) -> list[RunRecord]:
-    """Read every record under `folder` (recursively, sorted by path), of one experiment if given.
+def read_records(
+    folder: str | Path, experiment: str | None = None, preset: str | None = None
+) -> list[RunRecord]:
+    """Every run record under ``folder`` (recursively, sorted by path); a missing folder has none.
 
-    JSON files that are no run records are passed over; a missing folder has none. A damaged JSON
-    file raises UserError: leaving a run out of a table silently would change the table.
+    UserError for a JSON file that is no valid run record, or one of another experiment or preset
+    than given: leaving it out without a word would change a table.
     """
-    records = []
-    for path in sorted(Path(folder).rglob("*.json")):
-        document = _read_json(path)
-        if _is_record(document):
-            records.append(_to_record(document, path))
-    return [r for r in records if experiment is None or r.experiment == experiment]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no run record at {path}.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read as JSON ({error}): delete it and repeat that run."
-        ) from None
-
-
-def _is_record(document: Any) -> bool:
-    return isinstance(document, dict) and document.get("kind") == RECORD_KIND
-
-
-def _to_record(document: dict[str, Any], path: Path) -> RunRecord:
-    version = document.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has record version {version}, this code reads up to {SCHEMA_VERSION}: "
-            "update the code."
-        )
-    _check_values(document, str(path))
-    _check_document(document, str(path))
-    names = (entry.name for entry in fields(RunRecord))
-    return RunRecord(**{name: document[name] for name in names if name in document})
-
-
-@functools.cache
-def _validator() -> jsonschema.Draft202012Validator:
-    schema = json.loads(Path(__file__).with_name("record_schema.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator(schema)
-
-
-def _check_document(document: dict[str, Any], where: str) -> None:
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(document))
-    if error is not None:
-        message = error.message if len(error.message) < 200 else f"{error.message[:200]}..."
-        raise UserError(
-            f"{where} does not follow the record schema at {error.json_path} ({message}): "
-            "correct the field or repeat that run."
-        )
-    # JSON Schema cannot compare the lengths of two arrays.
-    traces = document["traces"]
-    lengths = {name: len(series) for name, series in traces.items()}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"{where} has traces of different lengths ({lengths}): repeat that run.")
-    if traces and "iteration" not in traces:
-        raise UserError(
-            f'{where} has traces without the series "iteration": add the iteration numbers.'
-        )
-
-
-def _check_values(value: Any, where: str, field: str = "record") -> None:
-    """Refuse what JSON would reject or silently change, naming the field that holds it."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise UserError(
-                f"{where} has {value} in {field}, which is no finite number: "
-                "look there for a diverged run or an empty average."
-            )
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise UserError(f"{where} has the key {key!r} in {field}: keys must be strings.")
-            _check_values(item, where, f"{field}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            _check_values(item, where, f"{field}[{index}]")
-    else:
-        raise UserError(
-            f"{where} has a {type(value).__name__} in {field}: "
-            "give plain numbers, strings, lists and dictionaries."
-        )
-
-
-def _render(value: Any, indent: int = 0) -> str:
-    """JSON in which whatever fits on a line stays on one, and long lists of numbers fill lines.
-
-    One line per epoch and filled lines of numbers keep files small and differences readable.
-    """
-    flat = json.dumps(value)
-    if len(flat) + indent <= _LINE_WIDTH or not isinstance(value, (dict, list)):
-        return flat
-    pad = " " * (indent + 1)
-    if isinstance(value, dict):
-        items = [f"{json.dumps(key)}: {_render(item, indent + 1)}" for key, item in value.items()]
-        return "{\n" + ",\n".join(pad + item for item in items) + "\n" + " " * indent + "}"
-    if all(isinstance(item, (int, float)) for item in value):
-        lines = _fill((json.dumps(item) for item in value), _LINE_WIDTH - indent - 1)
-    else:
-        lines = [_render(item, indent + 1) for item in value]
-    return "[\n" + ",\n".join(pad + line for line in lines) + "\n" + " " * indent + "]"
-
-
-def _fill(words: Iterable[str], width: int) -> list[str]:
-    lines = [""]
-    for word in words:
-        if lines[-1] and len(lines[-1]) + 2 + len(word) > width:
-            lines.append("")
-        lines[-1] += f", {word}" if lines[-1] else word
-    return lines
+    records = load_folder(folder, RunRecord)
+    for record in records:
+        for name, wanted in (("experiment", experiment), ("preset", preset)):
+            if wanted is not None and getattr(record, name) != wanted:
+                raise UserError(
+                    f"{folder} holds a record of {name} {getattr(record, name)} (method "
+                    f"{record.method}, seed {record.seed}) among those of {wanted}: move it away."
+                )
+    return records

@@ -187,7 +187,7 @@ def measure_moment(planned: Planned, options: Options) -> Iterator[tuple[str, fl
         "hyperparameters": sum(t.numel() for t in moment.hyper.values()),
         "readings": list(moment.readings),
         "noise_prediction": moment.noise_prediction,
-        "options": asdict(options),
+        "options": {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(options).items()},
         "exact_norm": sum(e.norm().item() for e in bench.exact) / len(bench.exact),
         "rows": rows,
         "predictions": predictions(bench, options),

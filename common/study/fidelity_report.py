@@ -1,6 +1,5 @@
 """The fidelity study's figures, and all of its results drawn into a folder."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from common.reporting import (
     series_styles,
     write_table,
 )
+from common.study.fidelity_records import read_fidelity
 from common.study.fidelity_rows import NAMES, Record, find, stage_records
 from common.study.fidelity_tables import tables
 
@@ -23,16 +23,8 @@ MEASURES = {"rotation": ("sign_agreement", "right sign (share)"),
 
 def read(folder: Path) -> list[Record]:
     """The records in a folder, stages in the order of training, then other sizes."""
-    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
-    order = {"start": 0, "middle": 1, "end": 2}
-
-    def key(record: Record) -> tuple[Any, ...]:
-        x = record["x"]
-        place = order[x] if x in order else int(x)
-        return list(NAMES).index(record["experiment"]), record["axis"] != "stage", \
-            record["axis"], place  # fmt: skip
-
-    return sorted(found, key=key)
+    found = [record.model_dump() for record in read_fidelity(folder)]
+    return sorted(found, key=lambda record: list(NAMES).index(record["experiment"]))
 
 
 def draw(records: Path, folder: Path) -> tuple[list[Table], list[Figure]]:

@@ -48,7 +48,7 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
     }
     for experiment in NAMES:
         end = stage_records(records, experiment).get("end", {})
-        if "costs" in end:
+        if end.get("costs"):
             found[f"variants-{experiment}"] = variants_table(records, experiment)
     return {stem: table for stem, table in found.items() if table.rows}
 

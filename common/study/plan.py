@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.reporting.record_files import load
 from common.study.case import CostCase, Size
 from common.study.estimators import PLAIN, Method, all_methods
 from common.study.measuring import Rounds
-from common.study.records import Measurement, Point, Settings, measurement_path, read_measurement
+from common.study.records import Measurement, Point, Settings, measurement_path
 
 Cases = Callable[[Size], list[CostCase]]
 """``cases`` of an experiment's cost room, a function that another process can import."""
@@ -67,9 +68,9 @@ class Job:
         return not self.words or any(word.lower() in name.lower() for word in self.words)
 
     def finished(self, row: Row) -> Measurement | None:
-        """The measurement of a row, if it is there, whole, and made with these settings."""
+        """The measurement of a row, if it is there and made with these settings."""
         path = measurement_path(self.folder, self.point, row.name, row.compiled)
-        found = read_measurement(path)
+        found = load(path, Measurement) if path.exists() else None
         same = found and (found.point, found.settings) == (self.point, self.settings)
         return found if same else None
 

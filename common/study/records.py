@@ -1,45 +1,52 @@
-"""One measurement as a small JSON file: written in one step, checked when read."""
+"""Cost measurements: one small JSON file each, written and read as every record is."""
 
-import json
 import re
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from common.files import write_atomic
+from pydantic import Field
 
-KIND = "evograd-cost-measurement"
+from common.errors import UserError
+from common.reporting.record_files import (
+    Inconsistent,
+    JsonObject,
+    NotNegative,
+    Positive,
+    Record,
+    Strict,
+    load,
+    save,
+)
 
 Outcome = Literal["measured", "does not fit", "does not apply", "refused"]
+Bytes = Annotated[int, Field(ge=0)] | None
+Name = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Point:
-    """Where in the study a case stands: whose room it came from, its figure, its place there."""
+class Point(Strict):
+    """Where in the study a case stands: its experiment, its figure, its place there."""
 
-    experiment: str
-    figure: str
-    x: str
+    experiment: Name
+    figure: Name
+    x: Name
 
     def folder(self) -> Path:
         """Of its measurements, below that of all."""
         return Path(slug(self.experiment), f"{slug(self.figure)}--{slug(self.x)}")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Strict):
     """What decides whether a measurement that is there already is the one wanted."""
 
-    size: str
-    device: str
-    threads: int
+    size: Literal["small", "paper"]
+    device: Name
+    threads: Annotated[int, Field(ge=1)]
     tf32: bool
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(Record):
     """Cost of one method in one case, beside the plain step of the same process.
 
     outcome: "measured"; "does not fit" into memory; "does not apply", by its nature; "refused" by
@@ -50,22 +57,37 @@ class Measurement:
     for the plain step only: the names of the steps that the case brought along.
     """
 
+    KIND: ClassVar[str] = "evograd-cost-measurement"
+
     point: Point
-    method: str
+    method: Name
     compiled: bool
     settings: Settings
     outcome: Outcome
     reason: str = ""
-    seconds: list[float] = field(default_factory=list)
-    plain_seconds: list[float] = field(default_factory=list)
-    peak_bytes: int | None = None
-    plain_peak_bytes: int | None = None
-    resident_bytes: int | None = None
-    parameters: int = 0
-    hyperparameters: int = 0
-    own_steps: list[str] = field(default_factory=list)
-    wall_seconds: float = 0.0
-    provenance: dict[str, Any] = field(default_factory=dict)
+    seconds: list[Positive] = Field(default_factory=list)
+    plain_seconds: list[Positive] = Field(default_factory=list)
+    peak_bytes: Bytes = None
+    plain_peak_bytes: Bytes = None
+    resident_bytes: Bytes = None
+    parameters: int = Field(default=0, ge=0)
+    hyperparameters: int = Field(default=0, ge=0)
+    own_steps: list[Name] = Field(default_factory=list)
+    wall_seconds: NotNegative = 0.0
+    provenance: JsonObject = Field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises Inconsistent unless exactly what is measured has seconds, memory and sizes, with
+        as many rounds of the plain step, and all else has a reason."""
+        if len(self.seconds) != len(self.plain_seconds):
+            raise Inconsistent("seconds and plain_seconds differ in length")
+        measured = self.outcome == "measured"
+        if measured != bool(self.seconds) or measured == bool(self.reason):
+            raise Inconsistent(f'outcome "{self.outcome}" disagrees with seconds or reason')
+        if measured and not (self.parameters and self.hyperparameters and self.plain_peak_bytes):
+            raise Inconsistent("what is measured has parameters, hyperparameters and memory")
+        if self.peak_bytes is None and measured and not self.compiled:
+            raise Inconsistent("peak_bytes is missing")
 
     @property
     def row(self) -> str:
@@ -117,37 +139,20 @@ def measurement_path(folder: Path, point: Point, method: str, compiled: bool) ->
 def write_measurement(measurement: Measurement, folder: Path) -> Path:
     """Writes it to its place below ``folder``."""
     m = measurement
-    path = measurement_path(folder, m.point, m.method, m.compiled)
-    return write_atomic(path, json.dumps({"kind": KIND} | asdict(m), indent=1) + "\n")
-
-
-def read_measurement(path: Path) -> Measurement | None:
-    """The measurement in a file; None if the file is missing, damaged or something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("kind") != KIND or set(found) != {f.name for f in fields(Measurement)}:
-            return None
-        found["point"], found["settings"] = Point(**found["point"]), Settings(**found["settings"])
-        measurement = Measurement(**found)
-        _check(measurement)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return measurement
-
-
-def _check(measurement: Measurement) -> None:
-    """ValueError or TypeError for numbers that no measurement has."""
-    both = (measurement.seconds, measurement.plain_seconds)
-    if len(both[0]) != len(both[1]) or not all(0 < s < float("inf") for one in both for s in one):
-        raise ValueError("seconds must be positive, as many as plain_seconds")
-    if (measurement.outcome == "measured") != bool(measurement.seconds):
-        raise ValueError("what is measured has seconds, and nothing else has")
+    return save(m, measurement_path(folder, m.point, m.method, m.compiled))
 
 
 def read_measurements(folder: Path) -> list[Measurement]:
-    """All whole measurements below a folder, in order of their paths."""
-    found = (read_measurement(path) for path in sorted(folder.rglob("*.json")))
-    return [measurement for measurement in found if measurement is not None]
+    """All measurements below a folder, in order of their paths; UserError for any other JSON file,
+    and for a measurement that is not in its own place."""
+    found = []
+    for path in sorted(folder.rglob("*.json")):
+        m = load(path, Measurement)
+        place = measurement_path(Path(), m.point, m.method, m.compiled)
+        if path.parts[-len(place.parts) :] != place.parts:
+            raise UserError(f"{path} holds the measurement of {place}: move it there or delete it.")
+        found.append(m)
+    return found
 
 
 def by_device(measurements: Iterable[Measurement]) -> Mapping[str, list[Measurement]]:

@@ -130,8 +130,8 @@ def test_collecting_a_metric_over_seeds(make_record):
 
 
 def test_collecting_best_is_not_final(make_record):
-    assert collect_metric([make_record()], "accuracy", source="best") == Measured((0.8,))
-    assert collect_metric([make_record()], "accuracy") == Measured((0.75,))
+    assert collect_metric([make_record()], "accuracy", source="best") == Measured((75,))
+    assert collect_metric([make_record()], "accuracy") == Measured((75,))
 
 
 def test_collecting_refuses_missing_metrics_and_runs_counted_twice(make_record):

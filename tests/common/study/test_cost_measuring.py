@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from common.errors import UserError
 from common.hypergrad.registry import ESTIMATORS as REGISTRY
 from common.study.case import Built, CostCase
 from common.study.estimators import ESTIMATORS, PLAIN, all_methods, reason_to_exclude
@@ -22,15 +23,14 @@ from common.study.records import (
     Point,
     Settings,
     measurement_path,
-    read_measurement,
     read_measurements,
     write_measurement,
 )
 from common.study.worker import is_memory_error, measure_case
 
 CPU = torch.device("cpu")
-POINT = Point("somewhere", "A figure", "one place")
-SETTINGS = Settings("small", "cpu", 1, False)
+POINT = Point(experiment="somewhere", figure="A figure", x="one place")
+SETTINGS = Settings(size="small", device="cpu", threads=1, tf32=False)
 QUICK = Rounds(seconds=0.0, least=2)
 
 
@@ -91,7 +91,7 @@ def cases(size):
 
 
 def job(folder: Path, x: str = "one place", **changes) -> Job:
-    point = replace(POINT, x=x)
+    point = POINT.model_copy(update={"x": x})
     return replace(Job(point, cases, SETTINGS, folder, "cpu", QUICK, ("T1T2",)), **changes)
 
 
@@ -202,16 +202,16 @@ def test_a_case_is_measured_in_its_own_process_and_not_again(tmp_path):
     assert found["T1T2"].memory_ratio > 1 and found[PLAIN].memory_ratio == 1
     assert wanted.pending() == [] and wanted.spent() > 0
 
-    # Damaged files are made again, and nothing else.
+    # What is missing is made again, and nothing else.
     path = measurement_path(tmp_path, POINT, "T1T2", False)
-    path.write_text(path.read_text()[:-20])
+    path.unlink()
     assert [row.name for row in wanted.pending()] == ["T1T2"]
     kept = measurement_path(tmp_path, POINT, "HigherT1T2", False).read_text()
     measure_case(wanted, math.inf, events.append)
     assert wanted.pending() == []
     assert measurement_path(tmp_path, POINT, "HigherT1T2", False).read_text() == kept
     # Other settings are another measurement.
-    assert len(job(tmp_path, settings=replace(SETTINGS, threads=2)).pending()) == 4
+    assert len(job(tmp_path, settings=SETTINGS.model_copy(update={"threads": 2})).pending()) == 4
 
 
 def test_a_process_ended_by_the_system_is_a_row_that_does_not_fit(tmp_path):
@@ -249,17 +249,39 @@ def test_time_is_dealt_out_and_what_is_left_over_goes_on(tmp_path):
     assert list(allowances(jobs, math.inf, lambda: 0.0)) == [math.inf] * 3
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"kind": "else"}, {"seconds": [1.0]}, {"seconds": [0.0, 1.0]}, {"outcome": "refused"},
-     {"unknown": 1}, {"settings": {"size": "small"}}],
-)  # fmt: skip
-def test_a_damaged_or_foreign_file_is_no_measurement(tmp_path, change):
-    whole = Measurement(POINT, "T1T2", False, SETTINGS, "measured", "", [1.0, 2.0], [1.0, 1.0])
+MUTATIONS = [
+    {"kind": "else"}, {"point": {}}, {"point": {"experiment": "a", "figure": "b", "x": "c"}},
+    {"method": "T1T2Forward"}, {"method": ""}, {"compiled": True}, {"compiled": None},
+    {"settings": {"size": "small"}}, {"outcome": "refused"}, {"outcome": "late"},
+    {"reason": "why"}, {"reason": None}, {"seconds": [1.0]}, {"seconds": [0.0, 1.0]},
+    {"seconds": []}, {"seconds": [float("nan"), 1.0]}, {"seconds": {}}, {"plain_seconds": [1.0]},
+    {"plain_seconds": [-1.0, 1.0]}, {"peak_bytes": -1}, {"peak_bytes": None}, {"peak_bytes": 1.5},
+    {"plain_peak_bytes": None}, {"parameters": 0}, {"hyperparameters": -1}, {"parameters": "many"},
+    {"own_steps": None}, {"own_steps": [1]}, {"wall_seconds": -1.0}, {"provenance": None},
+    {"unknown": 1},
+]  # fmt: skip
+
+
+@pytest.fixture
+def measured(tmp_path):
+    whole = Measurement(
+        point=POINT, method="T1T2", compiled=False, settings=SETTINGS, outcome="measured",
+        seconds=[1.0, 2.0], plain_seconds=[1.0, 1.0], peak_bytes=5, plain_peak_bytes=4,
+        resident_bytes=3, parameters=2, hyperparameters=1,
+    )  # fmt: skip
     path = write_measurement(whole, tmp_path)
-    assert read_measurement(path) == whole
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    assert read_measurement(path) is None
+    assert read_measurements(tmp_path) == [whole]
+    return path
+
+
+@pytest.mark.parametrize("change", MUTATIONS, ids=str)
+def test_a_changed_measurement_is_refused(tmp_path, measured, change):
+    document = json.loads(measured.read_text()) | change
+    del document["sha256"]  # its consistency alone gives it away
+    measured.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=str(tmp_path)) as caught:
+        read_measurements(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_memory_errors_are_told_from_others():

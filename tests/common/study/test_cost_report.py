@@ -8,17 +8,26 @@ from common.study.records import Measurement, Point, Settings
 from common.study.report import section
 from common.study.tables import by_figure, cost_table, estimators_table, published_table
 
-SETTINGS = Settings("small", "cpu", 2, False)
-POINTS = [Point("lab", "A figure", x) for x in ("small", "large", "huge")]
+SETTINGS = Settings(size="small", device="cpu", threads=2, tf32=False)
+POINTS = [Point(experiment="lab", figure="A figure", x=x) for x in ("small", "large", "huge")]
 
 
 def measurement(point: Point, method: str, seconds=None, peak=None, **more) -> Measurement:
-    plain = [1.0, 2.0, 1.0, 2.0] if seconds else []
     return Measurement(
-        point, method, False, SETTINGS, "measured" if seconds else "does not fit", "",
-        seconds or [], plain, peak, 100 if seconds else None, 300 if seconds else None,
-        parameters=1000, hyperparameters=7, **more,
-    )  # fmt: skip
+        point=point,
+        method=method,
+        compiled=False,
+        settings=SETTINGS,
+        outcome="measured" if seconds else "does not fit",
+        seconds=seconds or [],
+        plain_seconds=[1.0, 2.0, 1.0, 2.0] if seconds else [],
+        peak_bytes=peak,
+        plain_peak_bytes=100 if seconds else None,
+        resident_bytes=300 if seconds else None,
+        parameters=1000,
+        hyperparameters=7,
+        **more,
+    )
 
 
 def study() -> list[Measurement]:

@@ -1,6 +1,5 @@
 """The study end to end on a problem with closed forms, and on both experiments' problems."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -8,7 +7,9 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.reporting.record_files import save
 from common.study.fidelity import Bench, measure_moment
+from common.study.fidelity_records import FidelityRecord
 from common.study.fidelity_report import draw
 from common.study.fidelity_settings import OPTIONS, settings
 from common.study.moments import Moment, Planned, cast, parameters_later, train_until
@@ -77,7 +78,8 @@ def test_a_record_has_its_tables_and_figures(tmp_path):
             record = steps[-1][2]
             assert record["staleness"][1]["cosine"] == pytest.approx(1)
             assert ("costs" in record) == (stage == "end")
-            (records / f"{planned.name}.json").write_text(json.dumps(record))
+            record = FidelityRecord(**record, preset="smoke", provenance={})
+            save(record, records / f"{record.name}.json")
     tables, figures = draw(records, tmp_path)
     for stem in ("summary", "settings", "precision", "sizes", "staleness", "variants-rotation"):
         assert (tmp_path / f"{stem}.tex").exists()

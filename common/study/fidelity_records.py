@@ -1,0 +1,151 @@
+"""Fidelity records: what the study measured at one moment of a training, a JSON file each."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from common.reporting.record_files import (
+    Finite,
+    Inconsistent,
+    JsonObject,
+    NotNegative,
+    Positive,
+    Record,
+    Strict,
+    load_folder,
+)
+
+STAGES = ("start", "middle", "end")
+
+
+def _cosine(value: float) -> float:
+    if not -1 - 1e-9 <= value <= 1 + 1e-9:
+        raise ValueError("is no cosine")
+    return value
+
+
+def _share(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError("is no share")
+    return value
+
+
+Cosine = Annotated[Finite, AfterValidator(_cosine)]
+Share = Annotated[Finite, AfterValidator(_share)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Agreement(Strict):
+    """Estimates of one setting against the exact hypergradients, see ``compare`` for the measures.
+
+    reading: how the inner loss is understood; precision: float32 or bfloat16 against the same draw
+    in float64. A row has one of the two.
+    """
+
+    series: Name
+    x: Finite | str
+    reading: str | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+    cosine: Cosine
+    cosine_se: NotNegative | None
+    sign_agreement: Share
+    sign_agreement_se: NotNegative | None
+    norm_ratio: NotNegative
+    expected_ratio: Positive
+    gain: Finite
+    gain_se: NotNegative | None
+    mean_cosine: Cosine
+    draws: int = Field(ge=1)
+
+
+class Prediction(Strict):
+    """What the effective dimension predicts for a number of candidates."""
+
+    cosine: Cosine
+    sign_agreement: Share
+    norm_ratio: Positive
+
+
+class Staleness(Strict):
+    """Cosine of the exact hypergradients now and m training steps later (0: other batches)."""
+
+    m: int = Field(ge=0)
+    cosine: Cosine
+
+
+class FidelityRecord(Record):
+    """How close every estimator gets to the exact hypergradient at one moment of a training.
+
+    axis: what the moments of a series differ in ("stage", "width" ...); x: this one's place.
+    predictions: candidates K -> prediction, and ``dimensions``, the effective dimension for each
+    pair of batches. Precision and staleness are measured at stages only, costs at the last.
+    """
+
+    KIND: ClassVar[str] = "evograd-fidelity-record"
+
+    experiment: Name
+    axis: Name
+    x: Name
+    inner_lr: Positive
+    parameters: int = Field(ge=1)
+    hyperparameters: int = Field(ge=1)
+    readings: list[str] = Field(min_length=1)
+    noise_prediction: str
+    options: JsonObject
+    exact_norm: Positive
+    rows: list[Agreement] = Field(min_length=1)
+    predictions: dict[str, Prediction | list[Positive]]
+    precision: list[Agreement] = Field(default_factory=list)
+    staleness: list[Staleness] = Field(default_factory=list)
+    costs: dict[Name, list[dict[Name, NotNegative]]] = Field(default_factory=dict)
+    preset: Name
+    provenance: JsonObject
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.experiment}-{self.axis}-{self.x}"
+
+    def check(self) -> None:
+        """Raises Inconsistent for a row of an unknown reading, a setting that occurs twice, a K
+        that was not planned or has no prediction, and a stage without precision and staleness."""
+        if self.noise_prediction not in self.readings:
+            raise Inconsistent(f"noise_prediction is {self.noise_prediction!r}, no reading")
+        for row in self.rows:
+            if row.reading not in self.readings or row.precision is not None:
+                raise Inconsistent(f"rows: {row.series} {row.x} has the reading {row.reading!r}")
+            if row.series == "K" and not isinstance(self.predictions.get(str(row.x)), Prediction):
+                raise Inconsistent(f"predictions lack K = {row.x}")
+        kind = "candidates" if self.axis == "stage" else "brief_candidates"
+        counts = {row.x for row in self.rows if row.series == "K"}
+        if counts != set(self.options.get(kind, ())):
+            raise Inconsistent(f"rows have K = {counts}, which are not the {kind} of options")
+        if any(row.precision is None for row in self.precision):
+            raise Inconsistent("precision: a row does not say which")
+        for what, rows in (("rows", self.rows), ("precision", self.precision)):
+            places = [(row.series, row.x, row.reading, row.precision) for row in rows]
+            if len(set(places)) < len(places):
+                raise Inconsistent(f"{what}: a setting occurs twice")
+        if not isinstance(self.predictions.get("dimensions"), list):
+            raise Inconsistent("predictions lack the dimensions")
+        stage = self.axis == "stage"
+        if stage != bool(self.precision) or stage != bool(self.staleness):
+            raise Inconsistent("precision and staleness belong to stages, and to all of them")
+        if stage and (self.x not in STAGES or (self.x == STAGES[-1]) != bool(self.costs)):
+            raise Inconsistent(
+                f"costs belong to the last stage ({', '.join(STAGES)}), not {self.x}"
+            )
+        if not stage and not self.x.isdecimal():
+            raise Inconsistent(f"{self.axis} is {self.x!r}, no number")
+
+
+def read_fidelity(folder: Path) -> list[FidelityRecord]:
+    """All records below a folder, stages in the order of training, then other sizes in theirs."""
+
+    def place(record: FidelityRecord) -> tuple:
+        stage = record.axis == "stage"
+        number = STAGES.index(record.x) if stage else int(record.x)
+        return record.experiment, not stage, record.axis, number
+
+    return sorted(load_folder(folder, FidelityRecord), key=place)

@@ -1,0 +1,87 @@
+"""Fidelity records: whole and consistent, or refused in one sentence."""
+
+import json
+import math
+
+import pytest
+
+from common.errors import UserError
+from common.reporting.record_files import load
+from common.settings import ROOT
+from common.study.fidelity_records import FidelityRecord, read_fidelity
+
+RECORDS = ROOT / "results" / "fidelity" / "quick" / "records"
+WHOLE = json.loads((RECORDS / "rotation-stage-end.json").read_text())
+
+# Dotted path of a field -> the values put there; "-" takes the field away.
+MUTATIONS = {
+    "kind": ["table", "-"],
+    "experiment": ["", None, "-"],
+    "axis": ["width", "", "-"],
+    "x": ["later", "start", 1, "-"],
+    "inner_lr": [0, -0.1, "0.1", "-"],
+    "parameters": [0, 1.5, "-"],
+    "readings": [[], ["held"], None, "-"],
+    "noise_prediction": ["held", None, "-"],
+    "options": [[], {}, "-"],
+    "exact_norm": [0.0, math.nan, "-"],
+    "rows": [[], {}, "-"],
+    "rows.0": [{}, None],
+    "rows.0.series": ["", "sigma", None, "-"],
+    "rows.0.x": [4, 1000, None, "-"],
+    "rows.0.reading": ["held", None],
+    "rows.0.cosine": [1.5, -2, None, "1", "-"],
+    "rows.0.cosine_se": [-1.0, "-"],
+    "rows.0.sign_agreement": [1.1, -0.1],
+    "rows.0.norm_ratio": [-1.0, math.inf],
+    "rows.0.expected_ratio": [0],
+    "rows.0.draws": [0, 1.5],
+    "rows.0.new": [1],
+    "predictions": [{}, [], "-"],
+    "predictions.2": [{}, [], "-"],
+    "predictions.2.cosine": [2.0],
+    "predictions.dimensions": [[-1.0], "-"],
+    "precision": [[], "-"],
+    "precision.0.precision": [None, "float16"],
+    "staleness": [[], "-"],
+    "staleness.0": [{"m": -1, "cosine": 0.0}, {"m": 0, "cosine": 2.0}],
+    "costs": [{}, [], "-"],
+    "provenance": [None, "-"],
+    "preset": ["", "-"],
+    "unknown": [1],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(f, v) for f, values in MUTATIONS.items() for v in values]
+)
+def test_a_changed_record_is_refused(tmp_path, field, value):
+    document = json.loads(json.dumps(WHOLE))
+    del document["sha256"]  # its consistency alone gives it away
+    *parents, last = [int(part) if part.isdigit() and part != "2" else part
+                      for part in field.split(".")]  # fmt: skip
+    inside = document
+    for part in parents:
+        inside = inside[part]
+    if value == "-":
+        del inside[last]
+    else:
+        inside[last] = value
+    (tmp_path / "changed.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"changed\.json") as caught:
+        read_fidelity(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_checksum_knows_of_changes_that_are_consistent(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps(WHOLE | {"inner_lr": 2 * WHOLE["inner_lr"]}))
+    with pytest.raises(UserError, match="changed after it was written"):
+        load(tmp_path / "r.json", FidelityRecord)
+
+
+def test_records_come_in_the_order_of_training_then_of_size():
+    names = [r.name for r in read_fidelity(RECORDS) if r.experiment == "metaweightnet"]
+    assert names == [f"metaweightnet-{x}" for x in (
+        "stage-start", "stage-middle", "stage-end", "meta_hidden-10", "meta_hidden-1000",
+        "width-1", "width-2", "width-4",
+    )]  # fmt: skip
