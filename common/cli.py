@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import tyro
 
+from common.allocator import keep_freed_memory
 from common.errors import UserError
 from common.settings import RunSettings
 
@@ -41,6 +42,7 @@ def parse_settings(
 
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command line; the user's mistakes end in one sentence and exit status 2."""
+    keep_freed_memory()
     try:
         main()
     except UserError as error:
