@@ -11,10 +11,11 @@ archives have them. Sentences stand in the order of the files.
 """
 
 import os
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from common.errors import UserError
 from metaxl import embedded, masakhaner, wikiann
@@ -141,13 +142,12 @@ def _expected(layout: _Layout, language: str) -> str:
 
 
 def sample(sentences: Sequence[Sentence], count: int, seed: int) -> list[Sentence]:
-    """``count`` of the sentences, drawn by the seed, in a drawn order; all if there are not more.
-
-    The same on every machine: sorted by numbers of ``random.Random(seed).random()``.
-    """
-    draw = random.Random(seed)
-    order = sorted((draw.random(), i) for i in range(len(sentences)))
-    return [sentences[i] for _, i in order[:count]]
+    """The sentences as they are if there are at most ``count``; else ``count`` of them, drawn as
+    the authors' code draws, by ``numpy.random.RandomState(seed).choice(..., replace=False)``."""
+    if len(sentences) <= count:
+        return list(sentences)
+    chosen = np.random.RandomState(seed).choice(len(sentences), count, replace=False)
+    return [sentences[i] for i in chosen]
 
 
 def running_text(dataset: str, languages: Sequence[str], data_dir: Path | None = None) -> list[str]:

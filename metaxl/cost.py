@@ -15,12 +15,12 @@ from common.study.case import Built, CostCase, Size
 from common.study.published import PublishedCost
 from metaxl.config import Config
 from metaxl.models import is_head, random_encoder
-from metaxl.problem import Batch
+from metaxl.problem import Batch, InnerBatch
 from metaxl.steps import Learner
 
 FIGURE = "XLM-R with a transformation network"
 SHARED, REPEATED = "evograd, one encoder pass", "evograd, the authors' passes"
-_LABELS = 7  # O, and B and I of PER, ORG, LOC
+_LABELS = 9  # O, and B and I of PER, ORG, LOC, MISC
 _WITHOUT_FUSED = dict.fromkeys(
     ("T1T2", "HigherT1T2", "Unrolled", "Reversible", "ForwardMode", "ImplicitCG", "Neumann"),
     "fused attention has no second derivative",
@@ -96,7 +96,7 @@ def build(shape: Shape, attention: str, device: torch.device) -> Built:
         source, target = (_random_batch(shape, device) for _ in range(2))
     learner.tagger.train()
     train, meta = target.halves()
-    inner_batch = (source, train)
+    inner_batch = InnerBatch(source, train)
 
     def repeated_step() -> None:
         learner.repeated_meta_step(inner_batch, meta)
@@ -113,7 +113,7 @@ def build(shape: Shape, attention: str, device: torch.device) -> Built:
         inner_lr=config.learning_rate,
         perturb=is_head,
         excluded=_WITHOUT_FUSED if attention == "sdpa" else {},
-        steps={SHARED: lambda: learner.shared_step(source, target), REPEATED: repeated_step},
+        steps={SHARED: lambda: learner.shared_step(inner_batch, meta), REPEATED: repeated_step},
     )
 
 

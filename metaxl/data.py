@@ -1,7 +1,7 @@
 """The sentences of a run: subwords and labels on the device, cut to the length of each batch."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from metaxl.config import SMALL, Config
 from metaxl.corpora import (
     LANGUAGES,
     TYPES,
-    Sentence,
     corpus_checksums,
     counts,
     entity_types,
@@ -96,7 +95,10 @@ def load_material(config: Config, device: torch.device) -> Material:
     }
     source, target = corpora.values()
     everything = [s for corpus in corpora.values() for split in corpus.values() for s in split]
-    labels = label_list(TYPES[config.dataset] or entity_types(everything))
+    types = TYPES[config.dataset] or entity_types(everything)
+    if config.dataset == "wikiann" and config.misc_label:
+        types = (*types, "MISC")
+    labels = label_list(types)
     tokenizer, encoder, encoder_sums = _encoder(config)
     config.check_depth(encoder.config.num_hidden_layers)
     check_lengths(config, encoder)
@@ -112,7 +114,8 @@ def load_material(config: Config, device: torch.device) -> Material:
     splits = {}
     for name, chosen in sentences.items():
         length = config.train_length if name in ("source", "target") else config.eval_length
-        splits[name] = _split(chosen, tokenizer, labels, length, device)
+        encoded = encode(chosen, tokenizer, labels, length, config.inputs)
+        splits[name] = Split(encoded.input_ids, encoded.attention_mask, encoded.labels, device)
     checksums = corpus_checksums(config.dataset, tuple(corpora), config.data_dir)
     checksums |= encoder_sums
     checksums |= {f"split {name}": split.checksum() for name, split in splits.items()}
@@ -158,14 +161,3 @@ def _published_checksums(source: str) -> dict[str, str]:
     folder = Path(source) if Path(source).is_dir() else hub.fetch(source, "tokenizer.json").parent
     names = ("model.safetensors", "tokenizer.json")
     return {f"encoder {n}": file_digest(folder / n) for n in names if (folder / n).is_file()}
-
-
-def _split(
-    sentences: Sequence[Sentence],
-    tokenizer: PreTrainedTokenizerFast,
-    labels: tuple[str, ...],
-    length: int,
-    device: torch.device,
-) -> Split:
-    encoded = encode(sentences, tokenizer, labels, length)
-    return Split(encoded.input_ids, encoded.attention_mask, encoded.labels, device)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from metaxl.data import Split
 from metaxl.models import Tagger
+from metaxl.problem import Batch
 from metaxl.tokens import IGNORED, decode_tags
 from metaxl.transformation import Transformation
 
@@ -29,11 +30,21 @@ def entity_scores(
     true, predicted = [], []
     for index in split.in_order_of_length(_BATCH_SIZE):
         batch = split.batch(index)
-        scores = tagger(batch.input_ids, batch.attention_mask, transformation)
+        scores = tagger(_states(tagger, batch, transformation))
         tags = decode_tags(batch.labels.cpu(), scores.argmax(2).cpu(), labels)
         true += tags[0]
         predicted += tags[1]
     return f1_by_type(true, predicted)
+
+
+def _states(tagger: Tagger, batch: Batch, transformation: Transformation | None) -> Tensor:
+    """Last hidden states (N, L, H), transformed at the layer of greatest weight if at all."""
+    subwords = batch.input_ids, batch.attention_mask
+    if transformation is None:
+        return tagger.encoder(*subwords)
+    layer = transformation.heaviest
+    below = tagger.encoder(*subwords, stop=layer)
+    return tagger.encoder(*subwords, transformation(layer, below), layer)
 
 
 def f1_by_type(true: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
@@ -95,7 +106,7 @@ def _first_subwords(tagger: Tagger, split: Split, transformation: Transformation
     found, count = [], 0
     for index in torch.arange(len(split)).split(_BATCH_SIZE):
         batch = split.batch(index)
-        hidden = tagger.encoder(batch.input_ids, batch.attention_mask, transformation)
+        hidden = _states(tagger, batch, transformation)
         found.append(hidden[batch.labels != IGNORED].cpu())
         count += len(found[-1])
         if count >= _POINTS:

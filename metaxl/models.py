@@ -4,7 +4,6 @@ Conneau et al. Unsupervised Cross-lingual Representation Learning at Scale. ACL 
 arXiv:1911.02116.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,16 @@ from torch import Tensor, nn
 from common.errors import UserError
 from metaxl.transformers_import import AutoConfig, XLMRobertaConfig, XLMRobertaModel
 
-Transform = Callable[[int, Tensor], Tensor]
-"""(number of a layer, its output (N, L, H)) -> what goes on from there; layer 0: the embeddings."""
-
 
 class Encoder(nn.Module):
-    """XLM-R's embeddings and layers, in parts: up to a layer, or on from it."""
+    """XLM-R's embeddings and layers, in parts: up to a layer, or on from it.
 
-    def __init__(self, model: XLMRobertaModel) -> None:
+    positions_from_0: number positions from 0; XLM-R itself numbers them from 2.
+    """
+
+    def __init__(self, model: XLMRobertaModel, positions_from_0: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.positions_from_0 = model, positions_from_0
 
     @property
     def num_layers(self) -> int:
@@ -37,50 +36,44 @@ class Encoder(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        transform: Transform | None = None,
         hidden: Tensor | None = None,
         depth: int = 0,
         stop: int | None = None,
     ) -> Tensor:
         """Hidden states (N, L, H) of subwords (N, L); mask (N, L), 0 or False at padding.
 
-        hidden: the output of layer ``depth``, to go on from instead of starting with the subwords.
-        stop: return the output of this layer, before its transformation; None is the last layer's,
-        after it.
+        hidden: the output of layer ``depth`` (0: of the embeddings), to go on from instead of
+        starting with the subwords. stop: the layer whose output is returned; None is the last.
         """
-        transform = transform or _unchanged
         if hidden is None:
-            hidden, depth = self.model.embeddings(input_ids=input_ids), 0
+            positions = None
+            if self.positions_from_0:
+                positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
+            hidden, depth = self.model.embeddings(input_ids=input_ids, position_ids=positions), 0
         # Added to the attention scores: nothing attends to padding.
         blocked = torch.finfo(hidden.dtype).min * (attention_mask == 0).to(hidden.dtype)
         blocked = blocked[:, None, None, :]
-        layers = self.model.encoder.layer
-        end = len(layers) if stop is None else stop
-        for number in range(depth, end):
-            hidden = layers[number](transform(number, hidden), blocked)
-        return hidden if stop is not None else transform(end, hidden)
-
-
-def _unchanged(layer: int, hidden: Tensor) -> Tensor:
-    return hidden
+        for layer in self.model.encoder.layer[depth:stop]:
+            hidden = layer(hidden, blocked)
+        return hidden
 
 
 class Tagger(nn.Module):
     """Encoder, dropout and classifier ("head"), which starts as XLM-R's own linear layers do."""
 
-    def __init__(self, model: XLMRobertaModel, num_labels: int) -> None:
+    def __init__(
+        self, model: XLMRobertaModel, num_labels: int, positions_from_0: bool = False
+    ) -> None:
         super().__init__()
-        self.encoder = Encoder(model)
+        self.encoder = Encoder(model, positions_from_0)
         self.dropout = nn.Dropout(model.config.hidden_dropout_prob)
         self.head = nn.Linear(model.config.hidden_size, num_labels)
         nn.init.normal_(self.head.weight, std=model.config.initializer_range)
         nn.init.zeros_(self.head.bias)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, transform: Transform | None = None
-    ) -> Tensor:
-        """Scores (N, L, num_labels)."""
-        return self.head(self.dropout(self.encoder(input_ids, attention_mask, transform)))
+    def forward(self, states: Tensor) -> Tensor:
+        """Scores (N, L, num_labels) of the encoder's states (N, L, H)."""
+        return self.head(self.dropout(states))
 
 
 def is_head(name: str) -> bool:

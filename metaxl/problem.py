@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -32,8 +32,8 @@ class Batch:
         return len(self.labels)
 
     def halves(self) -> tuple[Self, Self]:
-        """The sentences for training, as many or one more, and those for the meta loss."""
-        middle = (len(self) + 1) // 2
+        """The sentences for training, and as many or one more for the meta loss."""
+        middle = len(self) // 2
         first, second = slice(None, middle), slice(middle, None)
         return tuple(
             Batch(self.input_ids[part], self.attention_mask[part], self.labels[part])
@@ -45,18 +45,22 @@ class Batch:
         return replace(self, hidden=self.hidden.detach())
 
 
-InnerBatch = tuple[Batch, Batch]
-"""Source sentences, target sentences."""
+class InnerBatch(NamedTuple):
+    """Sentences of both languages to train on."""
+
+    source: Batch
+    target: Batch
 
 
 class MetaXLProblem:
     """theta: the tagger's parameters; lambda: those of the transformation network (RTN).
 
-        L_T = CE(head(RTN(encoder(source)))) + CE(head(encoder(target, training half)))
+        L_T = sum_l a_l CE(head(encoder_l(source))) + CE(head(encoder(target, training half)))
         L_V = CE(head(encoder(target, other half)))
 
-    CE: mean cross-entropy over labelled subwords. Dropout is as the modules' mode says. Where a
-    batch brings hidden states, the layers below are not passed again, and not differentiated.
+    encoder_l: transformed at layer l. a: softmax over the RTN's layers; 1 for a single one. CE:
+    mean cross-entropy over labelled subwords. Dropout is as the modules' mode says. Where a batch
+    brings hidden states, the layers below are not passed again, and not differentiated.
     """
 
     def __init__(self, tagger: Tagger, transformation: Transformation) -> None:
@@ -64,35 +68,58 @@ class MetaXLProblem:
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: InnerBatch) -> Tensor:
         """The training loss L_T."""
-        source, target = batch
-        source_loss = self._loss(params, self.states(params, source, hyper), source)
-        return source_loss + self._loss(params, self.states(params, target), target)
+        source = self.source_states(params, hyper, batch.source)
+        target = self.states(params, batch.target)
+        return self._training_loss(params, hyper, source, target, batch)
 
     def outer_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
         """The loss L_V on target sentences; lambda does not occur."""
-        return self._loss(params, self.states(params, batch), batch)
+        return self.loss(params, batch)
 
-    def states(self, params: Tensors, batch: Batch, hyper: Tensors | None = None) -> Tensor:
-        """What the head is given, (N, L, H): transformed if ``hyper`` is there, after dropout."""
+    def loss(self, params: Tensors, batch: Batch) -> Tensor:
+        """The loss on sentences as they are, without a transformation network."""
+        return self._head_loss(params, self.states(params, batch), batch)
 
-        def transform(layer: int, hidden: Tensor) -> Tensor:
-            return functional_call(self.transformation, dict(hyper), (layer, hidden))
+    def source_states(self, params: Tensors, hyper: Tensors, batch: Batch) -> list[Tensor]:
+        """What the head is given of source sentences: for every transformed layer, (N, L, H)."""
+        return [self.states(params, batch, hyper, layer) for layer in self.transformation.layers]
 
-        hidden = functional_call(
-            self.tagger.encoder,
-            _part(params, "encoder."),
-            (batch.input_ids, batch.attention_mask),
-            {
-                "transform": None if hyper is None else transform,
-                "hidden": batch.hidden,
-                "depth": batch.depth,
-            },
-        )
-        return self.tagger.dropout(hidden)
+    def states(
+        self,
+        params: Tensors,
+        batch: Batch,
+        hyper: Tensors | None = None,
+        layer: int | None = None,
+    ) -> Tensor:
+        """The last hidden states after dropout, (N, L, H), transformed at ``layer`` if given."""
+        encoder_params = _part(params, "encoder.")
 
-    def _loss(self, params: Tensors, states: Tensor, batch: Batch) -> Tensor:
-        scores = F.linear(states, params["head.weight"], params["head.bias"])
-        return token_loss(scores, batch.labels)
+        def encoded(hidden: Tensor | None, depth: int, stop: int | None) -> Tensor:
+            inputs = batch.input_ids, batch.attention_mask, hidden, depth, stop
+            return functional_call(self.tagger.encoder, encoder_params, inputs)
+
+        hidden, depth = batch.hidden, batch.depth
+        if layer is not None:
+            below = encoded(hidden, depth, layer)
+            hidden = functional_call(self.transformation, dict(hyper), (layer, below))
+            depth = layer
+        return self.tagger.dropout(encoded(hidden, depth, None))
+
+    def _training_loss(
+        self,
+        head: Tensors,
+        hyper: Tensors,
+        source: Sequence[Tensor],
+        target: Tensor,
+        batch: InnerBatch,
+    ) -> Tensor:
+        """L_T of the states that :meth:`source_states` and :meth:`states` give."""
+        losses = torch.stack([self._head_loss(head, states, batch.source) for states in source])
+        mixed = torch.softmax(hyper["mixing"], 0) @ losses
+        return mixed + self._head_loss(head, target, batch.target)
+
+    def _head_loss(self, head: Tensors, states: Tensor, batch: Batch) -> Tensor:
+        return token_loss(F.linear(states, head["head.weight"], head["head.bias"]), batch.labels)
 
 
 class SharedEncoderProblem(MetaXLProblem):
@@ -113,14 +140,15 @@ class SharedEncoderProblem(MetaXLProblem):
                         "perturb the head only (perturb=is_head), or use MetaXLProblem"
                     )
                 encoder[name] = tensor[0]
-        source, target = batch
-        states = self.states(encoder, source, hyper), self.states(encoder, target)
-        heads = zip(candidates["head.weight"], candidates["head.bias"], strict=True)
-        losses = []
-        for weight, bias in heads:
-            head = {"head.weight": weight, "head.bias": bias}
-            losses.append(sum(self._loss(head, s, b) for s, b in zip(states, batch, strict=True)))
-        return torch.stack(losses)
+        source = self.source_states(encoder, hyper, batch.source)
+        target = self.states(encoder, batch.target)
+        heads = [
+            {"head.weight": weight, "head.bias": bias}
+            for weight, bias in zip(candidates["head.weight"], candidates["head.bias"], strict=True)
+        ]
+        return torch.stack(
+            [self._training_loss(head, hyper, source, target, batch) for head in heads]
+        )
 
 
 class RepeatedPassesProblem(MetaXLProblem):
@@ -143,11 +171,6 @@ class RepeatedPassesProblem(MetaXLProblem):
 def token_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of scores (N, L, C) over the labelled subwords of labels (N, L)."""
     return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-
-
-def joint_loss(tagger: Tagger, batches: Sequence[Batch]) -> Tensor:
-    """The sum over languages of the mean cross-entropy, without a transformation network."""
-    return sum(token_loss(tagger(b.input_ids, b.attention_mask), b.labels) for b in batches)
 
 
 def _part(params: Tensors, prefix: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from common.reporting import (
     Comparison,
@@ -30,11 +31,14 @@ _PUBLISHED = {"joint_training": "joint_training", "evograd": "evograd"} | dict.f
     ("t1t2", "t1t2_higher"), "t1t2"
 )
 _MISSING = "–"
+_REFERENCES = {"joint_training": "− joint training", "joint_half": "− on halves"}
 _INTRO = """
 A tagger learns named entities from many sentences of a source language and 100 of a target
 language. A transformation network changes the source's representations; it is learned from half
-of each batch of target sentences. **Joint training** takes both languages as they are, **target
-only** leaves the source out: without a gap to these the transformation network has done nothing.
+of each batch of target sentences. **Joint training** takes both languages as they are. **Joint
+training on halves** trains as the methods with a transformation network do, on the other half of
+each target batch, without the network: what a method gains over it is the network's. **Decay only**
+moves the network by its weight decay alone. **Target only** leaves the source out.
 F1 is entity-level, on test sentences of the target language, in percent.
 """
 
@@ -51,6 +55,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
             tables[f"f1-{dataset}-{source}"] = language_table(groups, dataset, source)
     if records:
         tables["details"] = details_table(groups)
+        tables["decay"] = decay_table(groups)
         tables["cost"] = _cost_table(records)
     for stem, table in tables.items():
         write_table(table, folder, stem)
@@ -106,34 +111,37 @@ def published_table(groups: Groups, preset: str) -> Table:
 
 
 def language_table(groups: Groups, dataset: str, source: str) -> Table:
-    """F1 by method and target language, their mean, and the gain over joint training."""
+    """F1 by method and target language, their mean, and the gains over both joint trainings."""
     chosen = {t: group for (d, s, t), group in groups.items() if (d, s) == (dataset, source)}
     names = dict.fromkeys(name for group in chosen.values() for name in group)
     rows = []
     for name in names:
         cells = [collect_metric(group.get(name, []), "selected_f1") for group in chosen.values()]
         own = _by_seed([group.get(name, []) for group in chosen.values()])
-        joint = _by_seed([g.get(NAMES["joint_training"], []) for g in chosen.values()])
-        gains = [own[seed] - joint[seed] for seed in own if seed in joint]
-        mean, gain = (Measured(tuple(v)) if v else None for v in (list(own.values()), gains))
+        gains = []
+        for reference in _REFERENCES:
+            joint = _by_seed([g.get(NAMES[reference], []) for g in chosen.values()])
+            found = tuple(own[seed] - joint[seed] for seed in own if seed in joint)
+            same = name == NAMES[reference] or not found
+            gains.append(_MISSING if same else _interval(Measured(found), signed=True))
+        mean = Measured(tuple(own.values())) if own else None
         runs = sum(len(group.get(name, [])) for group in chosen.values())
-        reference = name == NAMES["joint_training"]
         rows.append(
             (
                 name,
                 *map(_interval, cells),
                 _interval(mean),
-                _MISSING if reference else _interval(gain, signed=True),
+                *gains,
                 str(runs),
             )
         )
     return Table(
         f"{TITLES[dataset][0].upper()}{TITLES[dataset][1:]}: target F1 (%), from {source}",
-        ("method", *chosen, "mean", "− joint training", "runs"),
+        ("method", *chosen, "mean", *_REFERENCES.values(), "runs"),
         tuple(rows),
         caption="At the epoch with the best dev F1. Mean: over the target languages, of the seeds "
-        "that have them all; the last but one column is its difference from joint training, seed "
-        "by seed.",
+        "that have them all. The gain columns are its differences from joint training, on whole "
+        "target batches and on halves, seed by seed.",
         notes=(
             "±: half-width of the 95 % confidence interval over seeds, by Student's t.",
             f"On the {TITLES[dataset]}, not the paper's data: not to be set beside its numbers.",
@@ -180,7 +188,7 @@ def details_table(groups: Groups) -> Table:
             *(cell(runs, f"selected_f1_{kind}") for kind in kinds),
             cell(runs, "test_f1"),
             cell(runs, "source_dev_f1"),
-            cell(runs, "transformation_distance", 2),
+            cell(runs, "moved", 2),
         )
         for (dataset, source, target), group in groups.items()
         for name, runs in group.items()
@@ -194,6 +202,47 @@ def details_table(groups: Groups) -> Table:
         "Euclidean distance of the transformation network's parameters from their start.",
         notes=("±: sample standard deviation over runs.",),
     )
+
+
+def decay_table(groups: Groups) -> Table:
+    """What moves the transformation network: the hypergradient beside the weight decay."""
+    pooled: dict[tuple[str, str], list[RunRecord]] = {}
+    for (dataset, *_), group in groups.items():
+        for name, runs in group.items():
+            if "moved" in runs[0].final:
+                pooled.setdefault((dataset, name), []).extend(runs)
+    rows = []
+    for (dataset, name), runs in sorted(pooled.items(), key=_by_data_and_method):
+        hypergradient, decay = (
+            [median(run.traces[trace]) for run in runs]
+            for trace in ("hypergradient_norm", "decay_norm")
+        )
+        ratios = [h / d for h, d in zip(hypergradient, decay, strict=True)]
+        ends = [Measured(tuple(r.final[m] for r in runs))
+                for m in ("norm_ratio", "decay_cosine")]  # fmt: skip
+        rows.append(
+            (
+                TITLES[dataset],
+                name,
+                *(f"{median(values):.1e}" for values in (hypergradient, decay, ratios)),
+                *(
+                    Number(end.mean, end.sd, digits)
+                    for end, digits in zip(ends, (3, 4), strict=True)
+                ),
+                str(len(runs)),
+            )
+        )
+    return Table(
+        "Cross-lingual: what moves the transformation network",
+        ("data", "method", "hypergradient", "weight decay", "ratio", "norm, end / start",
+         "cosine to decay", "runs"),
+        tuple(rows),
+        caption="Hypergradient and weight decay: Euclidean norms of the two terms that coupled "
+        "decay adds, the median over the logged steps of a run, and of these over runs. Norm: of "
+        "the network's parameters. Cosine: between the network's way from its start and the way "
+        "that its coupled weight decay alone would have taken it.",
+        notes=("±: sample standard deviation over runs, of all target languages.",),
+    )  # fmt: skip
 
 
 def _cost_table(records: Sequence[RunRecord]) -> Table:
@@ -210,6 +259,11 @@ def _cost_table(records: Sequence[RunRecord]) -> Table:
         "step.",
         notes=("Measured while other runs may have shared the machine: compare ratios.",),
     )
+
+
+def _by_data_and_method(pooled: tuple[tuple[str, str], list[RunRecord]]) -> tuple[str, int]:
+    (dataset, name), _ = pooled
+    return dataset, _position(name)
 
 
 def _position(name: str) -> int:

@@ -1,5 +1,6 @@
 """The training steps: tagger and transformation network with their optimisers."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -14,10 +15,17 @@ from metaxl.problem import (
     MetaXLProblem,
     RepeatedPassesProblem,
     SharedEncoderProblem,
-    joint_loss,
 )
 from metaxl.transformation import Transformation
 from metaxl.transformers_import import XLMRobertaModel
+
+
+def adam(
+    parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float, decay: str
+) -> torch.optim.Adam:
+    """Adam whose weight decay is "coupled" (added to the gradient) or "decoupled" (AdamW)."""
+    kind = {"coupled": torch.optim.Adam, "decoupled": torch.optim.AdamW}[decay]
+    return kind(parameters, learning_rate, eps=1e-8, weight_decay=weight_decay)
 
 
 class Learner:
@@ -27,23 +35,18 @@ class Learner:
         self, config: Config, encoder: XLMRobertaModel, num_labels: int, device: torch.device
     ) -> None:
         self.config = config
-        self.tagger = Tagger(encoder, num_labels).to(device)
+        self.tagger = Tagger(encoder, num_labels, config.inputs == "released").to(device)
         self.transformation = Transformation(
-            self.tagger.encoder.hidden_size, config.layers, config.bottleneck, config.detach_hidden
+            self.tagger.encoder.hidden_size, config.layers, config.bottleneck, config.detach_input
         ).to(device)
-        # Decoupled weight decay, and no eps to speak of for the hypergradient: either would
-        # outweigh one that is small.
-        self.optimizer = torch.optim.AdamW(
-            self.tagger.parameters(),
-            config.learning_rate,
-            eps=1e-8,
-            weight_decay=config.weight_decay,
+        self.optimizer = adam(
+            self.tagger.parameters(), config.learning_rate, config.weight_decay, config.decay
         )
-        self.meta_optimizer = torch.optim.AdamW(
+        self.meta_optimizer = adam(
             self.transformation.parameters(),
             config.meta_learning_rate,
-            eps=1e-15,
-            weight_decay=config.meta_weight_decay,
+            config.meta_weight_decay,
+            config.meta_decay,
         )
         self.problem = MetaXLProblem(self.tagger, self.transformation)
         self.shared_problem = SharedEncoderProblem(self.tagger, self.transformation)
@@ -74,24 +77,34 @@ class Learner:
             return self.joint_step(source, target)
         if method == "target_only":
             return self.joint_step(target)
-        if method == "evograd" and not self.config.faithful:
-            return self.shared_step(source, target, noise)
         train, meta = target.halves()
-        if method == "evograd":
-            metrics = self.repeated_meta_step((source, train), meta, noise)
+        if method == "joint_half":
+            return self._update(self._loss(source) + self._loss(train), self.config.clip)
+        batch = InnerBatch(source, train)
+        if method == "decay_only":
+            metrics = self.decay_step()
+        elif method != "evograd":
+            metrics = self.meta_step(method, batch, meta, noise)
+        elif self.config.faithful:
+            metrics = self.repeated_meta_step(batch, meta, noise)
         else:
-            metrics = self.meta_step(method, (source, train), meta, noise)
-        return metrics | self.base_step((source, train))
+            return self.shared_step(batch, meta, noise)
+        return metrics | self.base_step(batch)
 
     def joint_step(self, *batches: Batch) -> dict[str, Tensor]:
-        """Ordinary training on all sentences, without a transformation network."""
-        return self._update(joint_loss(self.tagger, batches))
+        """Ordinary training on the mean of the losses, without a transformation network."""
+        return self._update(sum(map(self._loss, batches)) / len(batches))
 
     def base_step(self, batch: InnerBatch) -> dict[str, Tensor]:
         """The tagger's step on L_T with the transformation network as it is now."""
         params, hyper = self._parameters()
         constants = {name: tensor.detach() for name, tensor in hyper.items()}
-        return self._update(self.problem.inner_loss(params, constants, batch))
+        return self._update(self.problem.inner_loss(params, constants, batch), self.config.clip)
+
+    def decay_step(self) -> dict[str, Tensor]:
+        """The transformation network's step by its weight decay alone."""
+        _, hyper = self._parameters()
+        return self._meta_update({name: torch.zeros_like(h) for name, h in hyper.items()})
 
     def meta_step(
         self,
@@ -103,10 +116,10 @@ class Learner:
         """The transformation network's step, all of theta being differentiated (not evograd)."""
         params, hyper = self._parameters()
         result = self.estimator(method)(self.problem, params, hyper, batch, meta, generator=noise)
-        return self._meta_update(result.grads, result.outer_loss)
+        return {"meta_loss": result.outer_loss} | self._meta_update(result.grads)
 
     def shared_step(
-        self, source: Batch, target: Batch, noise: torch.Generator | None = None
+        self, batch: InnerBatch, meta: Batch, noise: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """EvoGrad with one encoder pass for candidates, meta loss and base step.
 
@@ -115,15 +128,14 @@ class Learner:
         the head, and layers above a transformed one, is computed more often than in an ordinary
         step, and the meta half of the target batch has no graph at all.
         """
-        train, meta = target.halves()
         encoder = self.tagger.encoder
 
         def passed(batch: Batch, depth: int) -> Batch:
             hidden = encoder(batch.input_ids, batch.attention_mask, stop=depth)
             return replace(batch, hidden=hidden, depth=depth)
 
-        source = passed(source, self.transformation.layers[0])
-        train = passed(train, encoder.num_layers)
+        source = passed(batch.source, self.transformation.layers[0])
+        train = passed(batch.target, encoder.num_layers)
         with torch.no_grad():
             meta = passed(meta, encoder.num_layers)
         params, hyper = self._parameters()
@@ -131,27 +143,28 @@ class Learner:
             self.shared_problem,
             params,
             hyper,
-            (source.detached(), train.detached()),
+            InnerBatch(source.detached(), train.detached()),
             meta,
             generator=noise,
         )
-        metrics = self._meta_update(result.grads, result.outer_loss)
-        return metrics | self.base_step((source, train))
+        metrics = {"meta_loss": result.outer_loss} | self._meta_update(result.grads)
+        return metrics | self.base_step(InnerBatch(source, train))
 
     def repeated_meta_step(
         self, batch: InnerBatch, meta: Batch, noise: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """EvoGrad as the authors' code computes it: 2K + 1 encoder passes (source and target for
-        every candidate, the meta loss), all kept as one graph and back-propagated through."""
+        every candidate, the meta loss), each with dropout masks of its own, all kept as one graph
+        and back-propagated through."""
         params, hyper = self._parameters()
         heads = {name: tensor for name, tensor in params.items() if is_head(name)}
         rest = {name: tensor for name, tensor in params.items() if not is_head(name)}
-        estimator = replace(self.estimator("evograd"), mode="graph")
+        estimator = replace(self.estimator("evograd"), mode="graph", common_noise=False)
         result = estimator(
             self.repeated_problem, heads, {**hyper, **rest}, batch, meta, generator=noise
         )
         grads = {name: result.grads[name] for name in hyper}
-        return self._meta_update(grads, result.outer_loss)
+        return {"meta_loss": result.outer_loss} | self._meta_update(grads)
 
     def _parameters(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return (
@@ -159,16 +172,25 @@ class Learner:
             dict(self.transformation.named_parameters()),
         )
 
-    def _meta_update(self, grads: dict[str, Tensor], outer_loss: Tensor) -> dict[str, Tensor]:
-        for name, parameter in self.transformation.named_parameters():
+    def _loss(self, batch: Batch) -> Tensor:
+        return self.problem.loss(self._parameters()[0], batch)
+
+    def _meta_update(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Takes the meta step; norms of the hypergradient and of what coupled decay adds to it."""
+        parameters = dict(self.transformation.named_parameters())
+        norm = nn.utils.get_total_norm(list(grads.values()))
+        with torch.no_grad():
+            weights = nn.utils.get_total_norm(list(parameters.values()))
+        for name, parameter in parameters.items():
             parameter.grad = grads[name]
         self.meta_optimizer.step()
-        norm = nn.utils.get_total_norm(list(grads.values()))
-        return {"meta_loss": outer_loss, "hypergradient_norm": norm}
+        decay = self.config.meta_weight_decay * weights
+        return {"hypergradient_norm": norm, "decay_norm": decay}
 
-    def _update(self, loss: Tensor) -> dict[str, Tensor]:
+    def _update(self, loss: Tensor, clip: float | None = None) -> dict[str, Tensor]:
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.tagger.parameters(), self.config.clip)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.tagger.parameters(), clip)
         self.optimizer.step()
         return {"train_loss": loss.detach()}

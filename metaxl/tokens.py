@@ -7,6 +7,7 @@ IGNORED, which the loss leaves out.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -111,25 +112,35 @@ def encode(
     tokenizer: PreTrainedTokenizerFast,
     labels: tuple[str, ...],
     max_length: int,
+    inputs: Literal["correct", "released"] = "correct",
 ) -> Encoded:
     """Sentences as at most ``max_length`` subwords each, special ones included.
 
     A sentence that is longer ends with the last word that fits whole. A word that gives no subword
     at all (WikiAnn has some of invisible characters) carries no label.
+
+    inputs: "released" as in the authors' code, which asks XLM-R's vocabulary for "[CLS]" and
+    "[SEP]" and gets <unk>, and pads with 0.
     """
+    pad_id = tokenizer.pad_token_id if inputs == "correct" else 0
     number = {label: i for i, label in enumerate(labels)}
     batch = tokenizer([list(s.tokens) for s in sentences], is_split_into_words=True, verbose=False)
     rows = []
     for i, sentence in enumerate(sentences):
         ids, words = _cut(batch["input_ids"][i], batch.word_ids(i), max_length)
         previous, marks = None, []
+        if inputs == "released":
+            ids = [
+                tokenizer.unk_token_id if word is None else subword
+                for subword, word in zip(ids, words, strict=True)
+            ]
         for word in words:
             first = word is not None and word != previous
             marks.append(number[sentence.tags[word]] if first else IGNORED)
             previous = word
         rows.append((ids, marks))
     shape = (len(rows), max((len(ids) for ids, _ in rows), default=0))
-    input_ids = torch.full(shape, tokenizer.pad_token_id)
+    input_ids = torch.full(shape, pad_id)
     attention_mask = torch.zeros(shape, dtype=torch.int64)
     targets = torch.full(shape, IGNORED)
     for i, (ids, marks) in enumerate(rows):

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
 
 from common.reporting import RunRecord
 from common.runs import execute
@@ -20,7 +22,8 @@ from common.training import (
 from metaxl.config import Config
 from metaxl.data import Material, load_material
 from metaxl.evaluate import entity_scores, representation_curves
-from metaxl.steps import Learner
+from metaxl.steps import Learner, adam
+from metaxl.transformation import Transformation
 
 _CPU = torch.device("cpu")
 
@@ -86,16 +89,15 @@ class MetaXLTask:
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         self.learner.tagger.train()
-        total = self.config.epochs * self.steps_per_epoch
         first = (epoch - 1) * self.steps_per_epoch
         for step, index in enumerate(self.source_batches.epoch(), first):
-            self.learner.set_rates(rate_factor(step, total, self.config.warmup))
+            self.learner.set_rates(self.rate(step))
             source = self.splits["source"].batch(index)
             target = self.splits["target"].batch(self.next_target())
             yield self.learner.step(source, target, self.noise)
 
     def next_target(self) -> Tensor:
-        """The next target sentences; a rest of a single one, which has no halves, is left out."""
+        """The next target sentences; a rest of a single one, with an empty half, is skipped."""
         index = self.target_batches.next()
         return index if len(index) > 1 else self.target_batches.next()
 
@@ -111,17 +113,46 @@ class MetaXLTask:
         selected = self.selection.offer(dev, test)
         metrics |= {f"selected_{name}": value for name, value in selected.items()}
         if transformation is not None:
-            metrics["transformation_distance"] = self.transformation_distance()
+            metrics |= self.movement(epoch)
         return metrics
 
-    def transformation_distance(self) -> float:
-        """How far the transformation network has moved from its start, Euclidean."""
-        pairs = zip(
-            self.learner.transformation.parameters(),
-            self.first_transformation.parameters(),
-            strict=True,
+    def movement(self, epoch: int) -> dict[str, float]:
+        """Where the transformation network has gone from its start.
+
+        moved: Euclidean distance. norm_ratio: its norm as part of that at the start.
+        decay_cosine: the cosine between its way and that of its weight decay alone, which depends
+        on the start and the schedule only (coupled, whatever the run's is).
+        """
+        first, now, decayed = (
+            parameters_to_vector(network.parameters()).detach().double()
+            for network in (
+                self.first_transformation,
+                self.learner.transformation,
+                self.decayed_transformation(epoch),
+            )
         )
-        return nn.utils.get_total_norm([now.detach() - first for now, first in pairs]).item()
+        return {
+            "moved": (now - first).norm().item(),
+            "norm_ratio": (now.norm() / first.norm()).item(),
+            "decay_cosine": F.cosine_similarity(now - first, decayed - first, dim=0).item(),
+        }
+
+    def decayed_transformation(self, epoch: int) -> Transformation:
+        """The transformation network after so many epochs of coupled weight decay alone."""
+        config, decayed = self.config, copy.deepcopy(self.first_transformation)
+        optimizer = adam(
+            decayed.parameters(), config.meta_learning_rate, config.meta_weight_decay, "coupled"
+        )
+        for parameter in decayed.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        for step in range(epoch * self.steps_per_epoch):
+            optimizer.param_groups[0]["lr"] = config.meta_learning_rate * self.rate(step)
+            optimizer.step()
+        return decayed
+
+    def rate(self, step: int) -> float:
+        """Part of the greatest learning rates in step 0, 1, ..."""
+        return rate_factor(step, self.config.epochs * self.steps_per_epoch, self.config.warmup)
 
     def curves(self) -> dict[str, list[float]]:
         """Points of source and target words for the figure of representations."""
@@ -147,11 +178,11 @@ class MetaXLTask:
 
 
 def rate_factor(step: int, total: int, warmup: float) -> float:
-    """Part of the greatest learning rate at step 0 .. total - 1: linear rise over the first
-    ``warmup`` of the steps, then linear fall; never 0."""
+    """Part of the greatest learning rate at step 0 .. total - 1: linear rise from 0 over the first
+    ``warmup`` of the steps, then linear fall."""
     rise = int(warmup * total)
     if step < rise:
-        return (step + 1) / rise
+        return step / rise
     return (total - step) / (total - rise)
 
 

@@ -35,28 +35,33 @@ class TransformationNetwork(nn.Module):
 
 
 class Transformation(nn.Module):
-    """Transformation networks f_l on a set of layers, mixed by softmax weights:
+    """One transformation network f_l for each of a set of layers l:
 
-        h_l -> h_l + softmax(a)_l f_l(h_l)   for the layers l of the set; other layers pass through
+        h_l -> h_l + f_l(stop_gradient(h_l))
 
-    One mixing parameter a_l per layer, 0 at the start; for a single layer its weight is 1 whatever
-    a is. detach: the first h_l is a constant to the gradient.
+    A source sentence passes the encoder once for each layer of the set, transformed there only;
+    the losses of these passes are averaged with the weights softmax(mixing). One mixing parameter
+    per layer, 0 at the start; for a single layer its weight is 1 whatever the parameter is.
+
+    detach_input: stop_gradient as above; False lets the gradient pass f_l too.
     """
 
     def __init__(
-        self, hidden_size: int, layers: Sequence[int], bottleneck: int, detach: bool
+        self, hidden_size: int, layers: Sequence[int], bottleneck: int, detach_input: bool
     ) -> None:
         super().__init__()
-        self.layers, self.detach = tuple(sorted(layers)), detach
+        self.layers, self.detach_input = tuple(sorted(layers)), detach_input
         self.networks = nn.ModuleDict(
             {str(layer): TransformationNetwork(hidden_size, bottleneck) for layer in self.layers}
         )
         self.mixing = nn.Parameter(torch.zeros(len(self.layers)))
 
     def forward(self, layer: int, hidden: Tensor) -> Tensor:
-        """The output (N, L, H) of layer ``layer``, transformed if the layer is one of the set."""
-        if layer not in self.layers:
-            return hidden
-        weight = torch.softmax(self.mixing, dim=0)[self.layers.index(layer)]
-        kept = hidden.detach() if self.detach else hidden
-        return kept + weight * self.networks[str(layer)](hidden)
+        """The output (N, L, H) of ``layer``, one of the set, transformed."""
+        seen = hidden.detach() if self.detach_input else hidden
+        return hidden + self.networks[str(layer)](seen)
+
+    @property
+    def heaviest(self) -> int:
+        """The layer of greatest weight (the lowest of equals): the one to evaluate with."""
+        return self.layers[int(self.mixing.argmax())]

@@ -15,7 +15,7 @@ from metaxl.transformation import Transformation, TransformationNetwork
 
 
 def test_the_network_has_the_papers_number_of_parameters():
-    transformation = Transformation(768, (12,), 384, detach=True)
+    transformation = Transformation(768, (12,), 384, detach_input=True)
     network = transformation.networks["12"]
     assert sum(p.numel() for p in network.parameters()) == 591_361
     assert sum(p.numel() for p in transformation.parameters()) == 591_361 + 1
@@ -39,39 +39,21 @@ def test_the_gate_is_the_sigmoid_of_the_last_unit():
     np.testing.assert_allclose(network(hidden).detach().numpy(), expected, rtol=1e-12)
 
 
-def test_mixing_weights_are_a_softmax_over_the_layers():
+@pytest.mark.parametrize("detach_input", [True, False])
+def test_the_gradient_passes_the_skip_path_and_the_network_only_if_asked(detach_input):
     torch.manual_seed(0)
-    transformation = Transformation(4, (2, 0), 3, detach=False).double()
-    with torch.no_grad():
-        transformation.mixing.copy_(torch.tensor([math.log(3), 0.0]))
-    hidden = torch.randn(2, 5, 4, dtype=torch.float64)
-    for layer, weight in ((0, 0.75), (2, 0.25)):
-        change = transformation(layer, hidden) - hidden
-        expected = weight * transformation.networks[str(layer)](hidden)
-        torch.testing.assert_close(change, expected)
-    assert transformation(1, hidden) is hidden
-
-
-def test_a_single_layer_has_weight_one_whatever_the_mixing_parameter():
-    transformation = Transformation(4, (3,), 3, detach=False)
-    hidden = torch.randn(2, 5, 4)
-    first = transformation(3, hidden)
-    with torch.no_grad():
-        transformation.mixing.fill_(7)
-    assert torch.equal(transformation(3, hidden), first)
-    first.square().sum().backward()
-    assert transformation.mixing.grad.item() == 0
-
-
-@pytest.mark.parametrize("detach", [True, False])
-def test_a_detached_hidden_state_passes_its_gradient_through_the_network_alone(detach):
-    torch.manual_seed(0)
-    transformation = Transformation(4, (1,), 3, detach).double()
+    transformation = Transformation(4, (1,), 3, detach_input).double()
     hidden = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     vector = torch.randn(6, 4, dtype=torch.float64)
+    network = transformation.networks["1"]
+    torch.testing.assert_close(transformation(1, hidden), hidden + network(hidden))
+    (through,) = torch.autograd.grad(network(hidden), hidden, vector)
     (found,) = torch.autograd.grad(transformation(1, hidden), hidden, vector)
-    (through,) = torch.autograd.grad(transformation.networks["1"](hidden), hidden, vector)
-    torch.testing.assert_close(found, through if detach else through + vector)
+    if detach_input:
+        assert torch.equal(found, vector)  # so exactly zero through the network
+    else:
+        torch.testing.assert_close(found, vector + through)
+    assert through.abs().max() > 1e-3
 
 
 def test_xlm_r_base_has_its_277_million_parameters():
@@ -91,7 +73,7 @@ def test_the_encoder_in_parts_is_the_librarys(attention, small_encoder, sentence
     expected = model(batch.input_ids, batch.attention_mask).last_hidden_state
     found = tagger.encoder(batch.input_ids, batch.attention_mask)
     torch.testing.assert_close(found[real], expected[real])
-    scores = tagger(batch.input_ids, batch.attention_mask)
+    scores = tagger(found)
     weight, bias = tagger.head.weight, tagger.head.bias
     torch.testing.assert_close(scores[real], expected[real] @ weight.T + bias)
     for depth in (0, 1, 2):
@@ -100,22 +82,21 @@ def test_the_encoder_in_parts_is_the_librarys(attention, small_encoder, sentence
         torch.testing.assert_close(upper, found)
 
 
-def test_transformations_act_on_the_outputs_of_their_layers(small_encoder, sentences):
+def test_released_inputs_number_positions_from_0(small_encoder, sentences):
     torch.manual_seed(0)
-    model = small_encoder().double().eval()
-    tagger, batch = Tagger(model, 3).double().eval(), sentences(1)
-    transformation = Transformation(8, (0, 1, 2), 4, detach=False).double()
-    hidden = model.embeddings(input_ids=batch.input_ids)
-    for number, layer in enumerate(model.encoder.layer):
-        hidden = layer(transformation(number, hidden))  # one sentence: nothing to mask
-    expected = transformation(2, hidden)
-    found = tagger.encoder(batch.input_ids, batch.attention_mask, transformation)
-    torch.testing.assert_close(found, expected)
-    lower = tagger.encoder(batch.input_ids, batch.attention_mask, transformation, stop=1)
-    rest = tagger.encoder(
-        batch.input_ids, batch.attention_mask, transformation, hidden=lower, depth=1
+    model, batch = small_encoder().double().eval(), sentences(4)
+    positions = torch.arange(batch.input_ids.shape[1]).unsqueeze(0)
+    expected = model(batch.input_ids, batch.attention_mask, position_ids=positions)
+    found = (
+        Tagger(model, 3, positions_from_0=True)
+        .double()
+        .eval()
+        .encoder(batch.input_ids, batch.attention_mask)
     )
-    torch.testing.assert_close(rest, expected)
+    real = batch.attention_mask.bool()
+    torch.testing.assert_close(found[real], expected.last_hidden_state[real])
+    correct = model(batch.input_ids, batch.attention_mask).last_hidden_state
+    assert (found - correct)[real].abs().max() > 0.1
 
 
 def test_only_the_classifier_is_the_head(small_encoder):

@@ -12,7 +12,7 @@ from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2
 from common.hypergrad.problem import BatchedCandidates
 from metaxl.config import PRESETS
 from metaxl.models import Tagger, is_head
-from metaxl.problem import MetaXLProblem, SharedEncoderProblem, token_loss
+from metaxl.problem import InnerBatch, MetaXLProblem, SharedEncoderProblem, token_loss
 from metaxl.steps import Learner
 from metaxl.transformation import Transformation
 
@@ -20,13 +20,28 @@ ETA = 0.1
 LAYERS = [(2,), (1,), (0, 2)]
 
 
+def explicit_states(tagger, batch, transformation=None, layer=None):
+    """Last hidden states by the library's own forward, transformed by a hook on one layer."""
+    model = tagger.encoder.model
+
+    def transformed(module, inputs, output):
+        seen = output.detach() if transformation.detach_input else output
+        return output + transformation.networks[str(layer)](seen)
+
+    if layer is None:
+        return model(batch.input_ids, batch.attention_mask).last_hidden_state
+    module = model.encoder.layer[layer - 1] if layer else model.embeddings
+    with module.register_forward_hook(transformed):
+        return model(batch.input_ids, batch.attention_mask).last_hidden_state
+
+
 class Setting:
     """A small tagger with a transformation network, and batches."""
 
-    def __init__(self, encoder, sentences, layers=(2,), dropout=True) -> None:
+    def __init__(self, encoder, sentences, layers=(2,), dropout=True, detach_input=True) -> None:
         torch.manual_seed(0)
         self.tagger = Tagger(encoder, 3).double().train(dropout)
-        self.transformation = Transformation(8, layers, 4, detach=False).double()
+        self.transformation = Transformation(8, layers, 4, detach_input).double()
         with torch.no_grad():
             self.tagger.head.weight.normal_()
             for parameter in self.transformation.parameters():
@@ -38,11 +53,11 @@ class Setting:
 
     @property
     def inner_batch(self):
-        return self.source, self.train
+        return InnerBatch(self.source, self.train)
 
-    def loss(self, tagger, batch, transformation=None):
+    def loss(self, tagger, batch, transformation=None, layer=None):
         """Mean cross-entropy over labelled subwords, by a loop over sentences and subwords."""
-        scores = tagger(batch.input_ids, batch.attention_mask, transformation)
+        scores = tagger(explicit_states(tagger, batch, transformation, layer))
         terms = [
             torch.logsumexp(scores[i, j], 0) - scores[i, j, label]
             for i, row in enumerate(batch.labels.tolist())
@@ -52,7 +67,11 @@ class Setting:
         return sum(terms) / len(terms)
 
     def training_loss(self, tagger, transformation):
-        return self.loss(tagger, self.source, transformation) + self.loss(tagger, self.train)
+        weights = torch.softmax(transformation.mixing, 0)
+        total = self.loss(tagger, self.train)
+        for weight, layer in zip(weights, transformation.layers, strict=True):
+            total = total + weight * self.loss(tagger, self.source, transformation, layer)
+        return total
 
     def tagger_at(self, params):
         tagger = copy.deepcopy(self.tagger)
@@ -97,7 +116,7 @@ def test_hidden_states_given_with_a_batch_change_nothing(setting, layers):
         return replace(batch, hidden=hidden, depth=depth)
 
     expected = made.problem.inner_loss(made.params, made.hyper, made.inner_batch)
-    batch = given(made.source, min(layers)), given(made.train, 2)
+    batch = InnerBatch(given(made.source, min(layers)), given(made.train, 2))
     found = made.problem.inner_loss(made.params, made.hyper, batch)
     torch.testing.assert_close(found, expected)
 
@@ -175,10 +194,11 @@ def test_evograd_is_the_chain_rule_on_copied_taggers(setting, layers, mode):
     assert_equal(found, dict(zip(inputs, expected, strict=True)), rtol=1e-7)
 
 
+@pytest.mark.parametrize("detach_input", [True, False])
 @pytest.mark.parametrize("layers", [(2,), (0, 2)])
-def test_t1t2_is_the_derivative_of_the_loss_after_a_step(setting, layers):
+def test_t1t2_is_the_derivative_of_the_loss_after_a_step(setting, layers, detach_input):
     """Against a central difference of L_V(theta - eta dL_T/dtheta) along a direction of lambda."""
-    made = setting(layers=layers, dropout=False)
+    made = setting(layers=layers, dropout=False, detach_input=detach_input)
     g = torch.Generator().manual_seed(2)
     direction = {n: torch.randn(h.shape, generator=g, dtype=h.dtype)
                  for n, h in made.hyper.items()}  # fmt: skip
@@ -195,22 +215,50 @@ def test_t1t2_is_the_derivative_of_the_loss_after_a_step(setting, layers):
                 parameter.sub_(ETA * parameter.grad)
             return made.loss(tagger, made.meta).item()
 
-    step = 1e-4
+    step = 1e-5
     expected = (loss_after_a_step(step) - loss_after_a_step(-step)) / (2 * step)
     assert abs(expected) > 1e-4
     exact = made.estimate(T1T2(ETA))
     slope = sum((exact[n] * direction[n]).sum() for n in exact).item()
     assert slope == pytest.approx(expected, rel=1e-5)
     assert_equal(made.estimate(HigherT1T2(ETA)), exact)
-    # The kinks of the ReLU are farther away than the radius.
-    assert_equal(made.estimate(FiniteDifference(ETA, radius=1e-6)), exact, rtol=1e-4)
+    if not detach_input:
+        # The kinks of the ReLU are farther away than the radius. With a detached input the training
+        # step does not follow the gradient of L_T, of which this takes the difference.
+        assert_equal(made.estimate(FiniteDifference(ETA, radius=1e-6)), exact, rtol=1e-4)
 
 
-def learner(small_encoder, method, **changes) -> Learner:
-    """In float64, without dropout."""
+@pytest.mark.parametrize("layer", [1, 2])
+def test_the_source_loss_reaches_the_encoder_through_the_skip_path_only(setting, layer):
+    """Its gradient is, bit for bit, that of the loss with the network's output as a constant."""
+    made = setting(layers=(layer,), dropout=False)
+    encoder = dict(made.tagger.encoder.named_parameters())
+
+    def gradients(loss):
+        return torch.autograd.grad(loss, list(encoder.values()), allow_unused=True)
+
+    def source_loss(transform):
+        mask = made.source.attention_mask
+        hidden = made.tagger.encoder(made.source.input_ids, mask, stop=layer)
+        hidden = made.tagger.encoder(made.source.input_ids, mask, transform(hidden), layer)
+        return token_loss(made.tagger(hidden), made.source.labels)
+
+    network = made.transformation.networks[str(layer)]
+    skip_only = gradients(source_loss(lambda hidden: hidden + network(hidden).detach()))
+    both = gradients(source_loss(lambda hidden: hidden + network(hidden)))
+    states = made.problem.source_states(made.params, made.hyper, made.source)[0]
+    found = gradients(token_loss(made.tagger.head(states), made.source.labels))
+    assert all(torch.equal(f, s) for f, s in zip(found, skip_only, strict=True) if s is not None)
+    # Else this would show nothing: the way through the network has a gradient of its own.
+    assert any((s - b).abs().max() > 1e-3 for s, b in zip(skip_only, both, strict=True)
+               if s is not None)  # fmt: skip
+
+
+def learner(small_encoder, method, dropout=0.0, **changes) -> Learner:
+    """In float64."""
     torch.manual_seed(1)
     settings = {"method": method, "layers": (2,), "bottleneck": 4, "sigma": 1e-2} | changes
-    encoder = small_encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    encoder = small_encoder(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     config = replace(PRESETS["quick"], **settings)
     made = Learner(config, encoder, 3, torch.device("cpu"))
     made.tagger.double().train()
@@ -228,12 +276,12 @@ def after_a_step(made: Learner, step) -> tuple[dict, dict, dict]:
     return grads, {n: p.detach() for n, p in made.tagger.named_parameters()}, metrics
 
 
-@pytest.mark.parametrize("layers", [(2,), (1,), (0,)])
+@pytest.mark.parametrize("layers", [(2,), (1,), (0, 2)])
 @pytest.mark.parametrize("detach", [True, False])
 def test_one_pass_for_all_equals_passes_for_each(small_encoder, sentences, layers, detach):
     """Without dropout: the shared step, the authors' way, and the estimator on the problem without
     hook and given states, followed by a base step, move everything alike."""
-    options = {"layers": layers, "detach_hidden": detach}
+    options = {"layers": layers, "detach_input": detach}
     torch.manual_seed(0)
     source, target = sentences(4), sentences(6)
     train, meta = target.halves()
@@ -250,8 +298,9 @@ def test_one_pass_for_all_equals_passes_for_each(small_encoder, sentences, layer
     plain = learner(small_encoder, "evograd", **options)
 
     def separate():
-        metrics = plain.meta_step("evograd", (source, train), meta, generator())
-        return metrics | plain.base_step((source, train))
+        batch = InnerBatch(source, train)
+        metrics = plain.meta_step("evograd", batch, meta, generator())
+        return metrics | plain.base_step(batch)
 
     for one, other in zip(after_a_step(plain, separate), expected, strict=True):
         assert_equal(one, other)
@@ -263,38 +312,97 @@ def test_the_base_step_takes_the_gradient_of_the_training_loss_with_the_new_netw
 ):
     torch.manual_seed(0)
     source, target = sentences(4), sentences(6)
-    made = learner(small_encoder, "evograd", clip=1e9, detach_hidden=False)
+    made = learner(small_encoder, "evograd", clip=1e9, meta_learning_rate=0.1)
     start = copy.deepcopy(made.tagger)
     made.step(source, target, generator())
-
-    def loss(batch, transformation=None):
-        scores = start(batch.input_ids, batch.attention_mask, transformation)
-        return F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
-
-    (loss(source, made.transformation) + loss(target.halves()[0])).backward()
-    found = {n: p.grad for n, p in made.tagger.named_parameters()}
-    assert_equal(found, {n: p.grad for n, p in start.named_parameters()})
+    source_loss = cross_entropy(start, source, made.transformation, 2)
+    (source_loss + cross_entropy(start, target.halves()[0])).backward()
+    assert_equal(gradients_of(made.tagger), gradients_of(start))
 
 
-def test_joint_training_takes_whole_batches_and_no_network(small_encoder, sentences):
+def cross_entropy(tagger, batch, transformation=None, layer=None):
+    scores = tagger(explicit_states(tagger, batch, transformation, layer))
+    return F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
+
+
+def gradients_of(module) -> dict:
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("method", "clipped"), [("joint_training", False), ("target_only", False), ("joint_half", True)]
+)
+def test_training_without_a_network(small_encoder, sentences, method, clipped):
+    """joint_training: the mean of two losses on whole batches, no clipping. joint_half: their sum
+    on half of the target's sentences, clipped, as the methods with a network do."""
     torch.manual_seed(0)
     source, target = sentences(4), sentences(6)
-    for method, batches in (("joint_training", (source, target)), ("target_only", (target,))):
-        made = learner(small_encoder, method, clip=1e9)
+    for clip in (1e9, 1e-2):
+        made = learner(small_encoder, method, clip=clip)
         start = copy.deepcopy(made.tagger)
         made.step(source, target)
-        loss = sum(
-            F.cross_entropy(
-                start(b.input_ids, b.attention_mask).flatten(0, 1),
-                b.labels.flatten(),
-                ignore_index=-100,
-            )
-            for b in batches
-        )
+        if method == "joint_training":
+            loss = (cross_entropy(start, source) + cross_entropy(start, target)) / 2
+        elif method == "target_only":
+            loss = cross_entropy(start, target)
+        else:
+            loss = cross_entropy(start, source) + cross_entropy(start, target.halves()[0])
         loss.backward()
-        found = {n: p.grad for n, p in made.tagger.named_parameters()}
-        assert_equal(found, {n: p.grad for n, p in start.named_parameters()})
+        if clipped:
+            torch.nn.utils.clip_grad_norm_(start.parameters(), clip)
+        assert_equal(gradients_of(made.tagger), gradients_of(start))
         assert all(p.grad is None for p in made.transformation.parameters())
+
+
+def test_decay_alone_moves_the_network_towards_zero(small_encoder, sentences):
+    """Adam's first step is the rate times g / (|g| + eps), with g the decay times the weight."""
+    torch.manual_seed(0)
+    rate, decay = 1e-3, 5e-4
+    for form in ("coupled", "decoupled"):
+        made = learner(small_encoder, "decay_only", meta_learning_rate=rate,
+                       meta_weight_decay=decay, meta_decay=form)  # fmt: skip
+        start = {n: p.detach().clone() for n, p in made.transformation.named_parameters()}
+        metrics = made.step(sentences(4), sentences(6))
+        for name, parameter in made.transformation.named_parameters():
+            g = decay * start[name]
+            change = rate * (g / (g.abs() + 1e-8) if form == "coupled" else g)
+            torch.testing.assert_close(parameter.detach(), start[name] - change)
+        norm = torch.cat([p.flatten() for p in start.values()]).norm()
+        torch.testing.assert_close(metrics["decay_norm"], decay * norm)
+        assert metrics["hypergradient_norm"] == 0
+
+
+@pytest.mark.parametrize("form", ["coupled", "decoupled"])
+def test_both_networks_have_the_decay_that_is_asked_for(small_encoder, form):
+    made = learner(small_encoder, "evograd", decay=form, meta_decay=form)
+    for optimizer in (made.optimizer, made.meta_optimizer):
+        assert (
+            type(optimizer) is {"coupled": torch.optim.Adam, "decoupled": torch.optim.AdamW}[form]
+        )
+        assert optimizer.defaults["eps"] == 1e-8 and optimizer.defaults["weight_decay"] == 5e-4
+
+
+def test_the_faithful_way_draws_dropout_anew_for_every_candidate_and_the_base_step(
+    small_encoder, sentences
+):
+    torch.manual_seed(0)
+    source, target = sentences(4), sentences(6)
+    passes = {}
+    for faithful in (True, False):
+        made = learner(small_encoder, "evograd", dropout=0.3, faithful=faithful)
+        seen: dict[int, list[float]] = {}
+        made.tagger.encoder.model.embeddings.register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.setdefault(output.shape[0], []).append(
+                float(output.detach().square().sum())
+            )
+        )
+        made.step(source, target, generator())
+        passes[faithful] = seen
+    # Two candidates and the base step pass 4 source sentences; with them 3 of the target, and the
+    # meta loss 3 more. Every pass has masks of its own.
+    assert [len(passes[True][n]) for n in (4, 3)] == [3, 4]
+    assert all(len(set(values)) == len(values) for values in passes[True].values())
+    assert [len(passes[False][n]) for n in (4, 3)] == [1, 2]
 
 
 def test_the_token_loss_of_known_scores():
@@ -308,6 +416,6 @@ def test_the_token_loss_of_known_scores():
 def test_halves_share_out_the_sentences(sentences, size):
     batch = sentences(size)
     train, meta = batch.halves()
-    assert 0 <= len(train) - len(meta) <= 1
+    assert len(train) == size // 2 and len(meta) == size - size // 2
     assert torch.equal(torch.cat([train.input_ids, meta.input_ids]), batch.input_ids)
     assert torch.equal(torch.cat([train.labels, meta.labels]), batch.labels)

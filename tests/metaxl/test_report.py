@@ -18,7 +18,7 @@ def record(f1: float, **settings) -> RunRecord:
               for axis in "xy"}  # fmt: skip
     curves |= {"pca_explained": [0.5, 0.2], "centroid_distance": [1.0]}
     if config.has_transformation:
-        scores["transformation_distance"] = 0.25
+        scores |= {"moved": 0.25, "norm_ratio": 0.5, "decay_cosine": 0.875}
         curves |= {"pca_source_after_x": [2.0, 3.0, 4.0], "pca_source_after_y": [1.0, 1.0, 2.0]}
         curves["centroid_distance"] = [1.0, 0.5]
     joint = config.method == "joint_training"
@@ -29,7 +29,7 @@ def record(f1: float, **settings) -> RunRecord:
         preset=config.preset,
         config=config.deciding(),
         epochs=[{**scores, "epoch": 1, "test_f1": f1}, {**scores, "epoch": 2}],
-        traces={},
+        traces={"hypergradient_norm": [1e-6, 3e-6, 2e-6], "decay_norm": [2e-3] * 3},
         final=scores,
         best={"dev_f1": {"value": f1 + 1, "epoch": 1}},
         cost={"seconds": 0.1 if joint else 0.12, "peak_bytes": 10_000_000},
@@ -50,6 +50,8 @@ def test_a_languages_f1_its_mean_and_the_gain_over_joint_training():
         ("joint_training", "tuk"): (50.0, 50.0, 50.0),
         ("evograd", "quy"): (43.0, 45.0, 50.0),
         ("evograd", "tuk"): (51.0, 53.0, 52.0),
+        ("joint_half", "quy"): (40.0, 42.0, 44.0),
+        ("joint_half", "tuk"): (52.0, 52.0, 52.0),
     }
     records = [
         record(f1, method=method, target=target, seed=seed)
@@ -57,13 +59,17 @@ def test_a_languages_f1_its_mean_and_the_gain_over_joint_training():
         for seed, f1 in enumerate(found, 1)
     ]
     table = language_table(by_setting(records), "embedded", "eng")
-    assert table.columns == ("method", "quy", "tuk", "mean", "− joint training", "runs")
+    assert table.columns == (
+        "method", "quy", "tuk", "mean", "− joint training", "− on halves", "runs",
+    )  # fmt: skip
     found = rows(table, 1)
     # t(2 degrees of freedom, 97.5 %) = 4.3027; standard error of 40, 42, 44 is 2 / sqrt(3)
     assert found["Joint training",][0] == f"42.00 ± {4.302653 * 2 / 3**0.5:.2f}"
-    assert found["Joint training",][2:] == [f"46.00 ± {4.302653 / 3**0.5:.2f}", "–", "6"]
-    # Means over languages 47, 49, 51 against 45, 46, 47: gains 2, 3, 4.
-    assert found["EvoGrad",][3:] == [f"+3.00 ± {4.302653 / 3**0.5:.2f}", "6"]
+    spread = f"{4.302653 / 3**0.5:.2f}"
+    assert found["Joint training",][2:] == [f"46.00 ± {spread}", "–", "−1.00 ± 0.00", "6"]
+    # Means over languages 47, 49, 51 against 45, 46, 47: gains 2, 3, 4, and 1, 2, 3 over halves.
+    assert found["EvoGrad",][3:] == [f"+3.00 ± {spread}", f"+2.00 ± {spread}", "6"]
+    assert found["Joint training on halves",][3:] == ["+1.00 ± 0.00", "–", "6"]
 
 
 def test_a_seed_that_lacks_a_language_is_left_out_of_the_mean():
@@ -74,8 +80,8 @@ def test_a_seed_that_lacks_a_language_is_left_out_of_the_mean():
         record(45.0, method="evograd", target="quy", seed=1),
     ]
     found = rows(language_table(by_setting(records), "embedded", "eng"), 1)
-    assert found["Joint training",][1:] == ["60.00", "50.00", "–", "3"]
-    assert found["EvoGrad",] == ["45.00", "–", "–", "–", "1"]
+    assert found["Joint training",][1:] == ["60.00", "50.00", "–", "–", "3"]
+    assert found["EvoGrad",] == ["45.00", "–", "–", "–", "–", "1"]
 
 
 def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
@@ -86,13 +92,18 @@ def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
     titles = [table.title for table in made.tables]
     assert titles[0] == "Embedded corpus: target F1 (%), from eng"
     assert titles[1] == "MasakhaNER: target F1 (%), from swa"
-    assert len(titles) == 4
+    assert len(titles) == 5
     details = rows(made.tables[2], 2)
     assert details["embedded corpus, eng to quy", "EvoGrad"] == [
         "40.0", "40.0", "41.0", "42.0", "38.0", "80.0", "0.25",
     ]  # fmt: skip
     assert details["embedded corpus, eng to quy", "Joint training"][-1] == "–"
-    assert "1.20" in to_markdown(made.tables[3])
+    decay = rows(made.tables[3], 2)
+    assert decay["MasakhaNER", "EvoGrad"] == [
+        "2.0e-06", "2.0e-03", "1.0e-03", "0.500", "0.8750", "1",
+    ]  # fmt: skip
+    assert ("embedded corpus", "Joint training") not in decay
+    assert "1.20" in to_markdown(made.tables[4])
     names = {figure.path_png.name for figure in made.figures}
     assert names == {
         "f1-embedded-eng-quy.png", "representations-embedded-eng-quy.png",
@@ -100,7 +111,7 @@ def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
     }  # fmt: skip
     assert all(figure.path_png.stat().st_size > 1000 for figure in made.figures)
     assert (tmp_path / "f1-embedded-eng.md").exists()
-    assert (made.runs, made.planned_runs) == (3, 8)
+    assert (made.runs, made.planned_runs) == (3, 12)
 
 
 def test_table_5_is_judged_at_the_papers_size():
@@ -108,7 +119,7 @@ def test_table_5_is_judged_at_the_papers_size():
     records = [record(f1, preset="paper", method=m) for m, f1 in values.items()]
     table = published_table(by_setting(records), "paper")
     found = rows(table, 2)
-    assert len(found) == 8 * 4
+    assert len(found) == 8 * 6
     assert found["qu", "Joint training"][:4] == ["59.75", "60.00", "1 of 3", "+0.25"]
     assert found["qu", "T1-T2 (double backward)"][-1] == "agrees"
     assert found["qu", "EvoGrad"][0] == "71.00"
