@@ -24,6 +24,8 @@ from .t1t2 import T1T2, T1T2Forward
 from .textbook import textbook_evograd
 from .unrolled import Unrolled
 
+__version__ = "0.2.0"
+
 __all__ = [
     "T1T2",
     "Anchor",

@@ -1,33 +1,20 @@
 """Hypergradients in a training loop of one's own: ordinary modules in, ``.grad`` and steps out."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .problem import BilevelProblem, Hypergradient, Tensors
+from .base import Estimator
+from .problem import Hypergradient, Tensors
 
 Hyper = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 """Hyperparameters: a module's parameters, or tensors by name."""
 
 Loss = Callable[[nn.Module, Any, Any], Tensor]
 """``loss(model, hyper, batch)``, a scalar; ``hyper`` is the module, or a dict of the tensors."""
-
-
-class Estimator(Protocol):
-    """Any estimator of this package."""
-
-    def __call__(
-        self,
-        problem: BilevelProblem,
-        params: Tensors,
-        hyper: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        generator: torch.Generator | None = None,
-    ) -> Hypergradient: ...
 
 
 class HyperOptimizer:

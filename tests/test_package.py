@@ -1,0 +1,103 @@
+"""The estimators as a package: a wheel that holds them alone, and runs far from this folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+from common.settings import ROOT
+
+PACKAGE = ROOT / "common" / "hypergrad"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, source / "common" / "hypergrad", ignore=ignored)
+    pip("wheel", "--no-build-isolation", "--wheel-dir", folder, source)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("installed")
+    pip("install", "--target", folder, wheel)
+    return folder
+
+
+def pip(command, *arguments):
+    options = ("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check")
+    words = [sys.executable, "-m", "pip", command, *options, *map(str, arguments)]
+    run = subprocess.run(words, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def run_elsewhere(code, installed, folder):
+    """Runs code in another folder, with the package installed and this project out of reach."""
+    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def readme_example():
+    return re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+
+
+def test_the_wheel_holds_the_estimators_and_the_licence_only(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    modules = {f"hypergradients/{path.name}" for path in PACKAGE.iterdir() if path.is_file()}
+    about = {name for name in names if ".dist-info/" in name}
+    assert set(names) - about == modules and "hypergradients/py.typed" in modules
+    assert any(name.endswith("licenses/LICENSE") for name in about)
+
+
+def test_torch_is_all_it_needs(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("METADATA"))
+        metadata = archive.read(name).decode()
+    needed = re.findall(r"^Requires-Dist: (.*)$", metadata, re.M)
+    assert [line for line in needed if "extra ==" not in line] == ["torch>=2.11"]
+    assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.M)) == {
+        "higher",
+        "experiments",
+        "test",
+    }
+
+
+def test_the_readmes_example_runs_elsewhere_from_the_wheel(installed, tmp_path):
+    code = readme_example() + (
+        "\nimport sys, hypergradients"
+        "\nassert not any(name == 'common' or name.startswith('common.') for name in sys.modules)"
+        "\nprint(hypergradients.__file__, hypergradients.__version__)"
+        "\nprint(hyper['log_weights'].abs().min().item())"
+    )
+    found, version, moved = run_elsewhere(code, installed, tmp_path).split()
+    assert found == str(installed / "hypergradients" / "__init__.py")
+    assert version == wheel_version()
+    assert float(moved) > 0.01  # ten steps of Adam at 0.01
+
+
+def wheel_version():
+    return re.search(r'__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text())[1]
+
+
+def test_the_extras_name_what_the_requirements_pin():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = {re.match(r"[\w-]+", line)[0] for line in sum(extras.values(), ["torch"])}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = {line.split("==")[0] for line in lines if line and not line.startswith("#")}
+    assert named == pinned
