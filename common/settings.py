@@ -108,8 +108,9 @@ class EstimatorSettings(RunSettings):
     """EvoGrad, anchored: sigma * sign(N(0, I)) or sigma * N(0, I)."""
     antithetic: bool = False
     """EvoGrad: candidates in mirrored pairs, theta + eps and theta - eps."""
-    evograd_mode: Literal["streaming", "graph", "forward"] = "streaming"
-    """EvoGrad: how the same number is computed; graph needs memory for K graphs."""
+    evograd_mode: Literal["streaming", "graph", "forward", "differences"] = "streaming"
+    """EvoGrad: how the same number is computed; graph needs memory for K graphs; differences is
+    approximate, from forward passes alone."""
     radius: float = 1e-2
     """Finite difference, along_gradient: distance of the two points from theta, Euclidean."""
     sampled_layers: PositiveInt = 1

@@ -9,8 +9,8 @@ It leaves parameters, buffers, ``.grad`` and torch's random states as they were 
 """
 
 from .along_gradient import EvoGradAlongGradient
-from .anchored import Anchor, AnchoredEvoGrad
-from .base import Estimate, Estimator, InnerSGD, Point
+from .anchored import AnchoredEvoGrad
+from .base import Anchor, Estimate, Estimator, InnerSGD, OneStep, Point
 from .evograd import EvoGrad
 from .finite_difference import FiniteDifference
 from .forward_mode import ForwardMode
@@ -18,6 +18,7 @@ from .higher_t1t2 import HigherT1T2
 from .hyper_optimizer import HyperOptimizer
 from .implicit import ImplicitCG, Neumann
 from .layer_sampled import LayerSampled
+from .mixed_mode import T1T2MixedMode
 from .problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
 from .reversible import Reversible
 from .t1t2 import T1T2, T1T2Forward
@@ -45,9 +46,11 @@ __all__ = [
     "InnerSGD",
     "LayerSampled",
     "Neumann",
+    "OneStep",
     "Point",
     "Reversible",
     "T1T2Forward",
+    "T1T2MixedMode",
     "Tensors",
     "Unrolled",
     "textbook_evograd",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .inner_step import InnerLR, InnerStep, Stepped, check_inner_step, stepped
 from .problem import (
     BilevelProblem,
     Hypergradient,
@@ -27,9 +28,6 @@ from .problem import (
     zeros_for_none,
 )
 from .randomness import draw_seeds, replayed_randomness
-
-InnerLR = float | Callable[[], float]
-"""The inner step size eta; a callable is asked at every call, so it can follow a schedule."""
 
 LossGradient = tuple[Tensor, Mapping[str, Tensor | None]]
 """L_T without a graph, and dL_T/dlambda by name, None where L_T does not depend on it."""
@@ -47,6 +45,19 @@ def check_at_least(least: float, **settings: float) -> None:
     for name, value in settings.items():
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What the base step knows of L_T at theta.
+
+    loss: L_T(theta, lambda) on the same batch, without a graph. grads: dL_T/dlambda by name, None
+    where nothing leads. Asked for together with dL_T/dtheta they cost the base step nothing, or
+    (loss weights) a backward through what follows the network.
+    """
+
+    loss: Tensor
+    grads: Mapping[str, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Point:
     ) -> None:
         self.problem, self.inner_batches, self.outer_batch = problem, inner_batches, outer_batch
         self.seeds, self.replay = seeds, replay
-        self.theta = detached(params)
+        self.params, self.theta = params, detached(params)
         self.hyper_values = detached(hyper)
 
     @cached_property
@@ -110,16 +121,29 @@ class Point:
         """L_V at ``theta``, dL_V/dtheta there, and the direct term (None if there is none)."""
         return outer_step(self.outer_loss, theta, self.hyper)
 
-    def sgd_step(self, eta: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_T at theta, and theta' = theta - eta dL_T/dtheta, both without a graph."""
+    def stepped(self, inner_lr: InnerStep) -> tuple[Tensor, Stepped]:
+        """L_T at theta, and the inner step from there, both without a graph."""
         start = leaves(self.theta)
         loss = self.inner_loss(start, self.hyper_values)
-        return loss.detach(), added(self.theta, gradients(loss, start), -eta)
+        return loss.detach(), stepped(inner_lr, self.params, self.theta, gradients(loss, start))
 
     def hyper_gradient(self, theta: Tensors, variation: int = 0) -> LossGradient:
         """L_T and dL_T/dlambda at ``theta``; its graph is gone afterwards."""
         loss = self.inner_loss(theta, variation=variation)
         return loss.detach(), gradients_or_none(loss, self.hyper)
+
+    def anchor(self, given: Anchor | Callable[[], Anchor] | None) -> LossGradient:
+        """L_T and dL_T/dlambda at theta, from the base step if it hands them over.
+
+        A function is called with the generators at the inner loss's seed, so that its dropout masks
+        are those of the candidates.
+        """
+        if given is None:
+            return self.hyper_gradient(self.theta)
+        if callable(given):
+            self.replay(self.seeds.inner[0])
+            given = given()
+        return given.loss.detach(), given.grads
 
 
 @dataclass(frozen=True)
@@ -196,3 +220,14 @@ class InnerSGD(Estimator):
     def eta(self) -> float:
         """The inner step size now."""
         return self.inner_lr() if callable(self.inner_lr) else self.inner_lr
+
+
+@dataclass(frozen=True)
+class OneStep(Estimator):
+    """An estimator of one inner step. inner_lr: its step size (SGD), or the training's optimiser
+    (SGD, Adam, AdamW), whose step it then is: theta' and its Jacobian, see inner_step.py."""
+
+    inner_lr: InnerStep
+
+    def __post_init__(self) -> None:
+        check_inner_step(self.inner_lr)

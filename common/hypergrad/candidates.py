@@ -31,7 +31,7 @@ class Candidates:
 
     names: the perturbed parameters. noise: eps by name, each (count, *shape); None draws it, eps_k
     from the point's own seed k, again whenever it is asked for. antithetic: eps_{k+1} = -eps_k for
-    even k. Vectors run over all perturbed parameters.
+    even k. anchored: eps_0 = 0. Vectors run over all perturbed parameters.
     """
 
     def __init__(
@@ -42,10 +42,11 @@ class Candidates:
         sigma: float,
         kind: Kind,
         antithetic: bool = False,
+        anchored: bool = False,
         noise: Tensors | None = None,
     ) -> None:
         self.at, self.count, self.noise = at, count, noise
-        self.sigma, self.kind, self.antithetic = sigma, kind, antithetic
+        self.sigma, self.kind, self.antithetic, self.anchored = sigma, kind, antithetic, anchored
         self.theta = {n: at.theta[n] for n in names}
         kinds = {(t.dtype, t.device) for t in self.theta.values()}
         if len(kinds) > 1:
@@ -63,6 +64,8 @@ class Candidates:
             k, sign = k - 1, -1.0
         like = next(iter(self.theta.values()))
         size = sum(t.numel() for t in self.theta.values())
+        if self.anchored and k == 0:
+            return torch.zeros(size, dtype=like.dtype, device=like.device)
         return perturbation(self.kind, sign * self.sigma, size, like, self.at.seeds.own[k])
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
@@ -86,6 +89,11 @@ class Candidates:
         """All eps_k by name, (count, *shape)."""
         noise = [self.split(self.epsilon(k)) for k in range(self.count)]
         return {n: torch.stack([eps[n] for eps in noise]) for n in self.theta}
+
+    def stacked(self) -> dict[str, Tensor]:
+        """All theta_k by name, (count, *shape)."""
+        noise = self.stacked_noise()
+        return {n: t + noise.pop(n) for n, t in self.theta.items()}
 
     def losses_at_once(self, candidates: Tensors, hyper: Tensors) -> Tensor:
         """l (count,) at the stacked ``candidates``, by the problem's own ``inner_losses``."""

@@ -4,19 +4,21 @@ Bohdal, Yang, Hospedales. EvoGrad: Efficient Gradient-Based Meta-Learning and Hy
 Optimization. NeurIPS 2021, arXiv:2106.10575.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from .base import Estimate, Estimator, Point, Seeds
+from .base import Anchor, Estimate, Estimator, LossGradient, Point, Seeds
 from .candidates import Candidates, check_candidates, softmax_weights
 from .problem import Tensors, flat, gradients, gradients_or_none
 from .randomness import draw_seeds
 from .textbook import textbook_evograd
+
+Mode = Literal["streaming", "graph", "forward", "differences"]
 
 
 @dataclass(frozen=True)
@@ -31,27 +33,37 @@ class EvoGrad(Estimator):
         hypergradient = sum_k c_k dl_k/dlambda + direct term,
         c_k = -(w_k / tau) (<g, eps_k> - sum_j w_j <g, eps_j>),
 
-    which is what the three modes compute; they differ in cost, not in the number:
+    which is what the modes compute:
 
-    ==========  =========================  =====================  ===========================
-    mode        forwards (inner + outer)   backwards              memory beyond theta
-    ==========  =========================  =====================  ===========================
-    graph       K + 1                      1, through everything  K graphs of L_T, K eps
-    streaming   K + 1                      K to lambda, 1 to      1 graph, 2 vectors of theta's
-                                           theta                  size, K of lambda's
-    forward     K + (K - 1) JVPs           K to lambda            no graph through the network;
-                                                                  as streaming otherwise
-    ==========  =========================  =====================  ===========================
+    ===========  =========================  =====================  ==========================
+    mode         forwards (inner + outer)   backwards              memory beyond theta
+    ===========  =========================  =====================  ==========================
+    graph        K + 1                      1, through everything  K graphs of L_T, K eps
+    streaming    K + 1                      K to lambda, 1 to      1 graph, 2 vectors of
+                                            theta                  theta's size, K of lambda's
+    forward      K + (K - 1) JVPs           K to lambda            no graph through the
+                                                                   network; else as streaming
+    differences  2 K                        K to lambda            the same
+    ===========  =========================  =====================  ==========================
 
     The graph of L_T leads to lambda only (theta is detached): if lambda enters after the network
     (loss weights), the network's activations are not kept at all. ``graph`` is the textbook, by
     torch.func; ``streaming`` drops the graph of each l_k at once and regenerates eps_k from its
     seed; ``forward`` replaces the backward through the network at theta* by forward-mode
-    derivatives of L_V along eps_k - eps_1, so K - 1 = 1 of them for K = 2. A problem that has
-    ``inner_losses`` (BatchedCandidates) gets all candidates in one call, whatever the mode.
+    derivatives of L_V along eps_k - eps_1, so K - 1 = 1 of them for K = 2. These three give the
+    same number. ``differences`` takes L_V(theta_k) for <g, eps_k>, since only differences over k
+    matter: the same up to O(sigma^2) on a smooth loss (a kink, as of ReLU, adds to it, and in low
+    precision rounding), from forward passes alone; L_V and its direct term are means over w. A
+    problem that has ``inner_losses`` (BatchedCandidates) gets all candidates in one call, whatever
+    the mode.
+
+    anchored: theta_1 = theta (eps_1 = 0). The base step computes its loss anyway, and may hand it
+    over as ``anchor``: a whole training step with K = 2 and ``differences`` is then a base step and
+    three forwards.
 
     In expectation, for small sigma, the indirect term is that of one unrolled SGD step (T1T2)
-    with step size ``effective_inner_lr`` = sigma^2 (1 - 1/K) / tau, or sigma^2 / tau if antithetic.
+    with step size ``effective_inner_lr`` = sigma^2 (1 - 1/K) / tau; sigma^2 / tau if antithetic;
+    sigma^2 (1 - 1/K)^2 / tau if anchored.
 
     num_candidates: K, at least 2. sigma: scale of eps. temperature: tau. perturbation: "sign",
     eps = sigma * sign(N(0, I)), or "gaussian", eps = sigma * N(0, I). antithetic: candidates in
@@ -60,8 +72,8 @@ class EvoGrad(Estimator):
     leaves the mean as it is and takes the noise's differences out of the estimate; False draws it
     anew for each. All perturbed parameters must share one dtype and device.
 
-    outer_loss is L_V at theta*. Diagnostics: ``losses`` l (K,), ``weights`` w (K,),
-    ``coefficients`` c (K,) (not in mode graph).
+    outer_loss is L_V at theta* (differences: sum_k w_k L_V(theta_k)). Diagnostics: ``losses``
+    l (K,), ``weights`` w (K,), ``coefficients`` c (K,) (not in mode graph).
     """
 
     num_candidates: int = 2
@@ -69,9 +81,10 @@ class EvoGrad(Estimator):
     temperature: float = 0.05
     perturbation: Literal["sign", "gaussian"] = "sign"
     antithetic: bool = False
-    mode: Literal["streaming", "graph", "forward"] = "streaming"
+    mode: Mode = "streaming"
     perturb: Callable[[str], bool] | None = None
     common_noise: bool = True
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         if self.num_candidates < 2:
@@ -81,25 +94,36 @@ class EvoGrad(Estimator):
             )
         if self.antithetic and self.num_candidates % 2:
             raise ValueError(f"antithetic needs an even num_candidates, got {self.num_candidates}")
+        if self.antithetic and self.anchored:
+            raise ValueError("antithetic candidates lie around theta, so none is anchored at it")
         check_candidates(self.sigma, self.temperature, self.perturbation)
-        if self.mode not in ("streaming", "graph", "forward"):
-            raise ValueError(f"mode must be streaming, graph or forward, got {self.mode!r}")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
 
     @property
     def effective_inner_lr(self) -> float:
         """Step size of the T1T2 hypergradient that EvoGrad equals in expectation (small sigma)."""
-        pairs = 1.0 if self.antithetic else 1.0 - 1.0 / self.num_candidates
-        return self.sigma**2 * pairs / self.temperature
+        share = 1.0 if self.antithetic else 1.0 - 1.0 / self.num_candidates
+        return self.sigma**2 * (share**2 if self.anchored else share) / self.temperature
 
     def draw_seeds(self, generator: torch.Generator | None) -> Seeds:
-        *candidates, inner, outer = draw_seeds(self.num_candidates + 2, generator)
-        return Seeds([inner], outer, candidates)
+        drawn = self.num_candidates - self.anchored
+        *candidates, inner, outer = draw_seeds(drawn + 2, generator)
+        return Seeds([inner], outer, [0, *candidates] if self.anchored else candidates)
 
-    def estimate(self, at: Point, noise: Tensors | None = None) -> Estimate:
+    def estimate(
+        self,
+        at: Point,
+        noise: Tensors | None = None,
+        anchor: Anchor | Callable[[], Anchor] | None = None,
+    ) -> Estimate:
         """noise: eps itself, by name, each (K, *shape of the parameter), instead of drawing it.
 
-        Raises ValueError if no parameter is perturbed.
+        anchor: the loss at theta, from the base step (``Anchor``). Raises ValueError if no
+        parameter is perturbed, or if ``anchor`` is given and cannot be used.
         """
+        if anchor is not None and (not self.anchored or self.mode == "graph"):
+            raise ValueError("anchor needs EvoGrad(anchored=True) in another mode than graph")
         names = [n for n in at.theta if self.perturb is None or self.perturb(n)]
         if not names:
             raise ValueError("perturb selects none of the parameters")
@@ -110,13 +134,14 @@ class EvoGrad(Estimator):
             self.sigma,
             self.perturbation,
             self.antithetic,
+            self.anchored,
             noise,
         )
         # The seed of the inner loss, changed for each candidate or for none.
         variations = [0] * self.num_candidates if self.common_noise else list(at.seeds.own)
         if self.mode == "graph":
             return self._by_graph(at, candidates, variations)
-        return self._by_terms(at, candidates, variations)
+        return self._by_terms(at, candidates, variations, anchor)
 
     def _by_graph(self, at: Point, candidates: Candidates, variations: list[int]) -> Estimate:
         def inner_losses(stacked: Tensors, hyper: Tensors) -> Tensor:
@@ -134,38 +159,80 @@ class EvoGrad(Estimator):
         )
         return Estimate(outer_loss, grads, diagnostics={"losses": losses, "weights": weights})
 
-    def _by_terms(self, at: Point, candidates: Candidates, variations: list[int]) -> Estimate:
+    def _by_terms(
+        self,
+        at: Point,
+        candidates: Candidates,
+        variations: list[int],
+        anchor: Anchor | Callable[[], Anchor] | None,
+    ) -> Estimate:
         """sum_k c_k dl_k/dlambda + direct term, one graph at a time."""
+        values: list[LossGradient] = []
         if candidates.batched:
-            noise = candidates.stacked_noise()
-            stacked = {n: t + noise[n] for n, t in candidates.theta.items()}
-            del noise
-            losses = candidates.losses_at_once(stacked, at.hyper)
-            del stacked
+            if anchor is not None:
+                raise ValueError("anchor cannot be used with a problem that has inner_losses")
+            losses = candidates.losses_at_once(candidates.stacked(), at.hyper)
+            loss_grads = []
         else:
-            values, loss_grads = zip(
-                *(
-                    at.hyper_gradient(candidates.shifted(candidates.epsilon(k)), variation)
-                    for k, variation in enumerate(variations)
-                ),
-                strict=True,
-            )
-            losses = torch.stack(values)
+            pairs = [
+                at.hyper_gradient(candidates.shifted(candidates.epsilon(k)), variations[k])
+                for k in range(int(self.anchored), self.num_candidates)
+            ]
+            if self.mode == "differences":  # before the graph of the base step exists
+                values = outer_values(at, candidates)
+            if self.anchored:
+                pairs.insert(0, at.anchor(anchor))
+            parts, loss_grads = zip(*pairs, strict=True)
+            losses = torch.stack(parts)
         weights = softmax_weights(losses.detach(), self.temperature)
-        merged = candidates.shifted(candidates.weighted_noise(weights))
-        slopes = _slopes_forward if self.mode == "forward" else _slopes_reverse
-        outer_loss, direct, slope = slopes(at, candidates, merged)
+        if self.mode == "differences":
+            slopes = _slopes_by_differences(values or outer_values(at, candidates), weights)
+        else:
+            merged = candidates.shifted(candidates.weighted_noise(weights))
+            by = _slopes_forward if self.mode == "forward" else _slopes_reverse
+            slopes = by(at, candidates, merged)
+        outer_loss, direct, slope = slopes
         coefficients = -(weights / self.temperature) * (slope - (weights * slope).sum())
         diagnostics = {"losses": losses.detach(), "weights": weights, "coefficients": coefficients}
         if candidates.batched:
             found = gradients_or_none(losses, at.hyper, [coefficients.to(losses.dtype)])
             return Estimate(outer_loss, found, direct, diagnostics)
-        found = {n: torch.zeros_like(h) for n, h in at.hyper_values.items()}
-        for coefficient, loss_grad in zip(coefficients, loss_grads, strict=True):
-            for n, grad in loss_grad.items():
-                if grad is not None:
-                    found[n] += coefficient.to(grad.dtype) * grad
-        return Estimate(outer_loss, found, direct, diagnostics, reached=loss_grads)
+        found = weighted_sum(coefficients, loss_grads)
+        return Estimate(outer_loss, found, direct, diagnostics)
+
+
+def weighted_sum(
+    weights: Tensor, gradients: Sequence[Mapping[str, Tensor | None]]
+) -> dict[str, Tensor | None]:
+    """sum_k w_k times the k-th gradient, by name; None where all are None."""
+    total: dict[str, Tensor | None] = dict.fromkeys(gradients[0])
+    for weight, found in zip(weights, gradients, strict=True):
+        for n, grad in found.items():
+            if grad is not None:
+                term = weight.to(grad.dtype) * grad
+                before = total[n]
+                total[n] = term if before is None else before + term
+    return total
+
+
+def outer_values(at: Point, candidates: Candidates) -> list[LossGradient]:
+    """L_V and dL_V/dlambda at every candidate; no graph leads to theta."""
+    values = []
+    for k in range(candidates.count):
+        loss = at.outer_loss(candidates.shifted(candidates.epsilon(k)))
+        values.append((loss.detach(), gradients_or_none(loss, at.hyper)))
+    return values
+
+
+def _slopes_by_differences(
+    values: Sequence[LossGradient], weights: Tensor
+) -> tuple[Tensor, Tensors | None, Tensor]:
+    """sum_k w_k L_V(theta_k), the same mean of the direct terms, and L_V(theta_k) - L_V(theta_1)
+    (K,): without the common part, which rounding would leave a trace of in the coefficients."""
+    values, grads = zip(*values, strict=True)
+    losses = torch.stack(values).to(weights.dtype)
+    direct = {n: g for n, g in weighted_sum(weights, grads).items() if g is not None}
+    return (weights * losses).sum().to(values[0].dtype), direct or None, losses - losses[0]
 
 
 def _slopes_reverse(

@@ -6,13 +6,13 @@ Choe et al. Making Scalable Meta Learning Practical (SAMA). NeurIPS 2023, arXiv:
 
 from dataclasses import dataclass
 
-from .along_gradient import both_sides
-from .base import Estimate, InnerSGD, Point, check_positive
+from .along_gradient import shifted
+from .base import Estimate, OneStep, Point, check_positive
 from .problem import norm, zeros_for_none
 
 
 @dataclass(frozen=True)
-class FiniteDifference(InnerSGD):
+class FiniteDifference(OneStep):
     """T1T2's hypergradient with its mixed derivative by a central difference along v.
 
         theta+- = theta +- r v / |v|,   v = dL_V/dtheta at theta' = theta - eta dL_T/dtheta
@@ -22,8 +22,8 @@ class FiniteDifference(InnerSGD):
     that does not vanish with r, and in float32 rounding grows as 1/r. Cost: 4 forwards, 2 backwards
     to theta, 2 to lambda; memory: a plain step's.
 
-    inner_lr: eta. radius: r, in units of theta's Euclidean norm, not relative. outer_loss is L_V at
-    theta'. Diagnostics as T1T2.
+    inner_lr: as T1T2. radius: r, in units of theta's Euclidean norm, not relative. outer_loss is
+    L_V at theta'. Diagnostics as T1T2.
     """
 
     radius: float = 1e-2
@@ -33,14 +33,15 @@ class FiniteDifference(InnerSGD):
         check_positive(radius=self.radius)
 
     def estimate(self, at: Point) -> Estimate:
-        eta = self.eta
-        inner_loss, theta_next = at.sgd_step(eta)
-        outer_loss, v, direct = at.outer_step(theta_next)
-        del theta_next
-        length = norm(v)
-        sides = [grads for _, grads in both_sides(at, v, length, self.radius)]
+        inner_loss, step = at.stepped(self.inner_lr)
+        outer_loss, v, direct = at.outer_step(step.theta)
+        step.theta.clear()
+        direction = step.pulled_back(v)
+        length = norm(direction)
+        points = [shifted(at, direction, length, s * self.radius) for s in (1, -1)]
+        sides = [at.hyper_gradient(point)[1] for point in points]
         plus, minus = (zeros_for_none(side, at.hyper) for side in sides)
-        factor = -eta * length / (2 * self.radius)
+        factor = step.factor * length / (2 * self.radius)
         found = {n: factor * (plus[n] - minus[n]) for n in at.hyper}
-        diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": length}
+        diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": norm(v)}
         return Estimate(outer_loss, found, direct, diagnostics, reached=sides)

@@ -58,9 +58,9 @@ class LayerSampled(InnerSGD):
         names = list(dict.fromkeys(map(layer_of, at.theta)))
         sampled, factor = self._choose(names, at.seeds.own[0])
         chosen = [n for n in at.theta if layer_of(n) in sampled]
-        inner_loss, theta_next = at.sgd_step(eta)
-        outer_loss, v, direct = at.outer_step(theta_next)
-        del theta_next
+        inner_loss, step = at.stepped(eta)
+        outer_loss, v, direct = at.outer_step(step.theta)
+        del step
         inner = inner_gradient(at, at.theta, names=chosen)
         found = reached = inner.mixed_product({n: -eta * factor * v[n] for n in chosen})
         if all(grad is None for grad in found.values()):

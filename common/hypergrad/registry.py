@@ -16,6 +16,7 @@ from .forward_mode import ForwardMode
 from .higher_t1t2 import HigherT1T2
 from .implicit import ImplicitCG, Neumann
 from .layer_sampled import LayerSampled
+from .mixed_mode import T1T2MixedMode
 from .reversible import Reversible
 from .t1t2 import T1T2, T1T2Forward
 from .unrolled import SeveralSteps, Unrolled
@@ -97,8 +98,26 @@ ESTIMATORS = {
             "AnchoredEvoGrad",
             needs="first derivatives",
             exactness="an estimate as EvoGrad's for K = 2",
-            choose="a base step that hands over its loss at theta (saves a forward; not measured "
-            "here)",
+            choose="a base step that hands over its loss at theta, which saves a forward",
+        ),
+        Entry(
+            "differences",
+            EvoGrad,
+            "EvoGrad by differences",
+            needs="forward passes (and first derivatives by lambda)",
+            exactness="EvoGrad's number up to O(σ²), kinks and rounding",
+            choose="no backward pass through the network at all",
+            fixed={"mode": "differences"},
+        ),
+        Entry(
+            "anchored_differences",
+            EvoGrad,
+            "EvoGrad by differences, anchored",
+            needs="forward passes (and first derivatives by lambda)",
+            exactness="AnchoredEvoGrad's number up to O(σ²), kinks and rounding",
+            choose="the cheapest training step: a base step that hands over its loss, and three "
+            "forwards",
+            fixed={"mode": "differences", "anchored": True},
         ),
         Entry(
             "along_gradient",
@@ -107,6 +126,15 @@ ESTIMATORS = {
             needs="first derivatives; a radius",
             exactness="a central difference along dL_V/dtheta at theta: no sampling noise",
             choose="first order without sampling noise, for the price of EvoGrad",
+        ),
+        Entry(
+            "along_gradient_one_sided",
+            EvoGradAlongGradient,
+            "EvoGradAlongGradient, one-sided",
+            needs="first derivatives; a radius",
+            exactness="a one-sided difference along dL_V/dtheta at theta: no sampling noise",
+            choose="the default with a base step that hands over its loss",
+            fixed={"one_sided": True},
         ),
         Entry(
             "finite_difference",
@@ -140,6 +168,14 @@ ESTIMATORS = {
             exactness=_ONE_STEP,
             choose="loss weights: the exact number in a plain step's memory",
             applies="lambda after the network",
+        ),
+        Entry(
+            "t1t2_mixed",
+            T1T2MixedMode,
+            "T1T2MixedMode",
+            needs="forward-mode derivatives of every backward that leads to lambda",
+            exactness=_ONE_STEP,
+            choose="the exact number, lambda anywhere, in about the memory of a backward",
         ),
         Entry(
             "layer_sampled",

@@ -10,13 +10,14 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from .base import Estimate, InnerSGD, Point
-from .problem import Tensors, added, detached, gradients_or_none, norm
+from .base import Estimate, OneStep, Point
+from .inner_step import stepped
+from .problem import Tensors, detached, gradients_or_none, norm
 from .second_order import inner_gradient
 
 
 @dataclass(frozen=True)
-class T1T2(InnerSGD):
+class T1T2(OneStep):
     """dL_V(theta')/dlambda with theta' = theta - eta dL_T/dtheta(theta, lambda).
 
         indirect term = -eta v . d2L_T/(dtheta dlambda),   v = dL_V/dtheta at theta'
@@ -26,15 +27,16 @@ class T1T2(InnerSGD):
     about two to three times that of a plain step. Every operation of the network must be twice
     differentiable (fused attention is not; use the math backend).
 
-    inner_lr: eta. outer_loss is L_V at theta'. Diagnostics: ``inner_loss`` L_T at theta,
+    inner_lr: eta, or the training's optimiser: then theta' is its next step, and v is multiplied by
+    that step's Jacobian. outer_loss is L_V at theta'. Diagnostics: ``inner_loss`` L_T at theta,
     ``outer_grad_norm`` |v|.
     """
 
     def estimate(self, at: Point) -> Estimate:
-        eta, inner = self.eta, inner_gradient(at, at.theta)
-        theta_next = added(at.theta, detached(inner.grads), -eta)
-        outer_loss, v, direct = at.outer_step(theta_next)
-        found = inner.mixed_product({n: -eta * grad for n, grad in v.items()})
+        inner = inner_gradient(at, at.theta)
+        step = stepped(self.inner_lr, at.params, at.theta, detached(inner.grads))
+        outer_loss, v, direct = at.outer_step(step.theta)
+        found = inner.mixed_product({n: step.factor * t for n, t in step.pulled_back(v).items()})
         diagnostics = {"inner_loss": inner.loss, "outer_grad_norm": norm(v)}
         return Estimate(outer_loss, found, direct, diagnostics)
 
@@ -45,7 +47,7 @@ _WRONG_IN_REVERSE_OVER_FORWARD = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNor
 
 
 @dataclass(frozen=True)
-class T1T2Forward(InnerSGD):
+class T1T2Forward(OneStep):
     """T1T2's hypergradient, exact, without double backward.
 
         indirect term = -eta d/dlambda [ d/dr L_T(theta + r v, lambda) at r = 0 ]
@@ -59,28 +61,28 @@ class T1T2Forward(InnerSGD):
     reverse-over-forward derivative is wrong, or (where torch raises) through log_softmax; use T1T2
     there.
 
-    inner_lr: eta. outer_loss is L_V at theta'. Diagnostics as T1T2.
+    inner_lr: as T1T2. outer_loss is L_V at theta'. Diagnostics as T1T2.
     """
 
     def estimate(self, at: Point) -> Estimate:
-        eta = self.eta
-        inner_loss, theta_next = at.sgd_step(eta)
-        outer_loss, v, direct = at.outer_step(theta_next)
-        del theta_next
+        inner_loss, step = at.stepped(self.inner_lr)
+        outer_loss, v, direct = at.outer_step(step.theta)
+        step.theta.clear()
+        tangents = step.pulled_back(v)
         with forward_ad.dual_level():
-            duals = {n: forward_ad.make_dual(t, v[n]) for n, t in at.theta.items()}
+            duals = {n: forward_ad.make_dual(t, tangents[n]) for n, t in at.theta.items()}
             value, slope = forward_ad.unpack_dual(at.inner_loss(duals))
         refuse_normalisation(value)
         if slope is None:  # L_T does not depend on theta
             slope = torch.zeros_like(value)
-        found = _through_tangents(slope, at.hyper, eta)
+        found = _through_tangents(slope, at.hyper, step.factor)
         diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": norm(v)}
         return Estimate(outer_loss, found, direct, diagnostics)
 
 
-def _through_tangents(slope: Tensor, hyper: Tensors, eta: float) -> dict[str, Tensor | None]:
+def _through_tangents(slope: Tensor, hyper: Tensors, factor: float) -> dict[str, Tensor | None]:
     try:
-        return gradients_or_none(slope, hyper, [torch.full_like(slope, -eta)])
+        return gradients_or_none(slope, hyper, [torch.full_like(slope, factor)])
     except RuntimeError as error:  # log_softmax's tangent is computed in place, for one
         if "inplace operation" not in str(error):
             raise

@@ -1,0 +1,106 @@
+"""EvoGrad from forward passes alone, against the slopes by backward and against closed forms."""
+
+import pytest
+import torch
+
+from common.hypergrad import EvoGrad
+from tests.common.hypergrad.problems import Network, Quadratic
+
+
+def noise_for(problem, count: int, sigma: float, anchored: bool) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    noise = {n: sigma * torch.randn(count, *p.shape).to(p) for n, p in problem.params.items()}
+    if anchored:
+        for eps in noise.values():
+            eps[0] = 0
+    return noise
+
+
+def relative(found, expected) -> float:
+    """Euclidean error over all hyperparameters, relative."""
+    error = sum((found[n] - expected[n]).square().sum() for n in expected)
+    return (error / sum(grad.square().sum() for grad in expected.values())).sqrt().item()
+
+
+@pytest.mark.parametrize("where", ["inside", "loss", "direct"])
+@pytest.mark.parametrize("anchored", [False, True])
+@pytest.mark.parametrize("count", [2, 5])
+def test_tends_to_evograds_number_as_sigma_shrinks(where, anchored, count):
+    """The same perturbations: the indirect terms differ by a part that falls with sigma."""
+    problem, errors = Network(where, dropout=0.0), []
+    for sigma in (1e-3, 1e-5):
+        noise = noise_for(problem, count, sigma, anchored)
+        settings = {"num_candidates": count, "anchored": anchored}
+        by_backward, by_forwards = (
+            EvoGrad(**settings, mode=mode)(*problem.arguments(), noise=noise)
+            for mode in ("streaming", "differences")
+        )
+        torch.testing.assert_close(
+            by_forwards.diagnostics["weights"], by_backward.diagnostics["weights"]
+        )
+        torch.testing.assert_close(
+            by_forwards.outer_loss, by_backward.outer_loss, rtol=10 * sigma, atol=0
+        )
+        slopes = [r.diagnostics["coefficients"] for r in (by_forwards, by_backward)]
+        errors.append(((slopes[0] - slopes[1]).norm() / slopes[1].norm()).item())
+        assert relative(by_forwards.grads, by_backward.grads) <= max(2 * errors[-1], 1e-6)
+    assert errors[1] < 1e-3
+    assert errors[1] < errors[0] / 30
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_where_the_outer_loss_is_linear_it_is_evograd_exactly(anchored):
+    problem = Quadratic()
+    slope = torch.linspace(-1, 2, 6, dtype=torch.float64)
+
+    class Linear:
+        inner_loss = problem.inner_loss
+
+        def outer_loss(self, params, hyper, batch=None):
+            return slope @ problem.vector(params) + hyper["la"].square().sum()
+
+    noise = noise_for(problem, 3, 0.1, anchored)
+    arguments = (Linear(), problem.params, problem.hyper, None, None)
+    expected, found = (
+        EvoGrad(3, anchored=anchored, mode=mode)(*arguments, noise=noise)
+        for mode in ("streaming", "differences")
+    )
+    torch.testing.assert_close(found.grads, expected.grads, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.outer_loss, expected.outer_loss)
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_problems_with_shared_work_give_the_same_number(anchored):
+    problem = Network("loss", dropout=0.0)
+    alone = EvoGrad(3, mode="differences", anchored=anchored)(
+        *problem.arguments(), generator=torch.Generator().manual_seed(4)
+    )
+
+    class AtOnce:
+        inner_loss, outer_loss = problem.inner_loss, problem.outer_loss
+
+        def inner_losses(self, candidates, hyper, batch):
+            one_by_one = [{n: t[k] for n, t in candidates.items()} for k in range(3)]
+            return torch.stack([problem.inner_loss(c, hyper, batch) for c in one_by_one])
+
+    _, *rest = problem.arguments()
+    together = EvoGrad(3, mode="differences", anchored=anchored)(
+        AtOnce(), *rest, generator=torch.Generator().manual_seed(4)
+    )
+    torch.testing.assert_close(together.grads, alone.grads, rtol=1e-9, atol=1e-12)
+
+
+def test_no_activation_of_the_network_is_kept():
+    """With lambda after the network, autograd saves a few vectors of the batch's length."""
+    problem, saved = Network("loss", dropout=0.0), []
+
+    def note(tensor):
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        EvoGrad(mode="differences")(*problem.arguments())
+        by_forwards = sum(saved)
+        saved.clear()
+        EvoGrad(mode="streaming")(*problem.arguments())
+    assert by_forwards < sum(saved) / 20

@@ -1,0 +1,155 @@
+"""One step of the training's own optimiser: against torch's step, and against autograd through a
+step written out by hand."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adagrad, Adam, AdamW
+
+from common.hypergrad import T1T2, FiniteDifference, T1T2Forward, T1T2MixedMode
+from common.hypergrad.inner_step import stepped
+
+OPTIMIZERS = {
+    "sgd": lambda p: SGD(p, 0.1),
+    "decayed": lambda p: SGD(p, 0.1, weight_decay=0.3),
+    "momentum": lambda p: SGD(p, 0.1, momentum=0.9, dampening=0.2),
+    "nesterov": lambda p: SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "maximize": lambda p: SGD(p, 0.1, momentum=0.9, maximize=True),
+    # Adam's first step is all but the sign of the gradient: a large eps gives it a derivative.
+    "adam": lambda p: Adam(p, 0.1, weight_decay=0.2, eps=0.1),
+    "adamw": lambda p: AdamW(p, 0.1, weight_decay=0.2, betas=(0.8, 0.95), eps=0.1),
+    "groups": lambda p: SGD([{"params": [p[0]], "lr": 0.5}, {"params": p[1:]}], 0.1, momentum=0.5),
+}
+
+
+class Weighted:
+    """A smooth network; lambda weights the samples of the inner loss, after the network."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def losses(self, params, batch):
+        x, y = batch
+        return (torch.func.functional_call(self.net, dict(params), (x,))[:, 0] - y).square()
+
+    def inner_loss(self, params, hyper, batch):
+        return (hyper["weights"].sigmoid() * self.losses(params, batch)).mean()
+
+    def outer_loss(self, params, hyper, batch):
+        return self.losses(params, batch).mean()
+
+
+@pytest.fixture
+def training():
+    """Network, problem, weights and two batches; makes an optimiser that has taken ``steps``."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    batches = [(torch.randn(6, 3).double(), torch.randn(6).double()) for _ in range(2)]
+    problem, hyper = Weighted(net), {"weights": torch.randn(6).double()}
+
+    def make(name, steps):
+        optimizer = OPTIMIZERS[name](list(net.parameters()))
+        for _ in range(steps):
+            optimizer.zero_grad()
+            problem.losses(dict(net.named_parameters()), batches[0]).mean().backward()
+            optimizer.step()
+        return optimizer
+
+    return net, problem, hyper, batches, make
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_the_step_is_the_optimisers_own_and_leaves_it_alone(training, name, steps):
+    net, _, _, _, make = training
+    optimizer = make(name, steps)
+    params = dict(net.named_parameters())
+    grads = {n: torch.randn_like(p) for n, p in params.items()}
+    before = copy.deepcopy(optimizer.state_dict())
+    found = stepped(optimizer, params, {n: p.detach() for n, p in params.items()}, grads).theta
+    assert str(optimizer.state_dict()) == str(before)
+    for n, p in params.items():
+        p.grad = grads[n]
+    optimizer.step()
+    for n, p in params.items():
+        torch.testing.assert_close(found[n], p.detach())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_jacobian_is_the_derivative_of_the_step(training, name, steps):
+    net, _, _, _, make = training
+    optimizer = make(name, steps)
+    params = dict(net.named_parameters())
+    theta = {n: p.detach() for n, p in params.items()}
+    grads = {n: torch.randn_like(p) for n, p in theta.items()}
+    step = stepped(optimizer, params, theta, grads)
+    ones = {n: torch.ones_like(p) for n, p in theta.items()}
+    slope = step.pulled_back(ones)
+    h = 1e-6
+    plus, minus = (
+        stepped(optimizer, params, theta, {n: g + s * h for n, g in grads.items()}).theta
+        for s in (1, -1)
+    )
+    for n in theta:
+        difference = (plus[n] - minus[n]) / (2 * h)
+        torch.testing.assert_close(step.factor * slope[n], difference, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_every_one_step_estimator_differentiates_the_optimisers_step(training, name, steps):
+    """L_V after the optimiser's real step on the weighted loss, as a function of lambda, by central
+    differences."""
+    net, problem, hyper, (inner, outer), make = training
+    optimizer = make(name, steps)
+    params = dict(net.named_parameters())
+
+    def validation_loss(weights):
+        clone, state = copy.deepcopy(net), copy.deepcopy(optimizer.state_dict())
+        other = OPTIMIZERS[name](list(clone.parameters()))
+        other.load_state_dict(state)
+        Weighted(clone).inner_loss(
+            dict(clone.named_parameters()), {"weights": weights}, inner
+        ).backward()
+        other.step()
+        return Weighted(clone).outer_loss(dict(clone.named_parameters()), {}, outer).item()
+
+    h, expected = 1e-5, torch.zeros(6).double()
+    for i in range(6):
+        shift = torch.zeros(6).double()
+        shift[i] = h
+        up, down = (validation_loss(hyper["weights"] + s * shift) for s in (1, -1))
+        expected[i] = (up - down) / (2 * h)
+    assert expected.abs().max() > 1e-4
+    for estimator in (
+        T1T2(optimizer),
+        T1T2Forward(optimizer),
+        T1T2MixedMode(optimizer),
+        FiniteDifference(optimizer, radius=1e-3),
+    ):
+        found = estimator(problem, params, hyper, inner, outer).grads["weights"]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_an_optimiser_that_cannot_be_followed_is_refused(training):
+    net, problem, hyper, (inner, outer), _ = training
+    with pytest.raises(ValueError, match="Adagrad: use SGD, Adam, AdamW"):
+        T1T2(Adagrad(net.parameters()))
+    with pytest.raises(ValueError, match="amsgrad"):
+        T1T2(Adam(net.parameters(), amsgrad=True))
+    others = SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    with pytest.raises(ValueError, match="holds none of the parameters"):
+        T1T2(others)(problem, dict(net.named_parameters()), hyper, inner, outer)
+
+
+def test_a_parameter_that_the_optimiser_does_not_hold_stays(training):
+    net, problem, hyper, (inner, outer), _ = training
+    params = dict(net.named_parameters())
+    last = [p for n, p in params.items() if n.startswith("2")]
+    found = T1T2(SGD(last, 0.1))(problem, params, hyper, inner, outer).grads["weights"]
+    frozen = {n: p for n, p in params.items() if n.startswith("2")}
+    expected = T1T2(0.1)(problem, frozen, hyper, inner, outer).grads["weights"]
+    torch.testing.assert_close(found, expected)
