@@ -2,12 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import tyro
 
-from common.allocator import keep_freed_memory
 from common.errors import UserError
 from common.settings import RunSettings
 
@@ -38,16 +37,3 @@ def parse_settings(
         description=text,
     )
     return config.validate()
-
-
-def run_command(main: Callable[[], None]) -> None:
-    """Runs a command line; the user's mistakes end in one sentence and exit status 2."""
-    keep_freed_memory()
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues from the last epoch", file=sys.stderr)
-        sys.exit(130)

@@ -7,7 +7,6 @@ other files have fixed names and are imported on use: ``train`` has ``run(config
 """
 
 import importlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -76,18 +75,24 @@ class Experiment:
     def runs(
         self, preset: str, chosen: Mapping[str, Sequence[Any] | None] | None = None
     ) -> "list[RunSettings]":
-        """The planned runs, with other values of the settings in ``chosen`` put in their place.
+        """The planned runs that have the chosen values, those asked for but not planned included.
 
-        chosen: values by setting ("seed", "method", or an axis); those without values are planned.
+        chosen: values by setting ("seed", "method", or an axis); None: all that are planned. A
+        value that is not planned takes the place of the first planned one.
         """
         self.preset(preset)
-        given = {name: values for name, values in (chosen or {}).items() if values}
-        found: dict[str, RunSettings] = {}
-        for config in self.planned(preset):
-            for values in itertools.product(*given.values()):
-                run = replace(config, **dict(zip(given, values, strict=True))).validate()
-                found[run.run_name()] = run
-        return list(found.values())
+        runs = self.planned(preset)
+        for name, values in (chosen or {}).items():
+            if values:
+                planned = [getattr(config, name) for config in runs]
+                model = {v: v if v in planned else planned[0] for v in values}
+                runs = [
+                    replace(config, **{name: value})
+                    for value in values
+                    for config in runs
+                    if getattr(config, name) == model[value]
+                ]
+        return list({run.run_name(): run.validate() for run in runs}.values())
 
     def label(self, record: "RunRecord") -> str:
         """The method of a run for people, with what the run does otherwise than its preset."""

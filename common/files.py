@@ -57,7 +57,7 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
     # The process id keeps two processes that write one file out of each other's temporary one.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path), temporary.open("wb") as file:
+        with _naming(path, temporary), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -67,12 +67,12 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Gives errors of the system that name no file (a full disk does not) the name ``path``."""
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Errors of the system name ``path``: a full disk names no file, others the temporary one."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
 

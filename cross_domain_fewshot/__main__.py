@@ -1,6 +1,7 @@
 """python -m cross_domain_fewshot --method lft_evograd --unseen icons --seed 1 --preset quick"""
 
-from common.cli import parse_settings, run_command
+from common.cli import parse_settings
+from common.command import run_command
 from cross_domain_fewshot.config import PRESETS
 from cross_domain_fewshot.train import run
 

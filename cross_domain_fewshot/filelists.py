@@ -21,7 +21,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.cli import run_command
+from common.command import run_command
 from common.errors import UserError
 from common.files import write_atomic
 from cross_domain_fewshot.folders import PHOTO_DOMAINS, SPLITS, PhotoDomain

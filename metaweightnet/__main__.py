@@ -1,6 +1,7 @@
 """python -m metaweightnet --method evograd --seed 1 --preset quick"""
 
-from common.cli import parse_settings, run_command
+from common.cli import parse_settings
+from common.command import run_command
 from metaweightnet.config import PRESETS
 from metaweightnet.train import run
 

@@ -1,6 +1,7 @@
 """python -m metaxl --method evograd --target quy --seed 1 --preset quick"""
 
-from common.cli import parse_settings, run_command
+from common.cli import parse_settings
+from common.command import run_command
 from metaxl.config import PRESETS
 
 DESCRIPTION = "Learns to transform a source language's representations for a target language."

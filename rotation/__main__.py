@@ -1,7 +1,7 @@
 """python -m rotation --method evograd --seed 1 --preset quick"""
 
-from common.cli import run_command
-from rotation.config import EXPERIMENT
+from common.command import run_command
+from common.experiment import load_experiment
 
 if __name__ == "__main__":
-    run_command(EXPERIMENT.main)
+    run_command(lambda: load_experiment("rotation").main())

@@ -20,7 +20,7 @@ from types import ModuleType
 import torch
 from tqdm import tqdm
 
-from common.cli import run_command
+from common.command import Parser, run_command
 from common.errors import UserError
 from common.reporting import Section, utc_now, write_report, write_table
 from common.settings import ROOT
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line. UserError for numbers that make no sense."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m scripts.benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,6 +7,5 @@
 #
 #   bash scripts/benchmark.sh [--size small|paper] [options of python -m scripts.benchmark]
 set -euo pipefail
-cd "$(dirname "$0")/.."
-bash scripts/setup.sh
-exec .venv/bin/python -m scripts.benchmark "$@"
+source "$(dirname "$0")/setup.sh"
+exec "$root/.venv/bin/python" -m scripts.benchmark "$@"

@@ -6,4 +6,5 @@
 #
 #   bash scripts/cross_domain_fewshot.sh [--preset smoke|quick|paper] [--methods M ...] [--seeds S ...] [--jobs N]
 set -euo pipefail
-exec bash "$(dirname "$0")/experiment.sh" cross_domain_fewshot "" "$@"
+source "$(dirname "$0")/setup.sh"
+exec "$root/.venv/bin/python" -m scripts.sweep cross_domain_fewshot "$@"

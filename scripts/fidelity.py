@@ -7,14 +7,13 @@ Leaves runs/fidelity/PRESET/records/MOMENT.json, tables and figures beside them.
 there is not measured again, a training that was cut off is continued.
 """
 
-import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from common.cli import run_command
+from common.command import Parser, run_command
 from common.errors import UserError
 from common.files import write_atomic
 from common.reporting import collect_provenance
@@ -58,7 +57,7 @@ def record_of(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.fidelity", description=__doc__)
+    parser = Parser(prog="python -m scripts.fidelity", description=__doc__)
     parser.add_argument("--preset", default="quick", help=", ".join(OPTIONS))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")

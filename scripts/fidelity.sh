@@ -6,7 +6,5 @@
 #
 #   bash scripts/fidelity.sh [--preset smoke|quick] [--device auto|cpu|cuda]
 set -euo pipefail
-cd "$(dirname "$0")/.."
-bash scripts/setup.sh
-.venv/bin/python -m common.datasets mnist cifar10 | grep -v sha256
-exec .venv/bin/python -m scripts.fidelity "$@"
+source "$(dirname "$0")/setup.sh"
+exec "$root/.venv/bin/python" -m scripts.fidelity "$@"

@@ -7,4 +7,5 @@
 #
 #   bash scripts/metaweightnet.sh [--preset smoke|quick|study|paper] [--methods M ...] [--seeds S ...] [--jobs N]
 set -euo pipefail
-exec bash "$(dirname "$0")/experiment.sh" metaweightnet mnist "$@"
+source "$(dirname "$0")/setup.sh"
+exec "$root/.venv/bin/python" -m scripts.sweep metaweightnet "$@"

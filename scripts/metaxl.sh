@@ -5,4 +5,5 @@
 #
 #   bash scripts/metaxl.sh [--preset smoke|quick|paper] [--methods M ...] [--seeds S ...] [--jobs N]
 set -euo pipefail
-exec bash "$(dirname "$0")/experiment.sh" metaxl "" "$@"
+source "$(dirname "$0")/setup.sh"
+exec "$root/.venv/bin/python" -m scripts.sweep metaxl "$@"

@@ -12,7 +12,6 @@ documents, text between the markers ``generated: EXPERIMENT/PRESET/TABLE`` and `
 the Markdown of a table.
 """
 
-import argparse
 import importlib
 import re
 import sys
@@ -20,7 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import run_command
+from common.command import Parser, run_command
 from common.errors import UserError
 from common.files import write_atomic
 from common.record_settings import experiment_records, settings_of
@@ -112,7 +111,7 @@ def differences() -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=__doc__)
+    parser = Parser(prog="python -m scripts.publish", description=__doc__)
     parser.add_argument("--collect", nargs="+", default=[], choices=(*EXPERIMENTS, "benchmark"))
     parser.add_argument("--preset", default="quick", choices=(*PRESETS, "small"))
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are")

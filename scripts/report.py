@@ -3,12 +3,11 @@
 python -m scripts.report --preset quick rotation toy_1d
 """
 
-import argparse
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import run_command
+from common.command import Parser, run_command
 from common.errors import UserError
 from common.record_settings import experiment_records
 from common.reporting import (
@@ -44,13 +43,13 @@ def make_sections(
     return sections, shown
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.report", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(prog="python -m scripts.report", description=__doc__)
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all")
     parser.add_argument("--preset", default="quick", help="smoke, quick or paper")
     parser.add_argument("--records", type=Path, default=ROOT / "runs", help="where the runs are")
     parser.add_argument("--output", type=Path, help="default: runs/report/PRESET")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for experiment in arguments.experiments:
         if experiment not in EXPERIMENTS:
             raise UserError(f"{experiment} is no experiment: use {', '.join(EXPERIMENTS)}")

@@ -4,4 +4,5 @@
 #
 #   bash scripts/rotation.sh [--preset smoke|quick|paper] [--methods M ...] [--seeds S ...] [--jobs N]
 set -euo pipefail
-exec bash "$(dirname "$0")/experiment.sh" rotation mnist "$@"
+source "$(dirname "$0")/setup.sh"
+exec "$root/.venv/bin/python" -m scripts.sweep rotation "$@"

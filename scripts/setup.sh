@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Makes the virtual environment .venv with requirements.txt in it, once; later calls return at once.
 # Needs: Python 3.11 or 3.12 (PYTHON=... to choose one). Takes: a few minutes, mostly torch.
+# The other scripts source it: it sets `root` and what lets Python find the project from any folder,
+# so that relative paths in options and in EVOGRAD_DATA and EVOGRAD_CACHE are those of the caller.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null; then
@@ -10,10 +13,14 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/
   exit 2
 fi
 # The stamp is written last, so an interrupted set-up is taken up again.
-stamp=.venv/requirements.installed
-if ! cmp -s requirements.txt "$stamp"; then
-  echo "setting up .venv (once) ..."
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-  cp requirements.txt "$stamp"
+stamp=$root/.venv/requirements.installed
+if ! cmp -s "$root/requirements.txt" "$stamp"; then
+  echo "setting up .venv (once) ..." >&2
+  [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
+  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    -r "$root/requirements.txt" &
+  trap 'kill "$!"; exit 143' INT TERM HUP  # else bash would end only when pip has
+  wait "$!"
+  trap - INT TERM HUP
+  cp "$root/requirements.txt" "$stamp"
 fi

@@ -1,93 +1,66 @@
-"""Carries out the planned runs of an experiment, several at a time, each in its own process.
+"""Reproduces experiments: data, planned runs (several at a time), tables, figures, report.
 
     python -m scripts.sweep rotation --preset quick --methods evograd t1t2 --seeds 1 23
+    python -m scripts.sweep --preset smoke
 
 A finished run is not repeated, a run that was cut off is continued. Each run's output is in
-run.log in its folder.
+run.log in its folder. Two of these commands at once share the work.
 """
 
 import argparse
 import contextlib
 import importlib
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
-from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from common.cli import run_command
+from common.bounds import Bounds
+from common.command import Parser, run_command
 from common.errors import UserError
+from common.experiment import Experiment, Method, load_experiment
 from common.runs import finished_record
-from common.settings import ROOT, RunSettings
-from common.training import choose_device, metrics_lines
+from common.settings import RunSettings
+from common.training import choose_device, progress
 from scripts.experiments import EXPERIMENTS
+from scripts.launch import Launcher, LocalLauncher, Run
 
 POLL_SECONDS = 0.5
 
 
-def command(config: RunSettings, default: RunSettings) -> list[str]:
-    """The command line of a run: what differs from the preset's defaults."""
-    words = [sys.executable, "-m", config.experiment, "--preset", config.preset]
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if value == getattr(default, field.name):
-            continue
-        flag = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{flag}", *map(str, values)]
-    return words
+def sweep(configs: Sequence[RunSettings], launcher: Launcher, description: str) -> None:
+    """Carries out the runs; UserError names those that failed.
 
-
-def progress(directory: Path) -> float:
-    """Which part of a run is done, from its metrics.jsonl."""
-    lines = list(metrics_lines(directory / "metrics.jsonl"))
-    if not lines or not lines[0].get("total"):
-        return 0.0
-    return lines[-1]["iteration"] / lines[0]["total"]
-
-
-class Running:
-    """One run in its own process, with its output in run.log."""
-
-    def __init__(self, config: RunSettings, default: RunSettings, extra: Sequence[str]) -> None:
-        self.config, self.directory = config, config.directory()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.log = self.directory / "run.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command(config, default), *extra], cwd=ROOT, stdout=log, stderr=log
-            )
-
-    def failure(self) -> str | None:
-        """None if the run ended well, else its last line of output."""
-        if self.process.returncode == 0:
-            return None
-        lines = self.log.read_text(errors="replace").replace("\r", "\n").split("\n")
-        text = [line for line in lines if line.strip()]
-        return text[-1] if text else f"exit status {self.process.returncode}"
-
-
-def sweep(
-    configs: Sequence[RunSettings],
-    defaults: RunSettings,
-    jobs: int,
-    extra: Sequence[str],
-    description: str,
-) -> None:
-    """Carries out the runs, ``jobs`` at a time; UserError names those that failed.
-
-    When the first three fail for the same reason, the others are not begun.
+    A run that another process works on is left to it, and its record counts; if that process ends
+    without one, the run is taken over. When the first three runs fail for the same reason, the
+    others are not begun.
     """
-    waiting = [config for config in configs if finished_record(config) is None]
-    done, failed = len(configs) - len(waiting), []
+    waiting, failed = list(configs), []
     reasons: list[str | None] = []  # of the runs that have ended; None: well
+
+    def note(config: RunSettings, reason: str | None, where: object) -> None:
+        reasons.append(reason)
+        if reason is not None:
+            failed.append(where)
+            tqdm.write(f"{config.run_name()} failed: {reason}", file=sys.stderr)
+
+    def settle() -> None:
+        """Takes out of the waiting runs those that have a record, or a damaged one."""
+        for config in list(waiting):
+            try:
+                finished = finished_record(config) is not None
+            except UserError as error:
+                waiting.remove(config)
+                note(config, f"error: {error}", config.directory())
+            else:
+                if finished:
+                    waiting.remove(config)
+
+    settle()
+    done = len(configs) - len(waiting)
     bar = tqdm(
         total=len(configs),
         desc=description,
@@ -100,40 +73,43 @@ def sweep(
     bar.initial = done
     with bar, _stopped_together() as running:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(Running(waiting.pop(0), defaults, extra))
+            for config in list(waiting):
+                if len(running) < launcher.slots and (run := launcher.start(config)):
+                    running.append(run)
+                    waiting.remove(config)
             time.sleep(POLL_SECONDS)
-            for run in [run for run in running if run.process.poll() is not None]:
+            for run in [run for run in running if run.ended()]:
                 running.remove(run)
-                done += 1
-                failure = run.failure()
-                reasons.append(failure)
-                if failure is not None:
-                    failed.append(run)
-                    tqdm.write(f"{run.config.run_name()} failed: {failure}", file=sys.stderr)
-            # What all runs lack (data, say), the rest lacks too.
+                note(run.config, run.failure(), run.log)
+            if len(running) < launcher.slots:
+                settle()
+            # If the first runs fail identically, the rest will too.
             if len(reasons) >= 3 and set(reasons) == {reasons[0]} != {None}:
                 waiting.clear()
-            bar.set_postfix_str(", ".join(run.config.run_name() for run in running), refresh=False)
-            bar.update(done + sum(progress(run.directory) for run in running) - bar.n)
+            names = [run.config.run_name() for run in running]
+            if waiting and len(running) < launcher.slots:
+                names.append(f"{len(waiting)} in another process")
+            bar.set_postfix_str(", ".join(names), refresh=False)
+            parts = sum(progress(run.config.directory()) for run in running)
+            bar.update(len(configs) - len(waiting) - len(running) + parts - bar.n)
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(configs)} runs failed: see {failed[0].log}; "
+            f"{len(failed)} of {len(configs)} runs failed: see {failed[0]}; "
             "the same command goes on with them"
         )
 
 
 @contextlib.contextmanager
-def _stopped_together() -> Iterator[list[Running]]:
-    """The running processes; they end when the sweep does, for whatever reason."""
-    running: list[Running] = []
+def _stopped_together() -> Iterator[list[Run]]:
+    """The running runs; they end when the sweep does, for whatever reason."""
+    running: list[Run] = []
     try:
         yield running
     finally:
         for run in running:
-            run.process.terminate()
-        for run in running:
-            run.process.wait()
+            run.stop()
+        while not all(run.ended() for run in running):
+            time.sleep(0.05)
 
 
 def default_jobs(device: str) -> int:
@@ -144,42 +120,106 @@ def default_jobs(device: str) -> int:
     return cores if cores <= 2 else cores // 2
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.sweep", description=__doc__)
-    parser.add_argument("experiment", choices=EXPERIMENTS)
-    parser.add_argument("--preset", default="quick", help="smoke, quick or paper")
+def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[Experiment]]:
+    """The command line; with one experiment named, a flag for each of its axes."""
+    parser = Parser(
+        prog="python -m scripts.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all")
+    parser.add_argument("--preset", default="quick", help="smoke, quick, paper (default: quick)")
     parser.add_argument("--methods", nargs="+", help="only these; also ones not planned")
     parser.add_argument("--seeds", nargs="+", type=int, help="these instead of the planned ones")
     parser.add_argument("--jobs", type=int, help="runs at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    arguments = parser.parse_args()
+    parser.add_argument("--threads", type=int, help="CPU threads of each run (default: 1)")
+    parser.add_argument("--no-report", action="store_true", help="runs only")
+    words = sys.argv[1:] if argv is None else argv
+    named = [experiment_named(word) for word in EXPERIMENTS if word in words]
+    for axis, kind in _axes(named).items():
+        parser.add_argument(f"--{axis.replace('_', '-')}", nargs="+", type=kind, dest=axis)
+    arguments = parser.parse_intermixed_args(argv)
+    for name in arguments.experiments:
+        if name not in EXPERIMENTS:
+            raise UserError(f"{name} is no experiment: use {', '.join(EXPERIMENTS)}")
+    return arguments, [experiment_named(name) for name in arguments.experiments or EXPERIMENTS]
 
-    config_module = importlib.import_module(f"{arguments.experiment}.config")
-    presets = config_module.PRESETS
-    if arguments.preset not in presets:
-        raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(presets)}")
-    configs = choose_runs(
-        config_module.planned_runs(arguments.preset), arguments.methods, arguments.seeds
-    )
+
+def experiment_named(name: str) -> Experiment:
+    """The experiment; one that declares only presets and planned runs is completed."""
+    module = importlib.import_module(f"{name}.config")
+    if hasattr(module, "EXPERIMENT"):
+        return load_experiment(name)
+    methods = {m: Method(m) for m in module.Config.methods}
+    data = {"metaweightnet": {"paper": ("cifar10", "cifar100"), "study": ("mnist", "cifar10")}}
+    return Experiment(
+        name, name, "", methods, module.PRESETS, module.planned_runs, "", "",
+        data=data.get(name, ()),
+    )  # fmt: skip
+
+
+def _axes(experiments: Sequence[Experiment]) -> dict[str, Any]:
+    """The axes of experiments by name, with what makes a value of a word."""
+    found = {}
+    for experiment in experiments:
+        default = next(iter(experiment.presets.values()))
+        for axis in experiment.axes:
+            kind = type(getattr(default, axis))
+            found[axis] = {"yes": True, "no": False}.__getitem__ if kind is bool else kind
+    return found
+
+
+def prepare_data(experiment: Experiment, preset: str) -> None:
+    """Fetches what the runs read before they start, so that one sees it happen."""
+    for name in experiment.datasets(preset):
+        from common.datasets.__main__ import LOADERS
+
+        dataset, load = LOADERS[name]
+        print(f"{dataset.title}: {load().source}", file=sys.stderr, flush=True)
+
+
+def run_experiment(experiment: Experiment, arguments: argparse.Namespace) -> None:
+    """Data and runs of one experiment."""
+    chosen = {"method": arguments.methods, "seed": arguments.seeds}
+    chosen |= {axis: getattr(arguments, axis, None) for axis in experiment.axes}
+    configs = experiment.runs(arguments.preset, chosen)
+    prepare_data(experiment, arguments.preset)
     jobs = arguments.jobs or min(default_jobs(arguments.device), len(configs))
     extra = ["--device", arguments.device]
-    if choose_device(arguments.device).type == "cpu":
-        extra += ["--threads", str(max(1, (os.cpu_count() or 1) // jobs))]
-    description = f"{arguments.experiment} {arguments.preset}"
-    sweep(configs, presets[arguments.preset], jobs, extra, description)
+    if arguments.threads is not None:
+        extra += ["--threads", str(arguments.threads)]
+    launcher = LocalLauncher(experiment.preset(arguments.preset), jobs, extra)
+    sweep(configs, launcher, f"{experiment.name} {arguments.preset}")
 
 
-def choose_runs(
-    planned: Sequence[RunSettings], methods: Sequence[str] | None, seeds: Sequence[int] | None
-) -> list[RunSettings]:
-    """The planned runs of these methods and seeds, those asked for that are not planned included:
-    such a method takes the place of the first planned one."""
-    pool = [config for config in planned if not methods or config.method in methods]
-    for method in methods or ():
-        if all(config.method != method for config in planned):
-            pool += [replace(c, method=method) for c in planned if c.method == planned[0].method]
-    runs = [replace(c, seed=seed) for seed in seeds for c in pool] if seeds else pool
-    return list({run.run_name(): run.validate() for run in runs}.values())
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments, experiments = parse(argv)
+    choose_device(arguments.device)
+    if arguments.jobs is not None:
+        Bounds(least=1, most=1024).check("--jobs", arguments.jobs)
+    known = dict.fromkeys(preset for experiment in experiments for preset in experiment.presets)
+    if arguments.preset not in known:
+        raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(known)}")
+    chosen = [e for e in experiments if arguments.preset in e.presets]
+    failed: dict[str, UserError] = {}
+    # What one experiment lacks (data, say) does not keep the others from running.
+    for experiment in chosen:
+        try:
+            run_experiment(experiment, arguments)
+        except UserError as error:
+            failed[experiment.name] = error
+            if len(chosen) > 1:
+                print(f"{experiment.name}: {error}", file=sys.stderr)
+    if not arguments.no_report and len(failed) < len(chosen):
+        from scripts import report  # draws figures: takes seconds to import
+
+        report.main(["--preset", arguments.preset, *(e.name for e in chosen)])
+    if len(chosen) == 1 and failed:
+        raise failed[chosen[0].name]
+    if failed:
+        raise UserError(f"not finished: {', '.join(failed)}; the same command goes on")
 
 
 if __name__ == "__main__":

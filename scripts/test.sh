@@ -2,8 +2,8 @@
 # Sets up and runs all tests and the style check. Arguments go to pytest: bash scripts/test.sh -k evograd
 # Needs: nothing beyond setup.sh. Takes: a few minutes on two cores.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-bash scripts/setup.sh
+source "$(dirname "$0")/setup.sh"
+cd "$root"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 # One thread in each of up to four processes is faster than four threads in one.

@@ -3,4 +3,5 @@
 #
 #   bash scripts/toy_1d.sh [--preset smoke|quick|paper]
 set -euo pipefail
-exec bash "$(dirname "$0")/experiment.sh" toy_1d "" "$@"
+source "$(dirname "$0")/setup.sh"
+exec "$root/.venv/bin/python" -m scripts.sweep toy_1d "$@"

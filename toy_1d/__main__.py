@@ -1,7 +1,7 @@
 """python -m toy_1d"""
 
-from common.cli import run_command
-from toy_1d.config import EXPERIMENT
+from common.command import run_command
+from common.experiment import load_experiment
 
 if __name__ == "__main__":
-    run_command(EXPERIMENT.main)
+    run_command(lambda: load_experiment("toy_1d").main())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import run_command
+from common.command import run_command
 from common.errors import UserError
 from common.files import write_atomic
 from cross_domain_fewshot.embedded import FOLDER, SPLITS, attribution, checksum, pack, recipe

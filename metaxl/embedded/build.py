@@ -16,7 +16,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from common.cli import run_command
+from common.command import run_command
 from common.datasets.sources import Damaged, NpmPackage, Piece, Pieces, Unavailable
 from common.errors import UserError
 from common.files import write_atomic

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from common.cli import run_command
+from common.command import run_command
 from common.errors import UserError
 from cross_domain_fewshot import embedded
 from cross_domain_fewshot.embedded import FOLDER, SPLITS, attribution, build, pixels, recipe

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from common.cli import run_command
+from common.command import run_command
 from cross_domain_fewshot import filelists, folders
 from cross_domain_fewshot.data import open_domain
 from cross_domain_fewshot.folders import read_lists

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.cli import run_command
+from common.command import run_command
 from common.datasets import Cifar100, ImageDataset
 from common.errors import UserError
 from metaweightnet.__main__ import main

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import XLMRobertaForMaskedLM
 
-from common.cli import parse_settings, run_command
+from common.cli import parse_settings
+from common.command import run_command
 from common.reporting import read_record
 from common.settings import ROOT
 from common.training import Cost

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.cli import run_command
+from common.command import run_command
 from common.study.records import read_measurements
 from scripts import benchmark, publish
 

@@ -2,17 +2,12 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from common.errors import UserError
-from rotation.config import PRESETS, Config
 from scripts.experiments import EXPERIMENTS
 from scripts.publish import differences, documents
-from scripts.sweep import choose_runs, command, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,61 +39,6 @@ def test_reproduce_refuses_what_it_does_not_know(words):
     )  # fmt: skip
     assert result.returncode == 2 and result.stderr.startswith("error: ")
     assert len(result.stderr.strip().splitlines()) == 1
-
-
-def test_a_sweep_names_what_differs_from_the_preset():
-    run = choose_runs([PRESETS["quick"]], ["t1t2"], [7])[0]
-    assert command(run, PRESETS["quick"])[1:] == [
-        "-m", "rotation", "--preset", "quick", "--method", "t1t2", "--seed", "7",
-    ]  # fmt: skip
-
-
-def test_a_sweep_has_each_run_once():
-    planned = [Config(method=m, seed=s) for m in ("evograd", "t1t2") for s in (1, 2)]
-    assert len(choose_runs(planned, None, None)) == 4
-    assert len(choose_runs(planned, ["baseline"], None)) == 2
-    assert len(choose_runs(planned, ["baseline"], [5])) == 1
-
-
-def test_a_sweep_goes_on_past_a_run_that_fails_and_says_so(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "scripts.sweep", "rotation", "--preset", "smoke",
-         "--methods", "nonsense"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 2 and "nonsense" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("reasons", "failures"), [("same", 3), ("different", 6), ("but the first", 5)]
-)
-def test_a_sweep_stops_when_the_first_runs_fail_for_one_reason(
-    reasons, failures, monkeypatch, tmp_path
-):
-    started = []
-
-    class Failing:
-        """A run that has ended already."""
-
-        log = tmp_path / "run.log"
-        directory = tmp_path
-
-        def __init__(self, config, default, extra):
-            self.config = config
-            self.process = SimpleNamespace(poll=lambda: 2)
-            started.append(config)
-
-        def failure(self):
-            if reasons == "but the first" and self.config.seed == 0:
-                return None
-            return f"error: {self.config.seed}" if reasons == "different" else "error: no data"
-
-    monkeypatch.setattr("scripts.sweep.Running", Failing)
-    monkeypatch.setattr("scripts.sweep.POLL_SECONDS", 0)
-    configs = [Config(seed=seed, run_dir=tmp_path / str(seed)) for seed in range(6)]
-    with pytest.raises(UserError, match=f"{failures} of 6 runs failed"):
-        sweep(configs, Config(), 1, [], "test")
-    assert len(started) == (3 if reasons == "same" else 6)
 
 
 def test_documents_link_to_what_exists():

@@ -1,0 +1,104 @@
+"""What all command lines share: how they end, and that they end with the process that began them.
+
+Imports nothing that takes time, so that a signal finds its handler from the start.
+"""
+
+import argparse
+import ctypes
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from common.allocator import keep_freed_memory
+from common.errors import UserError
+
+PARENT = "EVOGRAD_PARENT"
+"""Environment variable with the id of the process that this one must not outlive."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+_ADVICE = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that can be written",
+    errno.EPERM: "choose a folder that can be written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose refusals are sentences like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Runs a command line.
+
+    The user's mistakes and the system's refusals end in one sentence and exit status 2; SIGINT,
+    SIGTERM and SIGHUP end it in order, with status 128 + signal. A second signal ends it at once.
+    """
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    try:
+        for number in _STOPS:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, _stop)
+        _end_with_parent()
+        keep_freed_memory()
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        _refuse(str(error))
+    except KeyboardInterrupt as interrupt:
+        print("interrupted: the same command continues from the last epoch", file=sys.stderr)
+        sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except (OSError, MemoryError, RuntimeError) as error:
+        sentence = _system_refusal(error)
+        if sentence is None:
+            raise
+        _refuse(sentence)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _refuse(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _system_refusal(error: Exception) -> str | None:
+    """What the system refused, in a sentence; None for errors that are the program's."""
+    if isinstance(error, OSError) and error.errno is not None:
+        place = error.filename2 or error.filename
+        words = [str(place)] if place is not None else []
+        words += [error.strerror or str(error), *filter(None, [_ADVICE.get(error.errno)])]
+        return ": ".join(words)
+    # Of torch, on a GPU and on a CPU.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or "can't allocate memory" in str(error):
+        return "this needs more memory than there is: choose smaller batches or a smaller network"
+    return None
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for other in _STOPS:
+        signal.signal(other, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
+
+
+def _end_with_parent() -> None:
+    """On Linux, asks for SIGTERM when the process named in ``PARENT`` ends, however it ends."""
+    parent = os.environ.pop(PARENT, "")
+    if parent and sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM)
+        if os.getppid() != int(parent):  # it has ended before the request
+            raise KeyboardInterrupt(signal.SIGTERM)

@@ -1,0 +1,83 @@
+"""How command lines end."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.command import Parser, run_command
+from common.errors import UserError
+
+
+def raising(error: BaseException):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (UserError("--seed -1 is wrong"), 2, "error: --seed -1 is wrong"),
+        (OSError(errno.ENOSPC, "No space left", "/a/b"), 2,
+         "error: /a/b: No space left: make room there"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a"), 2,
+         "error: /a: Permission denied: choose a folder that can be written"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), 2,
+         "error: /x: File name too long: choose a shorter name"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2,
+         "error: this needs more memory than there is: "
+         "choose smaller batches or a smaller network"),
+        (KeyboardInterrupt(), 130,
+         "interrupted: the same command continues from the last epoch"),
+    ],
+)  # fmt: skip
+def test_mistakes_and_refusals_end_in_one_sentence(error, status, sentence, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command(raising(error))
+    assert ended.value.code == status
+    assert capsys.readouterr().err == f"{sentence}\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), OSError("no number"), KeyError("x")])
+def test_faults_of_the_program_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        run_command(raising(error))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_end_a_command_in_order(number, capsys):
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+    cleaned = []
+
+    def main():
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == 128 + number and cleaned
+    assert "interrupted" in capsys.readouterr().err
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == handlers
+
+
+def test_a_reader_that_goes_away_is_no_fault():
+    code = "from common.command import run_command\nrun_command(lambda: print('x' * 100_000))"
+    done = subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "{sys.executable}" -c "{code}" | head -c 1'],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (141, "x", "")
+
+
+def test_unknown_options_are_refused_in_a_sentence():
+    with pytest.raises(UserError, match=r"unrecognized arguments: --frob; see --help"):
+        Parser().parse_args(["--frob"])
