@@ -23,7 +23,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from common.cli import run_command
+from common.command import run_command
 from common.files import write_atomic
 from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
 from common.hypergrad.problem import BilevelProblem

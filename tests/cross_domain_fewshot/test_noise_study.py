@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from common.cli import run_command
+from common.command import run_command
 from common.hypergrad import EvoGrad
 from cross_domain_fewshot import noise_study
 from cross_domain_fewshot.noise_study import EXACT_DRAWS, pair_rows, table
