@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from common.files import write_atomic
 
 TEXT_WIDTH = 5.5  # inches; the text of a NeurIPS page
 PANEL_HEIGHT = 2.1  # inches
-_DOTS_PER_INCH = 200
 
 # From dark to light, at least 9 steps of CIE lightness apart, so that they differ in grey too; the
 # hues (Paul Tol's "medium contrast") stay apart under red-green blindness. Each has its own line
@@ -38,44 +37,7 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#EE99AA", "linestyle": (0, (3, 1.2)), "marker": "X"},
 )
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--")
-
-_HOUSE_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#444444",
-    "axes.formatter.use_mathtext": True,
-    "axes.grid": True,
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "errorbar.capsize": 2,
-    "figure.dpi": _DOTS_PER_INCH,
-    "figure.facecolor": "white",
-    # The one font that every matplotlib brings along: the same picture on every machine.
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.5,
-    "hatch.linewidth": 0.6,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.8,  # long enough to tell dashes apart
-    "lines.linewidth": 1.3,
-    "lines.markersize": 3.5,
-    "mathtext.fontset": "dejavusans",
-    # TrueType in the PDF: text can be searched and edited, and venues accept it.
-    "pdf.fonttype": 42,
-    "ps.fonttype": 42,
-    "savefig.dpi": _DOTS_PER_INCH,
-    "savefig.facecolor": "white",
-    "xtick.labelsize": 7.5,
-    "xtick.major.width": 0.6,
-    "ytick.labelsize": 7.5,
-    "ytick.major.width": 0.6,
-}
+_STYLE_FILE = Path(__file__).with_name("figures.mplstyle")
 
 
 @dataclass(frozen=True)
@@ -91,9 +53,8 @@ class Figure:
 @contextmanager
 def figure_style() -> Iterator[None]:
     """Draw in the house style inside this context; the settings before it come back after it."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's matplotlibrc must not change the figures
-        matplotlib.rcParams.update(_HOUSE_STYLE)
+    # After a reset: a user's matplotlibrc must not change the figures.
+    with matplotlib.style.context(_STYLE_FILE, after_reset=True):
         yield
 
 

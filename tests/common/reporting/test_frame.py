@@ -1,0 +1,58 @@
+"""Runs as a table: pairs and counts against numbers written by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from common.errors import UserError
+from common.reporting.frame import frame, pairs, runs_found
+
+
+@pytest.fixture
+def runs(make_record):
+    """Two methods, seeds 1 to 3 and 2 to 4, on two domains; accuracy = 10 seed + 1 per domain."""
+
+    def run(method, seed, domain, bonus):
+        value = 10 * seed + domain + bonus
+        rows = [{"epoch": 1, "accuracy": 0}, {"epoch": 2, "accuracy": value}]
+        record = make_record(
+            method=method, seed=seed, epochs=rows, final={"accuracy": value},
+            best={"accuracy": {"value": value, "epoch": 2}},
+        )  # fmt: skip
+        record.config["domain"] = domain
+        return record
+
+    return [run("evograd", s, d, 0.5) for d in (0, 1) for s in (1, 2, 3)] + [
+        run("t1t2", s, d, 0) for d in (0, 1) for s in (4, 3, 2)
+    ]
+
+
+def test_a_row_has_settings_metrics_and_cost(runs):
+    row = frame(runs).iloc[0]
+    assert (row["method"], row["seed"], row["final.accuracy"], row["best.accuracy"]) == (
+        "evograd", 1, 10.5, 10.5,
+    )  # fmt: skip
+    assert (row["sizes"], row["cost.seconds"], row["record"]) == ((1, 2), 0.2, runs[0])
+
+
+def test_pairs_are_runs_with_the_same_keys(runs):
+    found = pairs(frame(runs), "final.accuracy", "evograd", "t1t2", ("domain", "seed"))
+    assert found[["domain", "seed"]].values.tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
+    assert found["value"].tolist() == [20.5, 30.5, 21.5, 31.5]
+    assert found["difference"].tolist() == [0.5] * 4
+    with pytest.raises(UserError, match="Two records of evograd have seed 1"):
+        pairs(frame(runs), "final.accuracy", "evograd", "t1t2")
+
+
+def test_without_runs_there_are_no_pairs(runs):
+    assert pairs(frame([]), "final.accuracy", "a", "b").empty
+    assert pairs(frame(runs), "final.f1", "evograd", "t1t2", ("domain", "seed")).empty
+
+
+def test_planned_runs_are_set_against_those_found(runs):
+    planned = [SimpleNamespace(method=m, domain=0) for m in ("none", "evograd", "evograd")]
+    found = runs_found(planned, runs, ("method", "domain"))
+    assert found.index.tolist() == [("none", 0), ("evograd", 0), ("evograd", 1), ("t1t2", 0),
+                                    ("t1t2", 1)]  # fmt: skip
+    assert found["planned"].tolist() == [1, 2, 0, 0, 0]
+    assert found["found"].tolist() == [0, 3, 3, 3, 3]
