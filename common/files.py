@@ -18,6 +18,7 @@ except ImportError:  # not on Windows: nothing is locked there
     fcntl = None
 
 LOCK = ".lock"
+SUMS = "SHA256SUMS"
 INHERITED_LOCK = "EVOGRAD_LOCK_FD"
 """Environment variable with the number of a file descriptor that holds a lock already."""
 
@@ -75,6 +76,37 @@ def _naming(path: Path, temporary: Path) -> Iterator[None]:
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
+
+
+def write_checksums(folder: Path, pattern: str = "*") -> None:
+    """Writes SHA256SUMS, in the form of ``sha256sum``, for the files of ``folder``."""
+    lines = [f"{value}  {name}\n" for name, value in _digests(folder, pattern).items()]
+    write_atomic(folder / SUMS, "".join(lines))
+
+
+def checked_files(folder: Path, advice: str, pattern: str = "*") -> dict[str, str]:
+    """SHA-256 of the files of ``folder`` by name.
+
+    Raises UserError, ending in ``advice``, unless they are the files of SHA256SUMS, unchanged.
+    """
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        listed = {name: value for value, _, name in (line.partition("  ") for line in lines)}
+        found = _digests(folder, pattern)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is damaged ({error}): {advice}") from None
+    wrong = sorted(n for n in {*listed, *found} if listed.get(n) != found.get(n))
+    if wrong:
+        raise UserError(f"{folder / wrong[0]} is damaged, missing or added: {advice}")
+    return found
+
+
+def _digests(folder: Path, pattern: str) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): file_digest(path)
+        for path in sorted(folder.glob(pattern))
+        if path.is_file() and path.name != SUMS
+    }
 
 
 def check_writable(folder: Path) -> None:

@@ -7,7 +7,6 @@ left, and all have to be told. The result is a folder in the layout of the trans
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from common.errors import UserError
-from common.files import file_digest, locked
+from common.files import checked_files, locked, write_checksums
 from common.settings import ROOT
 from common.training import new_generator
 from metaxl import local_attention, tokens
@@ -33,7 +31,6 @@ BLOCK_LENGTH = 32
 BATCH_SIZE = 16
 LEARNING_RATE = 3e-3
 MASKED_PART = 0.15
-_CHECKSUMS = "checksums.json"
 # Encoders that the code made before it was changed are not taken for those it makes now.
 _RECIPE = [Path(module.__file__).read_text("utf-8") for module in (local_attention, tokens)] + [
     Path(__file__).read_text("utf-8")
@@ -78,29 +75,20 @@ def pretrained_encoder(
     folder = cache / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
     with locked(cache):
         if not folder.exists():
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
-            try:
-                _train(settings, texts, temporary)
-                sums = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
-                (temporary / _CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n")
-                temporary.replace(folder)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+            # A process that dies here leaves a name that the next one's lock clears away.
+            with tempfile.TemporaryDirectory(".tmp", ".", cache) as temporary:
+                made = Path(temporary) / "encoder"
+                made.mkdir()
+                _train(settings, texts, made)
+                write_checksums(made)
+                made.replace(folder)
     encoder_checksums(folder)
     return folder
 
 
 def encoder_checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of a kept encoder; UserError if they are not what was written."""
-    try:
-        sums = json.loads((folder / _CHECKSUMS).read_text())
-        whole = all(file_digest(folder / name) == value for name, value in sums.items())
-    except (OSError, ValueError):
-        whole = False
-    if not whole:
-        raise UserError(f"the encoder in {folder} is damaged: delete the folder, and run again")
-    return sums
+    return checked_files(folder, "delete the folder of the encoder, and run again")
 
 
 def _train(settings: Pretraining, texts: Sequence[str], folder: Path) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 from common.command import run_command
 from common.datasets.sources import Damaged, NpmPackage, Piece, Pieces, Unavailable
 from common.errors import UserError
-from common.files import write_atomic
-from metaxl.embedded.material import MATERIAL
+from common.files import write_atomic, write_checksums
+from metaxl.embedded.material import FILES, HERE, MATERIAL
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,7 @@ def main() -> None:
         write_atomic(path, data)
         state = "written" if changed else "unchanged"
         print(f"{path.name}: {state}, sha256 {hashlib.sha256(data).hexdigest()}")
+    write_checksums(HERE, FILES)
 
 
 if __name__ == "__main__":

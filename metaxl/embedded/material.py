@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.files import checked_files
 from metaxl.sentences import SPLITS
 
 HERE = Path(__file__).resolve().parent
 MATERIAL, WRITTEN = HERE / "material", HERE / "written"
+FILES = "*/*.json"
+"""What SHA256SUMS lists."""
 LANGUAGES = ("eng", "quy", "mri", "tuk", "gug")
 
 PARTS = ("given", "family", "place", "topic", "language", "noun")
@@ -113,7 +116,8 @@ def _trimmed(tokens: list[str]) -> list[str]:
 
 @functools.cache
 def load_language(code: str) -> Language:
-    """The material of one of LANGUAGES."""
+    """The material of one of LANGUAGES; UserError if a file is not the one that shipped."""
+    checked_files(HERE, "get the file again from the repository", FILES)
     taken, written = (_read(folder / f"{code}.json") for folder in (MATERIAL, WRITTEN))
     pieces: dict[str, list[tuple[str, ...]]] = {split: [] for split in SPLITS}
     seen: set[str] = set()

@@ -1,7 +1,9 @@
 """Whole files, and folders that one process works in at a time."""
 
+import hashlib
 import multiprocessing
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,7 +11,14 @@ import pytest
 
 from common import files
 from common.errors import UserError
-from common.files import check_writable, locked, try_lock, write_atomic
+from common.files import (
+    check_writable,
+    checked_files,
+    locked,
+    try_lock,
+    write_atomic,
+    write_checksums,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -97,3 +106,29 @@ def test_a_lock_can_be_handed_on(tmp_path, monkeypatch):
     descriptor = try_lock(tmp_path)
     assert descriptor is not None
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("damage", ["flip", "missing", "added", "sums", "no sums"])
+def test_a_folder_that_is_not_the_one_written_is_refused(damage, tmp_path):
+    for name in ("a", "b"):
+        write_atomic(tmp_path / "part" / name, name)
+    write_checksums(tmp_path, "*/*")
+    found = checked_files(tmp_path, "get it again", "*/*")
+    assert found["part/a"] == hashlib.sha256(b"a").hexdigest() and set(found) == {
+        "part/a",
+        "part/b",
+    }
+    assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path, check=True)
+    match damage:
+        case "flip":
+            (tmp_path / "part" / "a").write_bytes(b"c")
+        case "missing":
+            (tmp_path / "part" / "a").unlink()
+        case "added":
+            (tmp_path / "part" / "c").touch()
+        case "sums":
+            (tmp_path / "SHA256SUMS").write_bytes(b"\xff")
+        case "no sums":
+            (tmp_path / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match=f"{tmp_path}.* is damaged.*: get it again"):
+        checked_files(tmp_path, "get it again", "*/*")

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 
 from common.datasets.sources import Piece
 from common.errors import UserError
 from metaxl.corpora import Sentence, label_list, load_corpus, running_text
-from metaxl.embedded import LANGUAGES, SIZES, TYPES, build, generate, unlabelled
+from metaxl.embedded import LANGUAGES, SIZES, TYPES, build, generate, material, unlabelled
 from metaxl.embedded.material import (
     MATERIAL,
     PARTS,
@@ -255,3 +256,13 @@ def test_places_fall_back_to_the_identifier_only_where_cldr_inherits():
     assert made["quy"]["languages"] == ["Quechua"]
     assert made["gug"]["languages"] == []
     assert made["mri"]["declaration"] == {"1": ["One."]}
+
+
+@pytest.mark.parametrize("name", ["material/quy.json", "written/quy.json"])
+def test_a_changed_letter_of_the_material_is_noticed(name, tmp_path, monkeypatch):
+    shutil.copytree(material.HERE, tmp_path / "copy")
+    path = tmp_path / "copy" / name
+    path.write_text(path.read_text("utf-8").replace("a", "e", 1), "utf-8")
+    monkeypatch.setattr(material, "HERE", tmp_path / "copy")
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        material.load_language.__wrapped__("quy")
