@@ -1,21 +1,28 @@
 """Settings and presets of the cross-domain few-shot experiment."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from common.errors import UserError
-from common.hypergrad import EvoGrad
-from common.settings import ROOT, Estimator, EstimatorSettings, RunSettings, require_positive
+from common.experiment import Experiment, Method
+from common.hypergrad import Estimator, EvoGrad
+from common.settings import ROOT, EstimatorSettings, RunSettings
 from cross_domain_fewshot.data import BASE_DOMAIN, DOMAINS
 
-ESTIMATORS = {
-    "lft_evograd": "evograd",
-    "lft_t1t2": "t1t2",
-    "lft_t1t2_higher": "t1t2_higher",
-    "lft_finite_difference": "finite_difference",
+METHODS = {
+    "none": Method("No transformation", published="none"),
+    "ft": Method("FT", published="ft"),
+    "lft_evograd": Method("LFT, EvoGrad", "evograd", "lft_evograd"),
+    "lft_t1t2": Method("LFT, T1-T2 (double backward)", "t1t2", "lft_t1t2"),
+    "lft_t1t2_higher": Method("LFT, T1-T2 (through higher)", "t1t2_higher", "lft_t1t2"),
+    "lft_finite_difference": Method("LFT, finite difference", "finite_difference"),
+    "lft_anchored": Method("LFT, anchored EvoGrad", "anchored"),
+    "lft_along_gradient": Method("LFT, EvoGrad along the gradient", "along_gradient"),
 }
+AtLeastTwo = Annotated[int, Bounds(least=2)]
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Config(EstimatorSettings):
     """
 
     experiment: ClassVar[str] = "cross_domain_fewshot"
-    methods: ClassVar[tuple[str, ...]] = ("none", "ft", *ESTIMATORS)
+    methods: ClassVar[Mapping[str, Method]] = METHODS
     carrying_out: ClassVar[frozenset[str]] = RunSettings.carrying_out | {
         "pretrained_dir",
         "workers",
@@ -36,11 +43,11 @@ class Config(EstimatorSettings):
 
     method: str = "lft_evograd"
     """What is run; the methods are listed above."""
-    log_every: int = 50
+    log_every: PositiveInt = 50
     """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
     pretrained_dir: Path | None = None
     """Where pre-trained backbones are kept; default runs/cross_domain_fewshot/pretrained."""
-    workers: int = 4
+    workers: NonNegativeInt = 4
     """Threads that read image files ahead."""
 
     benchmark: Literal["paper", "embedded"] = "paper"
@@ -51,20 +58,20 @@ class Config(EstimatorSettings):
     """Network that embeds the images."""
     head: Literal["relationnet", "matchingnet", "protonet"] = "relationnet"
     """How a query is compared with the support samples."""
-    width: int = 64
+    width: PositiveInt = 64
     """Channels of the first stage (conv4, conv6: of every block)."""
     stem: Literal["imagenet", "small"] = "imagenet"
     """Start of a ResNet: 7x7 convolution and max-pool, or 3x3 convolution (both stride 2)."""
-    image_size: int = 224
+    image_size: PositiveInt = 224
     """Side of the images in pixels."""
 
-    n_way: int = 5
+    n_way: AtLeastTwo = 5
     """Classes of an episode."""
-    n_shot: int = 1
+    n_shot: PositiveInt = 1
     """Support samples per class."""
-    n_query: int = 16
+    n_query: PositiveInt = 16
     """Queries per class in training."""
-    min_class_size: int = 50
+    min_class_size: NonNegativeInt = 50
     """A class with fewer images is repeated in a cycle to this number, in the episodes of the
     pseudo-seen domain and of the validation; 0: no class is."""
 
@@ -81,36 +88,36 @@ class Config(EstimatorSettings):
     common_noise: bool = False
     """EvoGrad: the transformations' noise is the same for all candidates of a hypergradient."""
 
-    epochs: int = 400
+    epochs: PositiveInt = 400
     """Epochs; each has one pseudo-seen and one pseudo-unseen domain."""
-    episodes: int = 100
+    episodes: PositiveInt = 100
     """Episodes (iterations) per epoch; in a mixed stream spread evenly over the domains."""
-    learning_rate: float = 1e-3
+    learning_rate: PositiveFloat = 1e-3
     """Adam on the model; also the size of T1-T2's inner SGD step."""
-    meta_learning_rate: float = 1e-3
+    meta_learning_rate: PositiveFloat = 1e-3
     """Adam on the transformations."""
-    meta_weight_decay: float = 1e-8
+    meta_weight_decay: NonNegativeFloat = 1e-8
     """On the transformations (L2, as part of the hypergradient)."""
-    meta_eps: float = 1e-8
+    meta_eps: PositiveFloat = 1e-8
     """eps of the Adam on the transformations; far below the hypergradient's size, it does not
     matter how large that is."""
-    aux_batch_size: int = 16
+    aux_batch_size: PositiveInt = 16
     """Images of the base domain per auxiliary classification loss."""
 
-    pretrain_epochs: int = 400
+    pretrain_epochs: PositiveInt = 400
     """Passes of the ordinary classifier over the base domain."""
-    pretrain_batch_size: int = 16
+    pretrain_batch_size: AtLeastTwo = 16
     """Images per batch of the pre-training."""
-    pretrain_learning_rate: float = 1e-3
+    pretrain_learning_rate: PositiveFloat = 1e-3
     """Adam of the pre-training."""
 
-    val_episodes: int = 100
+    val_episodes: PositiveInt = 100
     """Episodes of the base domain's val split after every epoch."""
-    test_episodes: int = 1000
+    test_episodes: AtLeastTwo = 1000
     """Episodes of the unseen domain's novel split after the last epoch."""
-    val_query: int = 16
+    val_query: PositiveInt = 16
     """Queries per class in validation."""
-    test_query: int = 15
+    test_query: PositiveInt = 15
     """Queries per class in the test."""
 
     @property
@@ -131,7 +138,7 @@ class Config(EstimatorSettings):
     @property
     def learned(self) -> bool:
         """Whether a hypergradient learns the transformations."""
-        return self.method in ESTIMATORS
+        return METHODS[self.method].estimator is not None
 
     def released(self) -> dict[str, str]:
         """What the released code does for this method where ``released`` is asked for."""
@@ -166,11 +173,13 @@ class Config(EstimatorSettings):
         """The folder of the pre-trained backbones."""
         return self.pretrained_dir or ROOT / "runs" / self.experiment / "pretrained"
 
-    def hypergradient_estimator(self) -> Estimator | None:
-        """The method's estimator; None for the methods without a meta step."""
-        if not self.learned:
-            return None
-        estimator = self.estimator(ESTIMATORS[self.method], self.learning_rate)
+    def method_estimator(
+        self,
+        inner_lr: float | Callable[[], float],
+        perturb: Callable[[str], bool] | None = None,
+    ) -> Estimator | None:
+        """As in EstimatorSettings, with the noise of this run."""
+        estimator = super().method_estimator(inner_lr, perturb)
         if isinstance(estimator, EvoGrad):
             return replace(estimator, common_noise=self.common_noise)
         return estimator
@@ -181,19 +190,6 @@ class Config(EstimatorSettings):
         if self.unseen not in domains or self.unseen == self.base_domain:
             possible = ", ".join(d for d in domains if d != self.base_domain)
             raise UserError(f"--unseen {self.unseen} is no domain to leave out: use {possible}")
-        require_positive(
-            self, "width", "image_size", "n_shot", "n_query", "epochs", "episodes",
-            "learning_rate", "meta_learning_rate", "meta_eps", "aux_batch_size", "pretrain_epochs",
-            "pretrain_learning_rate", "val_episodes", "val_query", "test_query",
-        )  # fmt: skip
-        for name in ("n_way", "test_episodes", "pretrain_batch_size"):
-            if getattr(self, name) < 2:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)} must be at least 2")
-        for name in ("meta_weight_decay", "min_class_size", "workers"):
-            if getattr(self, name) < 0:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)} must not be negative")
         if self.learned and self.stream == "mixed":
             raise UserError(f"--stream mixed has no pseudo-unseen domain for {self.method}")
         return self._normalised()
@@ -302,3 +298,18 @@ def variant(settings: Mapping[str, Any]) -> list[str]:
         words = ["controlled"]
         changes = {name: value for name, value in changes.items() if name not in loop}
     return words + [f"{name} {value}" for name, value in changes.items()]
+
+
+EXPERIMENT = Experiment(
+    name="cross_domain_fewshot",
+    title="Cross-domain few-shot learning",
+    description="Learns feature-wise transformations that carry a few-shot learner to a new "
+    "domain.",
+    methods=METHODS,
+    presets=PRESETS,
+    planned=planned_runs,
+    metric="accuracy",
+    baseline="none",
+    axes=("unseen", "backbone", "n_shot", "stream", "auxiliary", "ft"),
+    variant=variant,
+)

@@ -10,8 +10,9 @@ from common.study.case import Built, CostCase, Size
 from common.study.published import PublishedCost
 from common.training import seed_everything
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.data import Episode
-from cross_domain_fewshot.learner import Batch, Learner
+from cross_domain_fewshot.data import Episode, LabelledImages
+from cross_domain_fewshot.problem import FeatureTransformProblem
+from cross_domain_fewshot.steps import Learner
 
 AUX_CLASSES = 64
 """Base classes of miniImageNet."""
@@ -68,11 +69,11 @@ def random_episode(config: Config, device: torch.device) -> Episode:
     return Episode(support, query)
 
 
-def random_aux_batch(config: Config, device: torch.device) -> Batch:
+def random_aux_batch(config: Config, device: torch.device) -> LabelledImages:
     """Random images and labels for the auxiliary loss."""
     count, side = config.aux_batch_size, config.image_size
     images = torch.randn(count, 3, side, side, device=device)
-    return images, torch.arange(count, device=device) % AUX_CLASSES
+    return LabelledImages(images, torch.arange(count, device=device) % AUX_CLASSES)
 
 
 def make_learner(config: Config, device: torch.device) -> Learner:
@@ -90,7 +91,7 @@ def _builder(config: Config) -> Callable[[torch.device], Built]:
         seen, unseen = random_episode(config, device), random_episode(config, device)
         aux_batch = random_aux_batch(config, device)
         return Built(
-            problem=learner.problem,
+            problem=FeatureTransformProblem(learner.network),
             params=learner.params,
             hyper=learner.hyper,
             inner_batch=seen,

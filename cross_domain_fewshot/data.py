@@ -11,7 +11,12 @@ import torch
 
 from common.errors import UserError
 from cross_domain_fewshot import embedded
-from cross_domain_fewshot.episodes import ClassifierBatches, Episode, EpisodeStream
+from cross_domain_fewshot.episodes import (
+    ClassifierBatches,
+    Episode,
+    EpisodeStream,
+    LabelledImages,
+)
 from cross_domain_fewshot.folders import SPLITS, find_data_dir, list_checksums, read_lists, require
 from cross_domain_fewshot.images import DomainSplit, FileImages, TensorImages
 from cross_domain_fewshot.omniglot import load_omniglot
@@ -25,6 +30,7 @@ __all__ = [
     "DomainSplit",
     "Episode",
     "EpisodeStream",
+    "LabelledImages",
     "data_checksums",
     "open_domain",
 ]

@@ -20,6 +20,13 @@ class Episode(NamedTuple):
     query: Tensor
 
 
+class LabelledImages(NamedTuple):
+    """images: normalised, (N, 3, S, S). labels: (N,), int64. Both on the device."""
+
+    images: Tensor
+    labels: Tensor
+
+
 class _Stream:
     """Samples in an order drawn from a generator, with pixels requested ahead of their use.
 
@@ -151,7 +158,7 @@ class ClassifierBatches(_Stream):
     def _restore(self, state: dict[str, Any]) -> None:
         self._order.load_state_dict(state)
 
-    def next(self) -> tuple[Tensor, Tensor]:
-        """Normalised images (N, 3, S, S) and labels (N,), int64."""
+    def next(self) -> LabelledImages:
+        """The next batch."""
         index, images = self._next()
-        return images, self._labels[index].to(images.device)
+        return LabelledImages(images, self._labels[index].to(images.device))

@@ -115,7 +115,9 @@ def measure_seed(config: Config, pairs: int) -> list[Row]:
                 for role, name in zip(("seen", "unseen"), drawn, strict=True)
             ]
             tensors = cast((learner.params, learner.hyper, *episodes), torch.float64)
-            found = pair_rows(learner.problem, tensors, learner.estimator, config.learning_rate)
+            found = pair_rows(
+                learner.meta.problem, tensors, learner.meta.estimator, config.learning_rate
+            )
             rows += [{"moment": moment, "pair": pair, **row} for row in found]
         learner.network.float()
     return rows

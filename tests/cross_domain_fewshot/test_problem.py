@@ -221,7 +221,7 @@ def test_every_candidate_has_noise_of_its_own_unless_it_is_common(setting, monke
         return drawn[-1]
 
     monkeypatch.setattr(feature_transform, "channel_noise", recorded)
-    estimator = Config(common_noise=common).hypergradient_estimator()
+    estimator = Config(common_noise=common).method_estimator(1e-3)
     assert estimator.common_noise == common
     setting.estimate(replace(estimator, num_candidates=3))
     per_forward = len(setting.hyper)

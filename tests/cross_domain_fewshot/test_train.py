@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.reporting import read_record
 from common.training import Cost
-from cross_domain_fewshot.config import CONTROLLED, PRESETS, Config
-from cross_domain_fewshot.data import Episode, EpisodeStream, open_domain
+from cross_domain_fewshot.config import CONTROLLED, PRESETS
+from cross_domain_fewshot.data import Episode, EpisodeStream, LabelledImages, open_domain
 from cross_domain_fewshot.evaluate import episode_accuracies, mean_and_ci95
 from cross_domain_fewshot.feature_transform import split_parameters
-from cross_domain_fewshot.learner import Learner
 from cross_domain_fewshot.models import FewShotNetwork, build_backbone
 from cross_domain_fewshot.problem import episode_loss
+from cross_domain_fewshot.steps import Learner
 from cross_domain_fewshot.train import FewShotTask, run
 
 CPU = torch.device("cpu")
@@ -47,32 +46,34 @@ def no_cost(monkeypatch):
     monkeypatch.setattr(FewShotTask, "measure_cost", lambda self: Cost(1, 1, 1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("method", Config.methods)
-def test_every_method_runs_and_leaves_a_record(method, small, no_cost):
-    config = small(method=method)
-    record = run(config)
-    assert read_record(config.directory() / "record.json") == record
-    assert [row["epoch"] for row in record.epochs] == [1, 2]
-    expected = {"val_accuracy", "val_ci95", "accuracy", "ci95", "best_accuracy", "best_ci95"}
-    if method != "none":
-        expected |= {"moved"}
-        layers = 4 + 3  # ResNet-10: four blocks, three shortcuts
-        assert all(len(curve) == layers for curve in record.curves.values())
-        assert record.final["moved"] > 0
-        assert record.curves["gamma_mean"] != [pytest.approx(0.3)] * layers
-        assert ("hypergradient_norm" in record.traces) == (method != "ft")
-    assert ("aux_loss" in record.traces) == method.startswith("lft")
-    assert set(record.final) == expected
-    assert "pretrained_backbone" in record.data
-    assert record.traces["iteration"] == [1, 2, 3, 4, 5, 6]
-    assert record.best["val_accuracy"]["value"] == max(e["val_accuracy"] for e in record.epochs)
-
-
 def test_fixed_transformations_stay_and_the_controlled_loop_has_the_auxiliary_loss(small, no_cost):
     record = run(small(method="ft", **CONTROLLED))
     assert record.final["moved"] == 0
     assert record.curves["gamma_mean"] == [pytest.approx(0.3)] * 7
     assert set(record.traces) == {"iteration", "train_loss", "aux_loss"}
+
+
+def test_a_methods_record_has_its_metrics_and_curves(small, no_cost):
+    metrics = {"val_accuracy", "val_ci95", "accuracy", "ci95", "best_accuracy", "best_ci95"}
+    for method in ("none", "ft", "lft_evograd"):
+        record = run(small(method=method, run_dir=small().run_dir / method))
+        assert set(record.final) == metrics | ({"moved"} if method != "none" else set())
+        assert "pretrained_backbone" in record.data
+        assert record.best["val_accuracy"]["value"] == max(e["val_accuracy"] for e in record.epochs)
+        assert ("aux_loss" in record.traces) == (method == "lft_evograd")
+        if method != "none":
+            assert record.final["moved"] > 0
+            # ResNet-10: four blocks, three shortcuts; they leave their start.
+            assert all(len(curve) == 7 for curve in record.curves.values())
+            assert record.curves["gamma_mean"] != [pytest.approx(0.3)] * 7
+
+
+def test_the_auxiliary_weight_falls_twenty_times(small):
+    task = FewShotTask(small(), CPU)
+    task.config = replace(task.config, epochs=400, episodes=1)
+    task.learner.step = lambda seen, unseen, aux_batch, weight: weight
+    weights = [next(task.steps(epoch)) for epoch in (1, 20, 21, 41, 400)]
+    assert weights == pytest.approx([1, 1, 0.9, 0.81, 0.9**19])
 
 
 def test_a_mixed_stream_has_as_many_episodes_of_every_seen_domain_shuffled(small):
@@ -88,29 +89,6 @@ def test_a_mixed_stream_has_as_many_episodes_of_every_seen_domain_shuffled(small
     assert any(order[:4] != order[4:] and len(set(order[:4])) < 4 for order in orders)
 
 
-def test_a_run_killed_within_an_epoch_ends_with_the_same_numbers(small, no_cost, monkeypatch):
-    config = small(epochs=3)
-    whole = run(replace(config, run_dir=config.run_dir / "whole"))
-    cut = replace(config, run_dir=config.run_dir / "cut")
-    step, taken = FewShotTask.step, []
-
-    def killed(self, *arguments):
-        taken.append(1)
-        if len(taken) == 5:  # the second of three steps of the second epoch
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FewShotTask, "step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(cut)
-    resumed = run(cut)
-    assert resumed.epochs == whole.epochs
-    assert resumed.traces == whole.traces
-    assert resumed.curves == whole.curves
-    assert resumed.data == whole.data
-
-
 def test_methods_share_start_episodes_and_test(small):
     loop = {"stream": "pairs", "auxiliary": "on"}
     tasks = [FewShotTask(small(method=m, **loop), CPU) for m in ("none", "ft", "lft_evograd")]
@@ -120,12 +98,12 @@ def test_methods_share_start_episodes_and_test(small):
         assert all(torch.equal(other[n], params[0][n]) for n in other)
     seen = []
 
-    def record(self, episode, other, aux_batch, weight):
-        seen.append((episode.support.sum().item(), aux_batch[0].sum().item()))
+    def record(episode, other, aux_batch, weight):
+        seen.append((episode.support.sum().item(), aux_batch.images.sum().item()))
         return {}
 
     for task in tasks:
-        task.step = record.__get__(task)
+        task.learner.step = record
         for epoch in (1, 2):
             list(task.steps(epoch))
     third = len(seen) // 3
@@ -139,7 +117,7 @@ def test_the_two_domains_of_an_epoch_differ_and_the_unseen_one_is_never_met(smal
     for (role, name), stream in task.streams.items():
         original = stream.next
         stream.next = lambda role=role, name=name, o=original: met.append((role, name)) or o()
-    task.step = lambda *arguments: {}
+    task.learner.step = lambda *arguments: {}
     pairs = set()
     for epoch in range(1, 9):
         met.clear()
@@ -161,7 +139,7 @@ def test_the_order_of_the_steps_can_be_chosen(small):
     for (learner, asked), order in orders.items():
         task = FewShotTask(small(order=asked, method=learner), CPU)
         calls = []
-        for name in ("base_step", "meta_step"):
+        for name in ("base_step", "meta"):
             method = getattr(task.learner, name)
 
             def spy(*arguments, name=name, method=method, calls=calls):
@@ -170,7 +148,7 @@ def test_the_order_of_the_steps_can_be_chosen(small):
 
             setattr(task.learner, name, spy)
         next(task.steps(1))
-        assert calls == sorted(calls, reverse=order == "meta_first")
+        assert calls == sorted(calls, reverse=order == "meta_first")  # base_step before meta
         assert len(calls) == 2
 
 
@@ -196,19 +174,12 @@ def test_the_base_step_adds_the_weighted_auxiliary_loss(small):
     loss = episode_loss(other.network.train(), episode)
     second = torch.autograd.grad(loss, parameters)
     expected = [b if a is None else a + b for a, b in zip(first, second, strict=True)]
-    losses = learner.base_step(episode, (images, labels), 0.3)
+    losses = learner.base_step(episode, LabelledImages(images, labels), 0.3)
     assert losses["train_loss"].item() == pytest.approx(loss.item())
     assert losses["aux_loss"].item() == pytest.approx(auxiliary.item())
     for got, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)
     assert not all(map(torch.equal, start, learner.params.values()))
-
-
-def test_the_auxiliary_weight_falls_twenty_times(small):
-    task = FewShotTask(small(), CPU)
-    task.config = replace(task.config, epochs=400)
-    weights = [task.aux_weight(epoch) for epoch in (1, 20, 21, 41, 400)]
-    assert weights == pytest.approx([1, 1, 0.9, 0.81, 0.9**19])
 
 
 def test_evaluation_in_groups_equals_episode_by_episode(small):
@@ -239,7 +210,7 @@ def test_the_best_epochs_weights_are_tested_too(small, no_cost, monkeypatch):
     config = small(method="none", epochs=2)
     tested = []
 
-    def scripted(self, split, name, episodes):
+    def scripted(self, split, name):
         weights = torch.cat([p.flatten() for p in self.network.parameters()]).detach().clone()
         tested.append((name, weights))
         return (30.0 - len(tested) if name == "validation" else 50.0 + len(tested)), 1.0

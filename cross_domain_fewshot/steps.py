@@ -1,27 +1,23 @@
-"""The networks with their optimisers, and the two updates: the base step and the meta step."""
-
-from typing import Any
+"""The training steps: the networks' base step and the transformations' meta step."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import UserError
-from common.training import GeneratorState, new_generator
+from common.training import MetaStep, new_generator
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.data import Episode
+from cross_domain_fewshot.data import Episode, LabelledImages
 from cross_domain_fewshot.feature_transform import split_parameters
 from cross_domain_fewshot.models import AuxiliaryClassifier, FewShotNetwork, build_backbone
 from cross_domain_fewshot.problem import FeatureTransformProblem, episode_loss
 
-Batch = tuple[Tensor, Tensor]
-"""Images (N, 3, S, S) of the base domain and their labels (N,)."""
-
 
 class Learner:
-    """The networks, their optimisers and the two updates, apart from where episodes come from.
+    """What is trained, apart from where episodes come from.
 
-    aux_classes: classes of the auxiliary classifier; 0 leaves it out.
+    aux_classes: classes of the auxiliary classifier; 0 leaves it out. Methods none and ft have no
+    meta step; ft with trained transformations has them in the model's optimiser.
     """
 
     def __init__(self, config: Config, device: torch.device, aux_classes: int = 0) -> None:
@@ -34,6 +30,8 @@ class Learner:
             raise UserError(f"--image-size: {error}") from None
         self.network = network.to(device)
         self.params, self.hyper = split_parameters(self.network)
+        self.start = {name: theta.detach().clone() for name, theta in self.hyper.items()}
+        self.meta_first = config.chosen("order") == "meta_first"
         trained: list[nn.Parameter] = list(self.params.values())
         if config.method == "ft" and config.ft == "trained":
             trained += [theta.requires_grad_() for theta in self.hyper.values()]
@@ -42,24 +40,40 @@ class Learner:
             self.auxiliary = AuxiliaryClassifier(self.network.channels, aux_classes).to(device)
             trained += self.auxiliary.parameters()
         self.optimizer = torch.optim.Adam(trained, config.learning_rate)
-        self.problem = FeatureTransformProblem(self.network)
-        self.noise = new_generator(config.seed, "perturbations")
-        self.state: dict[str, Any] = {"network": self.network, "optimizer": self.optimizer}
+        self.state = {"network": self.network, "optimizer": self.optimizer}
         if self.auxiliary is not None:
             self.state["auxiliary"] = self.auxiliary
-        self.estimator = config.hypergradient_estimator()
-        if self.estimator is not None:
-            self.meta_optimizer = torch.optim.Adam(
+        self.meta = None
+        if (estimator := config.method_estimator(config.learning_rate)) is not None:
+            optimizer = torch.optim.Adam(
                 self.hyper.values(),
                 config.meta_learning_rate,
                 eps=config.meta_eps,
                 weight_decay=config.meta_weight_decay,
             )
-            self.state["meta_optimizer"] = self.meta_optimizer
-            self.state["perturbations"] = GeneratorState(self.noise)
+            generator = new_generator(config.seed, "perturbations")
+            problem = FeatureTransformProblem(self.network)
+            self.meta = MetaStep(estimator, problem, self.hyper, optimizer, generator)
+            self.state["meta"] = self.meta.state
+
+    def step(
+        self,
+        seen: Episode,
+        unseen: Episode | None,
+        aux_batch: LabelledImages | None,
+        aux_weight: float,
+    ) -> dict[str, Tensor]:
+        """One iteration: base step and meta step in the run's order; their metrics."""
+        if self.meta is None:
+            return self.base_step(seen, aux_batch, aux_weight)
+        if self.meta_first:
+            metrics = self.meta(self.params, seen, unseen)
+            return metrics | self.base_step(seen, aux_batch, aux_weight)
+        metrics = self.base_step(seen, aux_batch, aux_weight)
+        return metrics | self.meta(self.params, seen, unseen)
 
     def base_step(
-        self, seen: Episode, aux_batch: Batch | None, aux_weight: float
+        self, seen: Episode, aux_batch: LabelledImages | None, aux_weight: float
     ) -> dict[str, Tensor]:
         """Adam on the episode loss with transformations active plus aux_weight times the auxiliary
         loss; returns the losses by name.
@@ -70,9 +84,9 @@ class Learner:
         """
         losses = {}
         if self.auxiliary is not None and aux_batch is not None:
-            images, labels = aux_batch
             self.network.eval()
-            loss = F.cross_entropy(self.auxiliary(self.network.pooled(images)), labels)
+            scores = self.auxiliary(self.network.pooled(aux_batch.images))
+            loss = F.cross_entropy(scores, aux_batch.labels)
             (aux_weight * loss).backward()
             losses["aux_loss"] = loss.detach()
         self.network.train()
@@ -83,14 +97,8 @@ class Learner:
         self.optimizer.zero_grad()
         return {"train_loss": loss.detach(), **losses}
 
-    def meta_step(self, seen: Episode, unseen: Episode) -> dict[str, Tensor]:
-        """Adam on the transformations, by the estimated hypergradient."""
-        result = self.estimator(
-            self.problem, self.params, self.hyper, seen, unseen, generator=self.noise
-        )
-        for name, parameter in self.hyper.items():
-            parameter.grad = result.grads[name]
-        self.meta_optimizer.step()
-        norm = nn.utils.get_total_norm(list(result.grads.values()))
-        self.meta_optimizer.zero_grad()
-        return {"meta_loss": result.outer_loss, "hypergradient_norm": norm}
+    @property
+    def moved(self) -> float:
+        """Euclidean distance of the transformations from their start."""
+        ways = [theta.detach() - self.start[name] for name, theta in self.hyper.items()]
+        return nn.utils.get_total_norm(ways).item()
