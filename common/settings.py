@@ -9,7 +9,7 @@ from common.bounds import Bounds, NonNegativeFloat, PositiveInt, check_settings
 from common.errors import UserError
 from common.experiment import Method
 from common.hypergrad import Estimator
-from common.hypergrad.registry import ESTIMATORS, ONE_BATCH
+from common.hypergrad.registry import ESTIMATORS
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project, whatever the current one is."""
@@ -152,6 +152,8 @@ class EstimatorSettings(RunSettings):
 
     def validate(self) -> Self:
         super().validate()
-        for name in ONE_BATCH:
+        # These two have all settings without bounds of their own; others may refuse what does not
+        # concern the run's method (anchored ones refuse antithetic).
+        for name in ("evograd", "finite_difference"):
             self.estimator(name, inner_lr=1.0)
         return self
