@@ -17,6 +17,7 @@ from .forward_mode import ForwardMode
 from .higher_t1t2 import HigherT1T2
 from .hyper_optimizer import HyperOptimizer
 from .implicit import ImplicitCG, Neumann
+from .inner_step import LearnedLR
 from .layer_sampled import LayerSampled
 from .mixed_mode import T1T2MixedMode
 from .problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
@@ -45,6 +46,7 @@ __all__ = [
     "ImplicitCG",
     "InnerSGD",
     "LayerSampled",
+    "LearnedLR",
     "Neumann",
     "OneStep",
     "Point",

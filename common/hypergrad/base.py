@@ -8,12 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .inner_step import InnerLR, InnerStep, Stepped, check_inner_step, stepped
+from .inner_step import InnerLR, InnerStep, LearnedLR, Stepped, check_inner_step, stepped
 from .problem import (
     BilevelProblem,
     Hypergradient,
@@ -210,10 +210,16 @@ class Estimator(ABC):
 class InnerSGD(Estimator):
     """An estimator whose inner step, or steps, are SGD. inner_lr: eta."""
 
+    learns_rates: ClassVar[bool] = False
+    """Whether inner_lr may be a LearnedLR."""
+
     inner_lr: InnerLR
 
     def __post_init__(self) -> None:
-        if not callable(self.inner_lr):
+        if isinstance(self.inner_lr, LearnedLR):
+            if not self.learns_rates:
+                raise ValueError("inner_lr may be a LearnedLR in Unrolled and ForwardMode only")
+        elif not callable(self.inner_lr):
             check_positive(inner_lr=self.inner_lr)
 
     @property

@@ -22,7 +22,7 @@ from .problem import (
     zeros_for_none,
 )
 from .second_order import product_keeping_graph
-from .unrolled import SeveralSteps, check_momentum
+from .unrolled import Rates, SeveralSteps, check_momentum
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,12 @@ class ForwardMode(SeveralSteps):
     and H vectors of theta's size (2 H with momentum), whatever k. For a handful of hyperparameters
     and many steps.
 
-    inner_lr: eta, one value for the k steps. steps: k. momentum: mu. inner_batch is a sequence of k
-    batches, used in order. outer_loss is L_V at theta_k. Diagnostics as Unrolled.
+    inner_lr: eta, one value for the k steps, or a ``LearnedLR``, whose -m deta/dlambda is added to
+    every step. steps: k. momentum: mu. inner_batch is a sequence of k batches, used in order.
+    outer_loss is L_V at theta_k. Diagnostics as Unrolled.
     """
 
+    learns_rates = True
     steps: int
     momentum: float = 0.0
 
@@ -57,7 +59,7 @@ class ForwardMode(SeveralSteps):
         check_momentum(self.momentum)
 
     def estimate(self, at: Point) -> Estimate:
-        eta, theta = self.eta, at.theta
+        eta, theta = self.rates(at), at.theta
         inner_losses = []
         reached: dict[str, Tensor] = {}
         momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
@@ -72,7 +74,8 @@ class ForwardMode(SeveralSteps):
             tangents.step(start, inner_grads, hyper_grads)
             reached |= {n: g.detach() for n, g in hyper_grads.items() if g is not None}
             momentum = added(detached(inner_grads), momentum, self.momentum)
-            theta = added(theta, momentum, -eta)
+            tangents.step_rates(momentum)
+            theta = eta.stepped(theta, momentum)
             del start, inner_grads, hyper_grads  # the graph, before the next
         outer_loss, v, direct = at.outer_step(theta)
         diagnostics = {"inner_losses": torch.stack(inner_losses), "outer_grad_norm": norm(v)}
@@ -82,7 +85,7 @@ class ForwardMode(SeveralSteps):
 class _Tangents:
     """Z, and W if there is momentum: by parameter, (H, *shape), a row per entry of lambda."""
 
-    def __init__(self, theta: Tensors, hyper: Tensors, eta: float, momentum: float) -> None:
+    def __init__(self, theta: Tensors, hyper: Tensors, eta: Rates, momentum: float) -> None:
         self.eta, self.momentum, self.hyper = eta, momentum, hyper
         self.entries = [(n, i) for n, h in hyper.items() for i in range(h.numel())]
         self.z = self._zeros(theta)
@@ -107,8 +110,26 @@ class _Tangents:
             for n, change in product_keeping_graph(outputs, theta, vectors).items():
                 if self.w is not None:
                     change = self.w[n][row].mul_(self.momentum).add_(change)
-                self.z[n][row].sub_(change, alpha=self.eta)
+                if self.eta.learned is None:
+                    self.z[n][row].sub_(change, alpha=self.eta[n])
+                else:
+                    self.z[n][row].sub_(self.eta[n] * change)
         self.started = True
+
+    def step_rates(self, momentum: Tensors) -> None:
+        """-m deta/dlambda of one step, where the rates are functions of lambda."""
+        learned = {n: rate for n, rate in (self.eta.learned or {}).items() if rate.requires_grad}
+        for n, rate in learned.items():
+            slopes = torch.autograd.grad(
+                rate, list(self.hyper.values()), retain_graph=True, allow_unused=True
+            )
+            for (name, _), slope in zip(self.hyper.items(), slopes, strict=True):
+                if slope is None:
+                    continue
+                rows = [row for row, (other, _) in enumerate(self.entries) if other == name]
+                change = slope.reshape(-1, *[1] * momentum[n].dim()) * momentum[n]
+                self.z[n][rows[0] : rows[-1] + 1].sub_(change)
+        self.started = self.started or bool(learned)
 
     def _unit(self, name: str, index: int) -> Tensor:
         unit = self.hyper[name].new_zeros(self.hyper[name].numel())

@@ -6,7 +6,7 @@ NeurIPS 2023, arXiv:2310.05674: behind a step of Adam stands Adam's Jacobian, no
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -14,12 +14,28 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from .problem import Tensors, added
 
-InnerLR = float | Callable[[], float]
+InnerLR = Union[float, Callable[[], float], "LearnedLR"]
 """The inner step size eta; a callable is asked at every call, so it can follow a schedule."""
 
-InnerStep = InnerLR | Optimizer
+InnerStep = float | Callable[[], float] | Optimizer
 """The step size of SGD, or the training's optimiser (SGD, Adam or AdamW), whose present learning
 rates, momentum and moments are read at every call."""
+
+
+@dataclass(frozen=True)
+class LearnedLR:
+    """Inner step sizes that are hyperparameters, for Unrolled and ForwardMode.
+
+    rates: a function of lambda that gives one step size, a scalar tensor, or one for each parameter
+    by name (the same tensor for those of a group): ``LearnedLR(lambda hyper: hyper["log"].exp())``.
+    """
+
+    rates: Callable[[Tensors], Tensor | Tensors]
+
+    def by_name(self, hyper: Tensors, theta: Tensors) -> dict[str, Tensor]:
+        """The step size of every parameter, with a graph to ``hyper``."""
+        rates = self.rates(hyper)
+        return dict.fromkeys(theta, rates) if isinstance(rates, Tensor) else dict(rates)
 
 
 @dataclass(frozen=True)

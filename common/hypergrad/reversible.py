@@ -13,7 +13,7 @@ from torch import Tensor
 from .base import Estimate, Point, check_at_least
 from .problem import Tensors, detached, flat, norm, split_like
 from .second_order import inner_gradient
-from .unrolled import Adjoint, SeveralSteps
+from .unrolled import Adjoint, Rates, SeveralSteps
 
 MAX_DENOMINATOR = 1000  # a decay is exact up to n units of the last place
 
@@ -201,7 +201,7 @@ class Reversible(SeveralSteps):
             del inner  # its graph, before the next
         sgd.check_range()
         outer_loss, v, direct = at.outer_step(sgd.params())
-        adjoint = Adjoint(v, eta, float(ratio))
+        adjoint = Adjoint(v, Rates(eta), float(ratio))
         for step in reversed(range(self.steps)):
             sgd.undo_move()
             inner = inner_gradient(at, sgd.params(), step)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .base import Estimate, InnerSGD, Point, Seeds, check_at_least
-from .problem import Tensors, added, detached, norm
+from .inner_step import LearnedLR
+from .problem import Tensors, added, detached, gradients_or_none, norm
 from .randomness import draw_seeds
 from .second_order import InnerGradient, inner_gradient
 
@@ -22,6 +23,12 @@ class SeveralSteps(InnerSGD):
     """An estimator of ``steps`` inner steps; inner_batch is a sequence of as many batches."""
 
     steps: int
+
+    def rates(self, at: Point) -> "Rates":
+        """The step sizes of a call."""
+        if isinstance(self.inner_lr, LearnedLR):
+            return Rates(self.inner_lr.by_name(at.hyper, at.theta))
+        return Rates(self.eta)
 
     def inner_batches(self, inner_batch: Any) -> Sequence[Any]:
         wanted = f"inner_batch must be a sequence of one batch for each of steps = {self.steps}"
@@ -34,6 +41,30 @@ class SeveralSteps(InnerSGD):
     def draw_seeds(self, generator: torch.Generator | None) -> Seeds:
         *inner, outer = draw_seeds(self.steps + 1, generator)
         return Seeds(inner, outer)
+
+
+class Rates:
+    """Step sizes: one number, or a scalar tensor for each parameter, with a graph to lambda."""
+
+    def __init__(self, rates: float | Tensors) -> None:
+        self.learned = None if isinstance(rates, float | int) else dict(rates)
+        self.values = rates if self.learned is None else detached(self.learned)
+
+    def __getitem__(self, name: str) -> float | Tensor:
+        return self.values[name] if isinstance(self.values, dict) else self.values
+
+    def stepped(self, theta: Tensors, momentum: Tensors) -> dict[str, Tensor]:
+        """theta - eta m."""
+        if isinstance(self.values, dict):
+            return {n: t - self.values[n] * momentum[n] for n, t in theta.items()}
+        return added(theta, momentum, -self.values)
+
+    def gradient(self, by_rate: Tensors, hyper: Tensors) -> dict[str, Tensor | None]:
+        """The part of dL_V/dlambda that goes through the rates; by_rate: dL_V/deta by parameter."""
+        if self.learned is None:
+            return {}
+        vectors = [by_rate[n] for n in self.learned]
+        return gradients_or_none(list(self.learned.values()), hyper, vectors)
 
 
 def check_momentum(momentum: float) -> None:
@@ -51,7 +82,7 @@ class Adjoint:
     with the derivatives at theta_t. found: by hyperparameter, None where nothing leads.
     """
 
-    def __init__(self, v: Tensors, eta: float, momentum: float) -> None:
+    def __init__(self, v: Tensors, eta: Rates, momentum: float) -> None:
         self.eta, self.momentum = eta, momentum
         self.a = dict(v)
         self.b: dict[str, Tensor] | None = None
@@ -63,9 +94,9 @@ class Adjoint:
         Frees the graph. Nobody asks for dL_V/dtheta_0, so it is not computed.
         """
         if self.b is None or not self.momentum:
-            self.b = {n: -self.eta * a for n, a in self.a.items()}
+            self.b = {n: -self.eta[n] * a for n, a in self.a.items()}
         else:
-            self.b = {n: self.momentum * self.b[n] - self.eta * a for n, a in self.a.items()}
+            self.b = {n: self.momentum * self.b[n] - self.eta[n] * a for n, a in self.a.items()}
         if first:
             mixed = inner.mixed_product(self.b)
         else:
@@ -103,11 +134,14 @@ class Unrolled(SeveralSteps):
     The derivative is the one autograd sees: what the inner loss detaches (Meta-Weight-Net's inputs)
     counts as constant, also where it depends on lambda through an earlier step.
 
-    inner_lr: eta, one value for the k steps. steps: k. momentum: mu. inner_batch is a sequence of k
-    batches, used in order. outer_loss is L_V at theta_k. Diagnostics: ``inner_losses`` L_T at
-    theta_0 .. theta_{k-1}, (k,), ``outer_grad_norm`` |dL_V/dtheta_k|.
+    inner_lr: eta, one value for the k steps; a ``LearnedLR`` makes it a function of lambda, whose
+    part dL_V/deta = -sum_t <dL_V/dtheta_{t+1}, m_{t+1}> is added, for k vectors of theta's size.
+    steps: k. momentum: mu. inner_batch is a sequence of k batches, used in order. outer_loss is L_V
+    at theta_k. Diagnostics: ``inner_losses`` L_T at theta_0 .. theta_{k-1}, (k,),
+    ``outer_grad_norm`` |dL_V/dtheta_k|.
     """
 
+    learns_rates = True
     steps: int
     momentum: float = 0.0
 
@@ -117,19 +151,27 @@ class Unrolled(SeveralSteps):
         check_momentum(self.momentum)
 
     def estimate(self, at: Point) -> Estimate:
-        eta, theta = self.eta, at.theta
+        eta, theta = self.rates(at), at.theta
         momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
         trajectory: list[InnerGradient] = []
+        moves: list[Tensors] = []  # m_1 .. m_k, where the rates are learned
         for step in range(self.steps):
             inner = inner_gradient(at, theta, step)
             momentum = added(detached(inner.grads), momentum, self.momentum)
-            theta = added(theta, momentum, -eta)
+            theta = eta.stepped(theta, momentum)
             trajectory.append(inner)
+            if eta.learned is not None:
+                moves.append(momentum)
         inner_losses = torch.stack([inner.loss for inner in trajectory])
         outer_loss, v, direct = at.outer_step(theta)
         adjoint = Adjoint(v, eta, self.momentum)
+        by_rate = {n: torch.zeros((), dtype=t.dtype, device=t.device) for n, t in v.items()}
         while trajectory:
             inner = trajectory.pop()
+            if moves:
+                move = moves.pop()
+                by_rate = {n: r - (adjoint.a[n] * move[n]).sum() for n, r in by_rate.items()}
             adjoint.step_back(inner, first=not trajectory)
+        found = _sum(eta.gradient(by_rate, at.hyper), adjoint.found)
         diagnostics = {"inner_losses": inner_losses, "outer_grad_norm": norm(v)}
-        return Estimate(outer_loss, adjoint.found, direct, diagnostics)
+        return Estimate(outer_loss, found, direct, diagnostics)

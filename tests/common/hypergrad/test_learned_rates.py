@@ -1,0 +1,57 @@
+"""Inner learning rates as hyperparameters, against autograd through steps written out by hand."""
+
+import pytest
+import torch
+
+from common.hypergrad import ForwardMode, LayerSampled, LearnedLR, Reversible, Unrolled
+from tests.common.hypergrad.problems import Quadratic
+
+RATES = {
+    "one": lambda hyper: hyper["log_lr"][0].exp(),
+    "groups": lambda hyper: {"left": hyper["log_lr"][0].exp(), "right": hyper["log_lr"][1].exp()},
+}
+
+
+@pytest.mark.parametrize("kind", [Unrolled, ForwardMode])
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_derivative_by_the_rates_is_that_of_the_steps_written_out(kind, momentum, name, steps):
+    problem, rates = Quadratic(), RATES[name]
+    log_lr = torch.tensor([-3.0, -2.0], dtype=torch.float64)
+    hyper = {"la": problem.hyper["la"], "log_lr": log_lr}
+    batches = problem.batches(steps)
+    found = kind(LearnedLR(rates), steps, momentum)(problem, problem.params, hyper, batches, None)
+
+    leaves = {n: h.clone().requires_grad_() for n, h in hyper.items()}
+    eta = rates(leaves)
+    eta = eta if isinstance(eta, dict) else dict.fromkeys(problem.params, eta)
+    theta = {n: p.clone().requires_grad_() for n, p in problem.params.items()}
+    move = {n: torch.zeros_like(p) for n, p in theta.items()}
+    for batch in batches:
+        loss = problem.inner_loss(theta, leaves, batch)
+        grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+        move = {n: momentum * move[n] + g for n, g in zip(theta, grads, strict=True)}
+        theta = {n: t - eta[n] * move[n] for n, t in theta.items()}
+    outer = problem.outer_loss(theta, leaves)
+    expected = dict(zip(hyper, torch.autograd.grad(outer, list(leaves.values())), strict=True))
+    assert expected["log_lr"][0] != 0
+    torch.testing.assert_close(found.grads, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.outer_loss, outer.detach())
+
+
+def test_rates_that_lambda_has_no_part_in_leave_the_rest_as_it_is():
+    problem = Quadratic()
+    batches = problem.batches(2)
+    fixed = LearnedLR(lambda hyper: torch.tensor(0.1, dtype=torch.float64))
+    arguments = (problem, problem.params, problem.hyper, batches, None)
+    for kind in (Unrolled, ForwardMode):
+        expected = kind(0.1, 2)(*arguments).grads
+        torch.testing.assert_close(kind(fixed, 2)(*arguments).grads, expected)
+
+
+def test_other_estimators_refuse_learned_rates():
+    rate = LearnedLR(lambda hyper: hyper["lr"])
+    for make in (lambda: LayerSampled(rate, 1), lambda: Reversible(rate, 0.9, 2)):
+        with pytest.raises(ValueError, match="Unrolled and ForwardMode only"):
+            make()
