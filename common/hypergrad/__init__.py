@@ -11,6 +11,7 @@ It leaves parameters, buffers, ``.grad`` and torch's random states as they were 
 from .along_gradient import EvoGradAlongGradient
 from .anchored import AnchoredEvoGrad
 from .base import Anchor, Estimate, Estimator, InnerSGD, OneStep, Point
+from .checks import NotFiniteError
 from .evograd import EvoGrad
 from .finite_difference import FiniteDifference
 from .forward_mode import ForwardMode
@@ -48,6 +49,7 @@ __all__ = [
     "LayerSampled",
     "LearnedLR",
     "Neumann",
+    "NotFiniteError",
     "OneStep",
     "Point",
     "Reversible",

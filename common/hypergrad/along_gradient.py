@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .base import Anchor, Estimate, Estimator, Point, check_positive
 from .candidates import softmax_weights
-from .problem import Tensors, added, norm, zeros_for_none
+from .problem import Tensors, norm, zeros_for_none
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,5 @@ class EvoGradAlongGradient(Estimator):
 def shifted(at: Point, direction: Tensors, length: Tensor, radius: float) -> dict[str, Tensor]:
     """theta + radius times ``direction`` / ``length``."""
     # At direction = 0 this is theta; the clamp keeps the scale from becoming 0 / 0.
-    return added(at.theta, direction, radius / length.clamp_min(torch.finfo(length.dtype).tiny))
+    scale = radius / length.clamp_min(torch.finfo(length.dtype).tiny)
+    return at.moved(at.theta, direction, "radius", radius, scale)

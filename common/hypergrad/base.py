@@ -5,7 +5,8 @@ inner step size) with one method, ``estimate``, and an entry in registry.py.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,14 +14,32 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .inner_step import InnerLR, InnerStep, LearnedLR, Stepped, check_inner_step, stepped
+from .checks import (
+    Examination,
+    check_arguments,
+    check_finite,
+    check_resolution,
+    check_scalar,
+    examination_of,
+    remember,
+)
+from .inner_step import (
+    InnerLR,
+    InnerStep,
+    LearnedLR,
+    Stepped,
+    check_inner_lr,
+    check_inner_step,
+    current,
+    stepped,
+)
 from .problem import (
+    UNUSED_HYPER,
     BilevelProblem,
     Hypergradient,
     Tensors,
     added,
     check_dependence,
-    detached,
     gradients,
     gradients_or_none,
     leaves,
@@ -73,9 +92,10 @@ class Seeds:
 class Point:
     """theta and lambda on one pair of batches, for the length of one call of an estimator.
 
-    theta: the parameters to differentiate by, without a graph. hyper: lambda as leaves. The losses
-    take any part of theta in place of its values here, and replay their seeds, so that the same
-    parameters give the same number.
+    theta: the parameters to differentiate by, without a graph: all that are handed over, but for
+    frozen ones (requires_grad False) among others that are not. params: the same as the caller's
+    own tensors. hyper: lambda as leaves. The losses take any part of theta in place of its values
+    here, and replay their seeds, so that the same parameters give the same number.
     """
 
     def __init__(
@@ -87,16 +107,38 @@ class Point:
         outer_batch: Any,
         seeds: Seeds,
         replay: Callable[[int], None],
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.problem, self.inner_batches, self.outer_batch = problem, inner_batches, outer_batch
-        self.seeds, self.replay = seeds, replay
-        self.params, self.theta = params, detached(params)
-        self.hyper_values = detached(hyper)
+        self.seeds, self.replay, self._autocast = seeds, replay, autocast
+        self.values, self.hyper_values = _plain(params), _plain(hyper)
+        trained = [n for n, p in params.items() if p.requires_grad] or list(params)
+        self.params = {n: params[n] for n in trained}
+        self.theta = {n: self.values[n] for n in trained}
+        self._originals = [*params.values(), *hyper.values()]
+        self.device = next(iter(self.theta.values())).device
+        # Under torch.func's transforms, tensors have no values to look at.
+        self.transformed = torch._C._functorch.peek_interpreter_stack() is not None
+        self.check_finite = False
+        self.examination: Examination | None = None
 
     @cached_property
     def hyper(self) -> dict[str, Tensor]:
         """lambda as leaves that require a gradient (not possible inside torch.func.vmap)."""
         return leaves(self.hyper_values)
+
+    def _callers_autocast(self) -> AbstractContextManager[Any]:
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self._autocast)
+
+    def evaluate(
+        self, loss: Callable[..., Tensor], seed: int, theta: Tensors, hyper: Tensors, batch: Any
+    ) -> Tensor:
+        """A loss of the problem at any part of theta, seeded, under the caller's autocast."""
+        self.replay(seed)
+        with self._callers_autocast():
+            return loss(self.values | dict(theta), dict(hyper), batch)
 
     def inner_loss(
         self, theta: Tensors, hyper: Tensors | None = None, step: int = 0, variation: int = 0
@@ -105,17 +147,45 @@ class Point:
 
         variation: changes the seed, for other randomness inside the loss.
         """
-        self.replay(self.seeds.inner[step] ^ variation)
         hyper = self.hyper if hyper is None else hyper
-        return self.problem.inner_loss(
-            self.theta | dict(theta), dict(hyper), self.inner_batches[step]
-        )
+        seed, batch = self.seeds.inner[step] ^ variation, self.inner_batches[step]
+        loss = self.evaluate(self.problem.inner_loss, seed, theta, hyper, batch)
+        return check_scalar("inner_loss", loss, self.check_finite)
 
     def outer_loss(self, theta: Tensors, hyper: Tensors | None = None) -> Tensor:
         """L_V at ``theta``, with a graph to ``hyper`` (None: to lambda)."""
-        self.replay(self.seeds.outer)
         hyper = self.hyper if hyper is None else hyper
-        return self.problem.outer_loss(self.theta | dict(theta), dict(hyper), self.outer_batch)
+        loss = self.evaluate(
+            self.problem.outer_loss, self.seeds.outer, theta, hyper, self.outer_batch
+        )
+        return check_scalar("outer_loss", loss, self.check_finite)
+
+    def examine(self) -> Examination:
+        """What both losses' graphs tell; ValueError for a mistake."""
+        found, theta = Examination(), leaves(self.theta)
+        handed = (theta, self.hyper, self._originals)
+        found.look_at("inner_loss", lambda: self.inner_loss(theta), *handed)
+        found.look_at("outer_loss", lambda: self.outer_loss(theta), *handed)
+        return found
+
+    def refuse_compiled(self, loss: str, derivative: str) -> None:
+        """ValueError if torch.compile has made the loss, whose functions lack the derivative."""
+        if self.examination is not None and loss in self.examination.compiled:
+            raise ValueError(
+                f"this estimator needs {derivative} of {loss}, which a loss compiled by "
+                "torch.compile does not have: hand over the loss uncompiled, or take an estimator "
+                "of first derivatives (EvoGradAlongGradient, FiniteDifference)"
+            )
+
+    def moved(
+        self, theta: Tensors, by: Tensors, setting: str, value: float, scale: float | Tensor = 1.0
+    ) -> dict[str, Tensor]:
+        """theta + scale * by; ValueError if rounding takes it. setting, value: what sets it."""
+        total = added(theta, by, scale)
+        if self.examination is not None and (setting, value) not in self.examination.resolved:
+            check_resolution(setting, value, theta, total, {n: scale * by[n] for n in theta})
+            self.examination.resolved.add((setting, value))
+        return total
 
     def outer_step(self, theta: Tensors) -> tuple[Tensor, dict[str, Tensor], Tensors | None]:
         """L_V at ``theta``, dL_V/dtheta there, and the direct term (None if there is none)."""
@@ -142,7 +212,8 @@ class Point:
             return self.hyper_gradient(self.theta)
         if callable(given):
             self.replay(self.seeds.inner[0])
-            given = given()
+            with self._callers_autocast():
+                given = given()
         return given.loss.detach(), given.grads
 
 
@@ -162,8 +233,15 @@ class Estimate:
     reached: Sequence[Mapping[str, Tensor | None]] | None = None
 
 
+@dataclass(frozen=True)
 class Estimator(ABC):
-    """dL_V/dlambda of a bilevel problem; the subclasses say by which formula, and their cost."""
+    """dL_V/dlambda of a bilevel problem; the subclasses say by which formula, and their cost.
+
+    check_finite: NotFiniteError for losses and hypergradients that are infinite or no numbers; None
+    looks on a CPU only, since on a GPU it would have to wait for it.
+    """
+
+    check_finite: bool | None = field(default=None, kw_only=True)
 
     def __call__(
         self,
@@ -178,19 +256,48 @@ class Estimator(ABC):
         """The hypergradient at ``params`` (theta) and ``hyper`` (lambda).
 
         generator: draws the seeds of the call; None is torch's global CPU generator. given: what
-        ``estimate`` takes besides. Raises ValueError if nothing depends on ``hyper``.
+        ``estimate`` takes besides. The first call with a problem evaluates both losses once more,
+        to find mistakes that would make the number wrong (ValueError, TypeError; see checks.py).
         """
+        check_arguments("params", params)
+        check_arguments("hyper", hyper)
         batches = self.inner_batches(inner_batch)
         seeds = self.draw_seeds(generator)
-        with replayed_randomness([*params.values(), *hyper.values()]) as replay:
-            at = Point(problem, params, hyper, batches, outer_batch, seeds, replay)
-            found = self.estimate(at, **given)
-        reached = [found.indirect] if found.reached is None else found.reached
-        check_dependence(*reached, found.direct)
-        grads = zeros_for_none(found.indirect, hyper)
-        if found.direct is not None:
-            grads = added(grads, found.direct)
+        tensors = [*params.values(), *hyper.values()]
+        with replayed_randomness(tensors) as replay, own_modes(tensors[0].device.type) as autocast:
+            at = Point(problem, params, hyper, batches, outer_batch, seeds, replay, autocast)
+            at.check_finite = self._looks_at_values(at)
+            with self._examined(at):
+                found = self.estimate(at, **given)
+            reached = [found.indirect] if found.reached is None else found.reached
+            check_dependence(*reached, found.direct)
+            grads = zeros_for_none(found.indirect, at.hyper_values)
+            if found.direct is not None:
+                grads = added(grads, found.direct)
+            if at.check_finite:
+                for name, grad in grads.items():
+                    check_finite(f"the hypergradient of {name!r}", grad)
         return Hypergradient(grads, found.outer_loss, found.diagnostics)
+
+    def _looks_at_values(self, at: Point) -> bool:
+        wanted = at.device.type == "cpu" if self.check_finite is None else self.check_finite
+        return wanted and not at.transformed
+
+    @contextmanager
+    def _examined(self, at: Point) -> Iterator[None]:
+        """Examines a new problem before, and looks after every problem's buffers."""
+        if at.transformed:
+            yield
+            return
+        found = examination_of(at.problem)
+        if found is None:
+            found = at.examine()
+            remember(at.problem, found)
+        if not found.depends and not isinstance(getattr(self, "inner_lr", None), LearnedLR):
+            raise ValueError(UNUSED_HYPER)
+        at.examination, before = found, found.versions()
+        yield
+        found.check_versions(before)
 
     @abstractmethod
     def estimate(self, at: Point) -> Estimate:
@@ -216,16 +323,15 @@ class InnerSGD(Estimator):
     inner_lr: InnerLR
 
     def __post_init__(self) -> None:
-        if isinstance(self.inner_lr, LearnedLR):
-            if not self.learns_rates:
-                raise ValueError("inner_lr may be a LearnedLR in Unrolled and ForwardMode only")
-        elif not callable(self.inner_lr):
-            check_positive(inner_lr=self.inner_lr)
+        if not isinstance(self.inner_lr, LearnedLR):
+            check_inner_lr(self.inner_lr)
+        elif not self.learns_rates:
+            raise ValueError("inner_lr may be a LearnedLR in Unrolled and ForwardMode only")
 
     @property
     def eta(self) -> float:
         """The inner step size now."""
-        return self.inner_lr() if callable(self.inner_lr) else self.inner_lr
+        return current(self.inner_lr)
 
 
 @dataclass(frozen=True)
@@ -237,3 +343,25 @@ class OneStep(Estimator):
 
     def __post_init__(self) -> None:
         check_inner_step(self.inner_lr)
+
+
+def _plain(tensors: Tensors) -> dict[str, Tensor]:
+    """The values without a graph; copies of inference tensors, which cannot have one."""
+    return {n: t.clone() if t.is_inference() else t.detach() for n, t in tensors.items()}
+
+
+@contextmanager
+def own_modes(device_type: str) -> Iterator[torch.dtype | None]:
+    """Gradients on, inference mode and autocast off; gives the dtype of the caller's autocast.
+
+    The losses get the autocast back: it is meant for them, not for sums over parameters.
+    """
+    autocast = None
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.is_autocast_enabled(device_type):
+            autocast = torch.get_autocast_dtype(device_type)
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield autocast

@@ -1,13 +1,13 @@
 """EvoGrad's candidates: perturbed copies of the parameters, regenerated from seeds, not stored."""
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from .base import Point, check_positive
-from .problem import BatchedCandidates, Tensors, added, split_like, with_strides_of
+from .problem import BatchedCandidates, Tensors, flat, split_like, with_strides_of
 from .randomness import perturbation
 
 Kind = Literal["sign", "gaussian"]
@@ -48,12 +48,6 @@ class Candidates:
         self.at, self.count, self.noise = at, count, noise
         self.sigma, self.kind, self.antithetic, self.anchored = sigma, kind, antithetic, anchored
         self.theta = {n: at.theta[n] for n in names}
-        kinds = {(t.dtype, t.device) for t in self.theta.values()}
-        if len(kinds) > 1:
-            raise ValueError(
-                "perturbed parameters must share one dtype and device, got "
-                f"{sorted(map(str, kinds))}"
-            )
 
     def epsilon(self, k: int) -> Tensor:
         """eps_k as a vector, a fresh tensor."""
@@ -62,11 +56,9 @@ class Candidates:
         sign = 1.0
         if self.antithetic and k % 2:
             k, sign = k - 1, -1.0
-        like = next(iter(self.theta.values()))
-        size = sum(t.numel() for t in self.theta.values())
         if self.anchored and k == 0:
-            return torch.zeros(size, dtype=like.dtype, device=like.device)
-        return perturbation(self.kind, sign * self.sigma, size, like, self.at.seeds.own[k])
+            return torch.zeros_like(flat(self.theta))
+        return perturbation(self.kind, sign * self.sigma, self.theta, self.at.seeds.own[k])
 
     def split(self, vector: Tensor) -> dict[str, Tensor]:
         """A vector by name."""
@@ -74,7 +66,7 @@ class Candidates:
 
     def shifted(self, vector: Tensor) -> dict[str, Tensor]:
         """theta + vector, the perturbed parameters by name."""
-        return added(self.theta, self.split(vector))
+        return self.at.moved(self.theta, self.split(vector), "sigma", self.sigma)
 
     def weighted_noise(self, weights: Tensor) -> Tensor:
         """sum_k w_k eps_k, so that theta* = theta + this (the weights sum to one)."""
@@ -97,11 +89,11 @@ class Candidates:
 
     def losses_at_once(self, candidates: Tensors, hyper: Tensors) -> Tensor:
         """l (count,) at the stacked ``candidates``, by the problem's own ``inner_losses``."""
-        problem: Any = self.at.problem
-        stacked = {n: t.expand(self.count, *t.shape) for n, t in self.at.theta.items()}
-        self.at.replay(self.at.seeds.inner[0])
-        losses = problem.inner_losses(
-            stacked | dict(candidates), dict(hyper), self.at.inner_batches[0]
+        at, problem = self.at, cast(BatchedCandidates, self.at.problem)
+        stacked = {n: t.expand(self.count, *t.shape) for n, t in at.values.items()}
+        stacked |= candidates
+        losses = at.evaluate(
+            problem.inner_losses, at.seeds.inner[0], stacked, hyper, at.inner_batches[0]
         )
         if losses.shape != (self.count,):
             raise ValueError(f"inner_losses must return shape ({self.count},), got {losses.shape}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .base import Anchor, Estimate, Estimator, LossGradient, Point, Seeds
 from .candidates import Candidates, check_candidates, softmax_weights
+from .checks import MOVED
 from .problem import Tensors, flat, gradients, gradients_or_none
 from .randomness import draw_seeds
 from .textbook import textbook_evograd
@@ -149,14 +150,20 @@ class EvoGrad(Estimator):
                 return candidates.losses_at_once(stacked, hyper)
             return candidates.losses_in_turn(stacked, hyper, variations)
 
-        grads, outer_loss, losses, weights = textbook_evograd(
-            inner_losses,
-            at.outer_loss,
-            candidates.theta,
-            at.hyper_values,
-            candidates.stacked_noise(),
-            self.temperature,
-        )
+        candidates.shifted(candidates.epsilon(0))  # raises if rounding takes the perturbation
+        try:
+            grads, outer_loss, losses, weights = textbook_evograd(
+                inner_losses,
+                at.outer_loss,
+                candidates.theta,
+                at.hyper_values,
+                candidates.stacked_noise(),
+                self.temperature,
+            )
+        except RuntimeError as error:
+            if "would mutate a captured Tensor" in str(error):  # as torch.func says it
+                raise ValueError(MOVED.format(name="a loss", label="")) from error
+            raise
         return Estimate(outer_loss, grads, diagnostics={"losses": losses, "weights": weights})
 
     def _by_terms(
@@ -249,6 +256,7 @@ def _slopes_forward(
     at: Point, candidates: Candidates, merged: Tensors
 ) -> tuple[Tensor, Tensors | None, Tensor]:
     """The same with <g, eps_k - eps_1> by forward-mode derivatives: only differences matter."""
+    at.refuse_compiled("outer_loss", "a forward-mode derivative")
     slopes, outer_loss, direct = [], None, None
     first = candidates.epsilon(0)
     for k in range(1, candidates.count):

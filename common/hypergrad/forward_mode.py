@@ -15,13 +15,13 @@ from .problem import (
     Tensors,
     added,
     detached,
+    gradients,
     gradients_by_both,
     leaves,
     norm,
     split_like,
     zeros_for_none,
 )
-from .second_order import product_keeping_graph
 from .unrolled import Rates, SeveralSteps, check_momentum
 
 
@@ -59,6 +59,7 @@ class ForwardMode(SeveralSteps):
         check_momentum(self.momentum)
 
     def estimate(self, at: Point) -> Estimate:
+        at.refuse_compiled("inner_loss", "a second derivative")
         eta, theta = self.rates(at), at.theta
         inner_losses = []
         reached: dict[str, Tensor] = {}
@@ -107,7 +108,7 @@ class _Tangents:
             if hyper_grads[name] is not None:
                 outputs.append(hyper_grads[name])
                 vectors.append(self._unit(name, index))
-            for n, change in product_keeping_graph(outputs, theta, vectors).items():
+            for n, change in gradients(outputs, theta, vectors, retain_graph=True).items():
                 if self.w is not None:
                     change = self.w[n][row].mul_(self.momentum).add_(change)
                 if self.eta.learned is None:

@@ -6,6 +6,7 @@ NeurIPS 2023, arXiv:2310.05674: behind a step of Adam stands Adam's Jacobian, no
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Union
 
 import torch
@@ -20,6 +21,39 @@ InnerLR = Union[float, Callable[[], float], "LearnedLR"]
 InnerStep = float | Callable[[], float] | Optimizer
 """The step size of SGD, or the training's optimiser (SGD, Adam or AdamW), whose present learning
 rates, momentum and moments are read at every call."""
+
+
+def check_inner_lr(inner_lr: InnerLR) -> None:
+    """ValueError or TypeError for what is no positive number; functions are asked later."""
+    if not callable(inner_lr):
+        _check_number(inner_lr)
+        if not inner_lr > 0:
+            raise ValueError(f"inner_lr must be positive, got {inner_lr}")
+
+
+def current(inner_lr: InnerLR) -> float:
+    """The step size now; a schedule may come to 0."""
+    if not callable(inner_lr):
+        return inner_lr
+    eta = inner_lr()
+    _check_number(eta)
+    if not isinstance(eta, Tensor) and not eta >= 0:  # a tensor's value would be waited for
+        raise ValueError(f"inner_lr must not be negative, got {eta}")
+    return eta
+
+
+def _check_number(inner_lr: Any) -> None:
+    if isinstance(inner_lr, Tensor):
+        if inner_lr.shape != () or inner_lr.requires_grad:
+            raise ValueError(
+                "inner_lr as a tensor must be a scalar without a gradient (a learned step size is "
+                f"a hyperparameter: put it into the inner loss), got {inner_lr}"
+            )
+    elif not isinstance(inner_lr, Real) or isinstance(inner_lr, bool):
+        raise TypeError(
+            "inner_lr must be a number, or a function that returns one, such as "
+            f"lambda: optimizer.param_groups[0]['lr']; got a {type(inner_lr).__name__}"
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +98,7 @@ def stepped(inner_lr: InnerStep, params: Tensors, theta: Tensors, grads: Tensors
     it does not hold stay where they are. Raises ValueError if it holds none of them.
     """
     if not isinstance(inner_lr, Optimizer):
-        eta = inner_lr() if callable(inner_lr) else inner_lr
+        eta = current(inner_lr)
         return Stepped(added(theta, grads, -eta), -eta)
     groups = {id(p): group for group in inner_lr.param_groups for p in group["params"]}
     moved, jacobian = dict(theta), {n: torch.zeros_like(t) for n, t in theta.items()}
@@ -125,8 +159,7 @@ def _adam(group: Mapping[str, Any], state: Mapping[str, Any], grad: Tensor) -> U
 def check_inner_step(inner_lr: InnerStep) -> None:
     """ValueError for a step size that is not positive, or an optimiser that is not known here."""
     if not isinstance(inner_lr, Optimizer):
-        if not callable(inner_lr) and not inner_lr > 0:
-            raise ValueError(f"inner_lr must be positive, got {inner_lr}")
+        check_inner_lr(inner_lr)
     elif type(inner_lr) not in (SGD, Adam, AdamW):
         known = "SGD, Adam, AdamW or a number"
         raise ValueError(f"inner_lr cannot be {type(inner_lr).__name__}: use {known}")

@@ -35,6 +35,7 @@ class T1T2MixedMode(OneStep):
     """
 
     def estimate(self, at: Point) -> Estimate:
+        at.refuse_compiled("inner_loss", "a forward-mode derivative")
         inner_loss, step = at.stepped(self.inner_lr)
         outer_loss, v, direct = at.outer_step(step.theta)
         step.theta.clear()

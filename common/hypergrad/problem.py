@@ -90,6 +90,7 @@ def gradients_or_none(
     inputs: Mapping[Any, Tensor],
     output_grads: Sequence[Tensor] | None = None,
     create_graph: bool = False,
+    retain_graph: bool = False,
 ) -> dict[Any, Tensor | None]:
     """Vector-Jacobian product by name; None for inputs that no output depends on."""
     outputs = [output] if isinstance(output, Tensor) else list(output)
@@ -100,9 +101,19 @@ def gradients_or_none(
         return dict.fromkeys(inputs)
     outputs, output_grads = zip(*connected, strict=True)
     found = torch.autograd.grad(
-        outputs, list(inputs.values()), output_grads, create_graph=create_graph, allow_unused=True
+        outputs,
+        list(inputs.values()),
+        output_grads,
+        retain_graph=create_graph or retain_graph,
+        create_graph=create_graph,
+        allow_unused=True,
     )
-    return dict(zip(inputs, found, strict=True))
+    return {n: _dense(grad) for n, grad in zip(inputs, found, strict=True)}
+
+
+def _dense(grad: Tensor | None) -> Tensor | None:
+    """Gradients of embeddings may be sparse."""
+    return grad if grad is None or grad.layout == torch.strided else grad.to_dense()
 
 
 def gradients(
@@ -110,9 +121,10 @@ def gradients(
     inputs: Mapping[Any, Tensor],
     output_grads: Sequence[Tensor] | None = None,
     create_graph: bool = False,
+    retain_graph: bool = False,
 ) -> dict[Any, Tensor]:
     """Vector-Jacobian product by name; zeros for inputs that no output depends on."""
-    found = gradients_or_none(output, inputs, output_grads, create_graph)
+    found = gradients_or_none(output, inputs, output_grads, create_graph, retain_graph)
     return zeros_for_none(found, inputs)
 
 
@@ -161,7 +173,8 @@ def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[st
             total = torch.addcmul(tensor, right[name], scale)
         else:
             total = torch.add(tensor, right[name], alpha=scale)
-        sums[name] = with_strides_of(tensor, total)
+        # A scalar parameter of 16 bits plus a longer number would be as long as that.
+        sums[name] = with_strides_of(tensor, total.to(tensor.dtype))
     return sums
 
 

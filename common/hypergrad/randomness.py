@@ -1,6 +1,7 @@
 """Random numbers of an estimator: drawn from one seed, replayed at will, leaving no trace."""
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -32,14 +33,17 @@ def random_bits(count: int, generator: torch.Generator) -> Tensor:
 
 
 def perturbation(
-    kind: Literal["sign", "gaussian"], scale: float, size: int, like: Tensor, seed: int
+    kind: Literal["sign", "gaussian"], scale: float, theta: Mapping[str, Tensor], seed: int
 ) -> Tensor:
-    """scale * sign(N(0, I)) or scale * N(0, I), (size,), of the type and on the device of like."""
-    generator = torch.Generator(like.device).manual_seed(seed)
+    """scale * sign(N(0, I)) or scale * N(0, I) over all entries of theta, in its widest type."""
+    size = sum(t.numel() for t in theta.values())
+    device = next(iter(theta.values())).device
+    dtype = functools.reduce(torch.promote_types, {t.dtype for t in theta.values()})
+    generator = torch.Generator(device).manual_seed(seed)
     if kind == "gaussian":
-        vector = torch.empty(size, dtype=like.dtype, device=like.device)
+        vector = torch.empty(size, dtype=dtype, device=device)
         return vector.normal_(generator=generator).mul_(scale)
-    return random_bits(size, generator).to(like.dtype).mul_(2 * scale).sub_(scale)
+    return random_bits(size, generator).to(dtype).mul_(2 * scale).sub_(scale)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Products with second derivatives of the inner loss by double backward, shared by estimators."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .base import Point
@@ -13,7 +12,6 @@ from .problem import (
     gradients_by_both,
     gradients_or_none,
     leaves,
-    zeros_for_none,
 )
 
 
@@ -43,7 +41,8 @@ class InnerGradient:
 
     def hessian_product(self, vector: Tensors) -> dict[str, Tensor]:
         """vector . d2L_T/dtheta2; keeps the graph for the next product."""
-        return product_keeping_graph(list(self.grads.values()), self.theta, self._ordered(vector))
+        outputs = list(self.grads.values())
+        return gradients(outputs, self.theta, self._ordered(vector), retain_graph=True)
 
     def _ordered(self, vector: Tensors) -> list[Tensor]:
         return [vector[n] for n in self.grads]
@@ -56,20 +55,7 @@ def inner_gradient(
 
     names: the parameters to differentiate by, the others are constants; None is all.
     """
+    at.refuse_compiled("inner_loss", "a second derivative")
     theta = leaves({n: t for n, t in params.items() if names is None or n in names})
     loss = at.inner_loss({**params, **theta}, step=step)
     return InnerGradient(loss.detach(), theta, at.hyper, gradients(loss, theta, create_graph=True))
-
-
-def product_keeping_graph(
-    outputs: Sequence[Tensor], inputs: Tensors, vectors: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Vector-Jacobian product by name, zeros where nothing leads; the graph stays for the next."""
-    connected = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
-    found = [None] * len(inputs)
-    if connected:
-        outputs, vectors = zip(*connected, strict=True)
-        found = torch.autograd.grad(
-            outputs, list(inputs.values()), vectors, retain_graph=True, allow_unused=True
-        )
-    return zeros_for_none(dict(zip(inputs, found, strict=True)), inputs)

@@ -65,6 +65,7 @@ class T1T2Forward(OneStep):
     """
 
     def estimate(self, at: Point) -> Estimate:
+        at.refuse_compiled("inner_loss", "a forward-mode derivative")
         inner_loss, step = at.stepped(self.inner_lr)
         outer_loss, v, direct = at.outer_step(step.theta)
         step.theta.clear()

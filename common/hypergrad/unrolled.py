@@ -47,7 +47,7 @@ class Rates:
     """Step sizes: one number, or a scalar tensor for each parameter, with a graph to lambda."""
 
     def __init__(self, rates: float | Tensors) -> None:
-        self.learned = None if isinstance(rates, float | int) else dict(rates)
+        self.learned = dict(rates) if isinstance(rates, Mapping) else None
         self.values = rates if self.learned is None else detached(self.learned)
 
     def __getitem__(self, name: str) -> float | Tensor:

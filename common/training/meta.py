@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
+from common.hypergrad.checks import NotFiniteError
 from common.hypergrad.problem import BilevelProblem, Hypergradient, Tensors
 
 
@@ -32,9 +34,12 @@ class MetaStep:
         self, params: Tensors, inner_batch: Any, outer_batch: Any, factor: float = 1.0
     ) -> dict[str, Tensor]:
         """A step from the hypergradient at ``params``; the metrics of ``apply``."""
-        result = self.estimator(
-            self.problem, params, self.hyper, inner_batch, outer_batch, generator=self.generator
-        )
+        try:
+            result = self.estimator(
+                self.problem, params, self.hyper, inner_batch, outer_batch, generator=self.generator
+            )
+        except NotFiniteError as error:
+            raise UserError(f"the meta step failed: {error}") from None
         return self.apply(result, factor)
 
     def apply(self, result: Hypergradient, factor: float = 1.0) -> dict[str, Tensor]:

@@ -1,0 +1,260 @@
+"""What would make a hypergradient silently wrong: found, and named with its remedy.
+
+``check_arguments`` and ``check_scalar`` look at every call. ``Examination`` evaluates both losses
+once more, the first time an estimator meets a problem, without keeping activations, and looks at
+their graphs; so it costs two forwards per problem, and no step after the first is slower.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node, saved_tensors_hooks
+
+from .problem import Tensors
+
+Buffer = tuple[nn.Module, str, Tensor, Tensor]
+"""A module, the name of a buffer of it, the tensor, and a copy of its values."""
+HANDED = "dict(model.named_parameters())"
+
+MOVED = (
+    "{name} changes the model's own buffer {label}: hand functional_call cloned ones, "
+    "(params, {{n: b.clone() for n, b in model.named_buffers()}})"
+)
+
+
+class NotFiniteError(ValueError):
+    """A loss or hypergradient is infinite or not a number."""
+
+
+def check_arguments(what: str, tensors: Any) -> None:
+    """Raises TypeError or ValueError unless ``tensors`` are differentiable tensors by name."""
+    if not isinstance(tensors, Mapping):
+        got = "an iterator" if isinstance(tensors, Iterator) else f"a {type(tensors).__name__}"
+        raise TypeError(f"{what} must be tensors by name, such as {HANDED}, got {got}")
+    if not tensors:
+        raise ValueError(f"{what} is empty")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{what}[{name!r}] must be a tensor, got a {type(tensor).__name__}")
+        if tensor.is_meta:
+            raise ValueError(
+                f"{what}[{name!r}] is on the meta device and has no values: "
+                "materialise the model first (model.to_empty(device=...), then load its weights)"
+            )
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+            raise ValueError(f"{what}[{name!r}] must be a dense floating-point tensor, got {kind}")
+
+
+def check_scalar(name: str, loss: Any, finite: bool = False) -> Tensor:
+    """The loss; TypeError or ValueError unless it is a scalar tensor, and finite if asked."""
+    if not isinstance(loss, Tensor):
+        remedy = {
+            tuple: "return the loss alone",
+            float: "return the tensor itself, without .item() or float()",
+        }.get(type(loss), "return the loss")
+        raise TypeError(
+            f"{name} must return a scalar tensor, got a {type(loss).__name__}: {remedy}"
+        )
+    if loss.shape != () or not loss.is_floating_point():
+        raise ValueError(
+            f"{name} must return a scalar tensor, got {loss.dtype} of shape {tuple(loss.shape)}: "
+            "take the mean or the sum of the samples' losses"
+        )
+    if finite:
+        check_finite(name, loss)
+    return loss
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """NotFiniteError if an entry is infinite or not a number; waits for the device."""
+    if not torch.isfinite(tensor).all():
+        raise NotFiniteError(
+            f"{name} is not finite: the training has diverged, or a perturbation (sigma, radius) "
+            "or inner step size is too large; check_finite=False lets such numbers pass"
+        )
+
+
+def check_resolution(name: str, value: float, at: Tensors, moved: Tensors, by: Tensors) -> None:
+    """ValueError if most of theta + eps - theta = eps is lost in rounding (16-bit parameters)."""
+    low = [n for n, t in at.items() if torch.finfo(t.dtype).bits < 32]
+    if not low:
+        return
+    wanted = sum(by[n].double().square().sum() for n in low)
+    lost = sum((moved[n].double() - at[n].double() - by[n].double()).square().sum() for n in low)
+    if lost > 0.25 * wanted:
+        dtype = str(at[low[0]].dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name} = {value:g} is below what {dtype} parameters resolve: rounding takes "
+            f"{(lost / wanted).sqrt().item():.0%} of the perturbation; raise {name}, or keep the "
+            "parameters in float32 and use torch.autocast inside the losses"
+        )
+
+
+class Examination:
+    """What two evaluations tell of a problem.
+
+    depends: whether a loss depends on lambda. compiled: which losses torch.compile has made. buffers: the modules' own that the losses used,
+    by "name of Module", which a loss must not change. resolved: settings and values whose
+    perturbations are known not to vanish in rounding.
+    """
+
+    def __init__(self) -> None:
+        self.depends = False
+        self.compiled: set[str] = set()
+        self.buffers: dict[str, Tensor] = {}
+        self.resolved: set[tuple[str, float]] = set()
+
+    def look_at(
+        self,
+        name: str,
+        evaluate: Callable[[], Tensor],
+        theta: Tensors,
+        hyper: Tensors,
+        originals: list[Tensor],
+    ) -> None:
+        """Takes in the loss ``evaluate()``; ValueError for a mistake.
+
+        theta, hyper: the leaves it is evaluated at. originals: the caller's own tensors.
+        """
+        with _watched_buffers() as used, _no_gradient_scaler(name):
+            loss = _without_activations(evaluate)
+        self._check_buffers(name, list(used.values()))
+        nodes, leaf_tensors = _graph(loss)
+        found = {id(t) for t in leaf_tensors}
+        own = {t.data_ptr() for t in originals if t.numel()}
+        handed = {id(t) for t in (*theta.values(), *hyper.values())}
+        foreign = [t for t in leaf_tensors if id(t) not in handed]
+        depends = any(id(h) in found for h in hyper.values())
+        bypassed = any(t.data_ptr() in own for t in foreign)
+        unused = not any(id(t) in found for t in theta.values())
+        # L_V may be a function of lambda alone.
+        if bypassed or (unused and (name == "inner_loss" or foreign or not depends)):
+            raise ValueError(
+                f"{name} does not use the tensors that it is handed but others, so it is constant "
+                "to the estimator: call the network by torch.func.functional_call(model, params, "
+                "inputs), not by model(inputs), likewise networks of hyperparameters, and detach "
+                "nothing on the way"
+            )
+        if any("CompiledFunction" in node.name() for node in nodes):
+            self.compiled.add(name)
+        self.depends |= depends
+
+    def _check_buffers(self, name: str, used: list[Buffer]) -> None:
+        moved = []
+        for module, key, buffer, before in used:
+            if module._buffers.get(key) is not buffer:
+                continue  # functional_call had put a clone there
+            label = f"{key} of {type(module).__name__}"
+            if not torch.equal(buffer, before):
+                moved.append(label)
+                with torch.no_grad():
+                    buffer.copy_(before)
+            self.buffers[f"{label} {id(module)}"] = buffer
+        if moved:
+            raise ValueError(MOVED.format(name=name, label=moved[0]))
+
+    def versions(self) -> dict[str, int]:
+        """A number for each buffer that changes with it."""
+        return {label: buffer._version for label, buffer in self.buffers.items()}
+
+    def check_versions(self, before: Mapping[str, int]) -> None:
+        for label, version in before.items():
+            if self.buffers[label]._version != version:
+                raise ValueError(MOVED.format(name="a loss", label=label.rpartition(" ")[0]))
+
+
+def _without_activations(evaluate: Callable[[], Tensor]) -> Tensor:
+    """The loss with a graph to look at, not to differentiate: nothing is saved in it."""
+    try:
+        with saved_tensors_hooks(lambda tensor: None, _refuse):
+            return evaluate()
+    except RuntimeError:  # the loss takes gradients itself, or uses torch.func
+        return evaluate()
+
+
+def _refuse(_: None) -> Tensor:
+    raise RuntimeError("nothing was saved")
+
+
+def _graph(loss: Tensor) -> tuple[set[Node], list[Tensor]]:
+    """All nodes of a loss's graph, and the leaves that it leads to."""
+    pending, nodes, leaf_tensors = [loss.grad_fn], set(), []
+    if loss.grad_fn is None and loss.requires_grad:
+        leaf_tensors.append(loss)
+    while pending:
+        node = pending.pop()
+        if node is None or node in nodes:
+            continue
+        nodes.add(node)
+        if hasattr(node, "variable"):
+            leaf_tensors.append(node.variable)
+        pending.extend(parent for parent, _ in node.next_functions)
+    return nodes, leaf_tensors
+
+
+@contextmanager
+def _watched_buffers() -> Iterator[dict[int, Buffer]]:
+    """Buffers of the modules called meanwhile, by id: as they were before the first call."""
+    used: dict[int, Buffer] = {}
+
+    def note(module: nn.Module, inputs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for name, buffer in module.named_buffers(recurse=False):
+            if id(buffer) not in used:
+                used[id(buffer)] = (module, name, buffer, buffer.detach().clone())
+
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        yield used
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _no_gradient_scaler(name: str) -> Iterator[None]:
+    """ValueError if a torch.amp.GradScaler scales anything meanwhile."""
+    scale = torch.amp.GradScaler.scale
+
+    def refuse(self: torch.amp.GradScaler, outputs: Any) -> Any:
+        if self.is_enabled():
+            raise ValueError(
+                f"{name} is scaled by a GradScaler: return the loss unscaled, since the "
+                "hypergradient would be scaled with it, and EvoGrad's softmax changed; "
+                "the scaler belongs to the model's own step"
+            )
+        return scale(self, outputs)
+
+    with patch.object(torch.amp.GradScaler, "scale", refuse):
+        yield
+
+
+_examined: dict[int, tuple[weakref.ref[Any], Examination]] = {}
+
+
+def examination_of(problem: Any) -> Examination | None:
+    """The problem's examination if it has passed one."""
+    anchor = _anchor(problem)
+    reference, examination = _examined.get(id(anchor), (None, None))
+    return examination if reference is not None and reference() is anchor else None
+
+
+def remember(problem: Any, examination: Examination) -> None:
+    """Keeps the examination as long as the problem lives."""
+    anchor, key = _anchor(problem), id(_anchor(problem))
+    _examined[key] = (weakref.ref(anchor, lambda _: _examined.pop(key, None)), examination)
+
+
+def _anchor(problem: Any) -> Any:
+    """The problem itself, or its function where it cannot be referenced weakly."""
+    try:
+        weakref.ref(problem)
+    except TypeError:
+        return getattr(problem.inner_loss, "__func__", problem.inner_loss)
+    return problem

@@ -1,0 +1,54 @@
+"""Every mistake of misuse.py with every estimator, beside docs/misuse.md."""
+
+import re
+
+import pytest
+import torch
+
+from common.hypergrad.checks import NotFiniteError, examination_of
+from common.hypergrad.registry import ESTIMATORS
+from tests.common.hypergrad.misuse import ERROR, MISUSES, PAGE, Tiny, page
+
+DOCUMENTED = {
+    cells[1]: cells[2:-1]
+    for cells in (re.split(r" ?\| ?", line) for line in PAGE.read_text().splitlines())
+    if len(cells) == len(ESTIMATORS) + 3
+}
+every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+
+
+@every_estimator
+@pytest.mark.parametrize("misuse", MISUSES, ids=lambda misuse: misuse.words.replace(" ", "-"))
+def test_has_the_documented_outcome(misuse, name):
+    expected = DOCUMENTED[misuse.words][list(ESTIMATORS).index(name)]
+    assert misuse.outcome(name) == expected
+
+
+def test_the_page_has_these_mistakes_and_estimators():
+    outcomes = {m.words: DOCUMENTED[m.words] for m in MISUSES}
+    assert PAGE.read_text() == page(outcomes)
+    assert sum(cell == ERROR for cells in outcomes.values() for cell in cells) > 300
+
+
+@every_estimator
+def test_check_finite_off_lets_a_loss_pass_that_is_no_number(name):
+    problem = Tiny()
+    loss = problem.outer_loss
+    problem.outer_loss = lambda *arguments: loss(*arguments) * torch.nan
+    with pytest.raises(NotFiniteError, match=r"outer_loss .* check_finite=False"):
+        problem.run(name)
+    if name != "implicit_cg":  # whose solver stops there
+        assert problem.run(name, check_finite=False).isnan().all()
+
+
+@every_estimator
+def test_only_the_first_call_with_a_problem_evaluates_more(name):
+    problem, calls = Tiny(), []
+    for which in ("inner_loss", "outer_loss"):
+        loss = getattr(problem, which)
+        setattr(problem, which, lambda *a, loss=loss, which=which: calls.append(which) or loss(*a))
+    first = problem.run(name)
+    counted = len(calls)
+    assert torch.equal(problem.run(name), first)
+    assert len(calls) - counted == counted - 2
+    assert examination_of(problem) is not None and examination_of(Tiny()) is None
