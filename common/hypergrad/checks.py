@@ -99,9 +99,9 @@ def check_resolution(name: str, value: float, at: Tensors, moved: Tensors, by: T
 class Examination:
     """What two evaluations tell of a problem.
 
-    depends: whether a loss depends on lambda. compiled: which losses torch.compile has made. buffers: the modules' own that the losses used,
-    by "name of Module", which a loss must not change. resolved: settings and values whose
-    perturbations are known not to vanish in rounding.
+    depends: whether a loss depends on lambda. compiled: which losses torch.compile has made.
+    buffers: the modules' own that the losses used, by "name of Module", which a loss must not
+    change. resolved: settings and values whose perturbations do not vanish in rounding.
     """
 
     def __init__(self) -> None:
