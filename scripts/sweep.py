@@ -27,6 +27,7 @@ from common.settings import RunSettings
 from common.training import choose_device, progress
 from scripts.experiments import EXPERIMENTS
 from scripts.launch import Launcher, LocalLauncher, Run
+from scripts.launch_slurm import SlurmQueue, SubmititLauncher, add_arguments, slurm_executor
 
 POLL_SECONDS = 0.5
 
@@ -136,6 +137,10 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[E
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--threads", type=int, help="CPU threads of each run (default: 1)")
     parser.add_argument("--no-report", action="store_true", help="runs only")
+    parser.add_argument(
+        "--launcher", choices=("local", "slurm"), default="local", help="where runs are carried out"
+    )
+    add_arguments(parser)
     words = sys.argv[1:] if argv is None else argv
     named = [experiment_named(word) for word in EXPERIMENTS if word in words]
     for axis, kind in _axes(named).items():
@@ -186,17 +191,23 @@ def run_experiment(experiment: Experiment, arguments: argparse.Namespace) -> Non
     chosen |= {axis: getattr(arguments, axis, None) for axis in experiment.axes}
     configs = experiment.runs(arguments.preset, chosen)
     prepare_data(experiment, arguments.preset)
-    jobs = arguments.jobs or min(default_jobs(arguments.device), len(configs))
+    default, name = experiment.preset(arguments.preset), f"{experiment.name} {arguments.preset}"
     extra = ["--device", arguments.device]
     if arguments.threads is not None:
         extra += ["--threads", str(arguments.threads)]
-    launcher = LocalLauncher(experiment.preset(arguments.preset), jobs, extra)
-    sweep(configs, launcher, f"{experiment.name} {arguments.preset}")
+    if arguments.launcher == "slurm":
+        executor = slurm_executor(arguments, name, arguments.jobs)
+        launcher: Launcher = SubmititLauncher(executor, SlurmQueue(), default, extra)
+    else:
+        jobs = arguments.jobs or min(default_jobs(arguments.device), len(configs))
+        launcher = LocalLauncher(default, jobs, extra)
+    sweep(configs, launcher, name)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments, experiments = parse(argv)
-    choose_device(arguments.device)
+    if arguments.launcher == "local":  # a cluster's nodes have other devices than this machine
+        choose_device(arguments.device)
     if arguments.jobs is not None:
         Bounds(least=1, most=1024).check("--jobs", arguments.jobs)
     known = dict.fromkeys(preset for experiment in experiments for preset in experiment.presets)
