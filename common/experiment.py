@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
+from common.hypergrad.registry import ESTIMATORS, ONE_BATCH
 
 if TYPE_CHECKING:
     from common.reporting import RunRecord
@@ -31,6 +32,24 @@ class Method:
     label: str
     estimator: str | None = None
     published: str | None = None
+
+
+def estimator_methods(
+    labels: Mapping[str, str] | None = None,
+    published: Mapping[str, str] | None = None,
+    excluded: Sequence[str] = (),
+) -> dict[str, Method]:
+    """A method for every estimator that takes one batch per step, named as in the registry.
+
+    labels: for tables, in place of the registry's. published: rows of published.json. excluded:
+    those that do not apply to the experiment's problem.
+    """
+    labels, published = labels or {}, published or {}
+    return {
+        name: Method(labels.get(name, ESTIMATORS[name].label), name, published.get(name))
+        for name in ONE_BATCH
+        if name not in excluded
+    }
 
 
 def _no_variant(settings: Mapping[str, Any]) -> list[str]:

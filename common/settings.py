@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from common.bounds import Bounds, NonNegativeFloat, PositiveInt, check_settings
+from common.bounds import Bounds, NonNegativeFloat, PositiveFloat, PositiveInt, check_settings
 from common.errors import UserError
 from common.experiment import Method
 from common.hypergrad import Estimator
@@ -98,11 +98,11 @@ _SETTINGS = {
 class EstimatorSettings(RunSettings):
     """Settings of the hypergradient estimators."""
 
-    num_candidates: int = 2
+    num_candidates: Annotated[int, Bounds(least=2)] = 2
     """EvoGrad: number K of perturbed copies of the model."""
-    sigma: float = 1e-3
+    sigma: PositiveFloat = 1e-3
     """EvoGrad, anchored: scale of the perturbations."""
-    temperature: float = 0.05
+    temperature: PositiveFloat = 0.05
     """EvoGrad and its variants: temperature tau of the softmax over the candidates' losses."""
     perturbation: Literal["sign", "gaussian"] = "sign"
     """EvoGrad, anchored: sigma * sign(N(0, I)) or sigma * N(0, I)."""
@@ -111,8 +111,12 @@ class EstimatorSettings(RunSettings):
     evograd_mode: Literal["streaming", "graph", "forward", "differences"] = "streaming"
     """EvoGrad: how the same number is computed; graph needs memory for K graphs; differences is
     approximate, from forward passes alone."""
-    radius: float = 1e-2
+    radius: PositiveFloat = 1e-2
     """Finite difference, along_gradient: distance of the two points from theta, Euclidean."""
+    share_base_step: bool = False
+    """The base step hands over its loss and its gradient by lambda, so that the meta step, taken at
+    the same parameters, saves a forward pass: anchored, anchored_differences and
+    along_gradient_one_sided."""
     sampled_layers: PositiveInt = 1
     """layer_sampled: how many layers' second derivatives are taken, drawn anew at every step."""
     neumann_terms: PositiveInt = 5
@@ -152,8 +156,10 @@ class EstimatorSettings(RunSettings):
 
     def validate(self) -> Self:
         super().validate()
-        # These two have all settings without bounds of their own; others may refuse what does not
-        # concern the run's method (anchored ones refuse antithetic).
-        for name in ("evograd", "finite_difference"):
+        name = self.methods[self.method].estimator
+        if self.share_base_step and (name is None or not ESTIMATORS[name].shares):
+            able = ", ".join(n for n, entry in ESTIMATORS.items() if entry.shares)
+            raise UserError(f"--share-base-step is for the estimators {able}, not {self.method}")
+        if name is not None:
             self.estimator(name, inner_lr=1.0)
         return self

@@ -5,16 +5,21 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from common.errors import UserError
-from common.experiment import Experiment, Method
+from common.experiment import Experiment, Method, estimator_methods
 from common.settings import EstimatorSettings, require_positive
 
-METHODS = {
-    "baseline": Method("Baseline (no rotation layer)", published="baseline"),
-    "evograd": Method("EvoGrad", "evograd", published="evograd"),
-    "t1t2": Method("T1-T2 (double backward)", "t1t2"),
-    "t1t2_higher": Method("T1-T2 (through higher)", "t1t2_higher"),
-    "finite_difference": Method("Finite difference", "finite_difference"),
-}
+METHODS = {"baseline": Method("Baseline (no rotation layer)", published="baseline")}
+METHODS |= estimator_methods(
+    labels={
+        "t1t2": "T1-T2 (double backward)",
+        "t1t2_higher": "T1-T2 (through higher)",
+        "finite_difference": "Finite difference",
+    },
+    published={"evograd": "evograd"},
+    # The angle stands before the network: torch lacks the derivatives that these need there.
+    excluded=("t1t2_forward", "t1t2_mixed"),
+)
+_COMPARED = ("baseline", "evograd", "t1t2", "t1t2_higher", "finite_difference")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Config(EstimatorSettings):
 
     def run_name(self) -> str:
         name = super().run_name() + ("-pixels" if self.rotate == "pixels" else "")
+        name += "-shared" if self.share_base_step else ""
         return name if self.shuffle else f"{name}-unshuffled"
 
     def validate(self) -> Self:
@@ -71,9 +77,9 @@ PRESETS = {
 
 _SEEDS = {"smoke": (1,), "quick": (1, 23), "paper": (1, 23, 345, 4567, 56789)}
 _METHODS = {
-    "smoke": tuple(METHODS),
+    "smoke": _COMPARED,
     "quick": ("baseline", "evograd", "t1t2"),
-    "paper": tuple(METHODS),
+    "paper": _COMPARED,
 }
 
 
@@ -98,8 +104,12 @@ def planned_runs(preset: str) -> list[Config]:
 
 def variant(settings: Mapping[str, Any]) -> list[str]:
     """Which open choices a run's settings (a record's config) decide otherwise."""
-    found = ["black corners"] if settings["rotate"] == "pixels" else []
-    return found if settings.get("shuffle", True) else [*found, "unshuffled"]
+    choices = {
+        "black corners": settings["rotate"] == "pixels",
+        "unshuffled": not settings.get("shuffle", True),
+        "shared base step": settings.get("share_base_step", False),
+    }
+    return [words for words, chosen in choices.items() if chosen]
 
 
 EXPERIMENT = Experiment(

@@ -1,7 +1,10 @@
 """The experiment's bilevel problem at its real shapes on synthetic digits, for the cost study."""
 
+from functools import partial
+
 import torch
 
+from common.hypergrad.registry import ESTIMATORS
 from common.study.case import Built, CostCase, Size
 from rotation.config import Config
 from rotation.problem import Batch
@@ -15,11 +18,12 @@ def cases(size: Size) -> list[CostCase]:
 
 def build(device: torch.device) -> Built:
     """LeNet on random digits that pass through the rotation layer."""
+
     # Hardly a step: the cost does not depend on where theta is.
-    plain, learner = (
-        Learner(Config(method=method, learning_rate=1e-9), device)
-        for method in ("baseline", "evograd")
-    )
+    def learner_of(method: str, shared: bool = False) -> Learner:
+        return Learner(Config(method=method, learning_rate=1e-9, share_base_step=shared), device)
+
+    plain, learner = learner_of("baseline"), learner_of("evograd")
     pixels = torch.rand(Config.batch_size, 1, 28, 28, device=device)
     batch = Batch(pixels, torch.arange(Config.batch_size, device=device) % 10)
     return Built(
@@ -31,6 +35,15 @@ def build(device: torch.device) -> Built:
         plain_step=lambda: plain.base_step(batch),
         base_step=lambda: learner.base_step(batch),
         inner_lr=Config.learning_rate,
-        # Torch computes the tangent of the loss in place, and cannot differentiate that again.
-        excluded={"T1T2Forward": "the angle stands before the network"},
+        # Torch computes the tangent of the loss in place, and cannot differentiate that again; it
+        # has no forward derivative of grid_sample's backward.
+        excluded={
+            "T1T2Forward": "the angle stands before the network",
+            "T1T2MixedMode": "no forward derivative of grid_sample's backward",
+        },
+        steps={
+            f"{ESTIMATORS[name].label}, shared": partial(learner_of(name, True).step, batch, batch)
+            for name in ESTIMATORS
+            if ESTIMATORS[name].shares
+        },
     )

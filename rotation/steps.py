@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.hypergrad import Anchor
 from common.training import MetaStep, new_generator
-from rotation.config import METHODS, Config
+from rotation.config import Config
 from rotation.models import LeNet, normalise, rotation_layer
 from rotation.problem import Batch, RotationProblem
 
@@ -14,7 +15,7 @@ class Learner:
     """What is trained. The baseline has no rotation layer and no meta step."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        self.turned = config.rotate
+        self.turned, self.shared = config.rotate, config.share_base_step
         # Channels last: on a CPU the first convolution's gradient to its input, which the angle
         # needs, takes half the time.
         self.network = LeNet().to(device, memory_format=torch.channels_last)
@@ -22,9 +23,10 @@ class Learner:
         self.angle = torch.zeros((), device=device)
         self.meta = None
         self.state = {"network": self.network, "optimizer": self.optimizer}
-        if (estimator := METHODS[config.method].estimator) is not None:
+        estimator = config.method_estimator(config.learning_rate)
+        if estimator is not None:
             self.meta = MetaStep(
-                config.estimator(estimator, inner_lr=config.learning_rate),
+                estimator,
                 RotationProblem(self.network, config.rotate),
                 {"angle": self.angle},
                 torch.optim.Adam([self.angle], config.meta_learning_rate),
@@ -34,20 +36,44 @@ class Learner:
 
     def step(self, batch: Batch, meta_batch: Batch | None) -> dict[str, Tensor]:
         """A base step, then a meta step at the new weights; their metrics."""
-        metrics = {"train_loss": self.base_step(batch)}
-        if self.meta is not None:
-            metrics |= self.meta(dict(self.network.named_parameters()), batch, meta_batch)
-            metrics["angle_degrees"] = torch.rad2deg(self.angle)
-        return metrics
+        if self.meta is None:
+            return {"train_loss": self.base_step(batch)}
+        params = dict(self.network.named_parameters())
+        if self.shared:
+            metrics = self.shared_step(params, batch, meta_batch)
+        else:
+            metrics = {"train_loss": self.base_step(batch)}
+            metrics |= self.meta(params, batch, meta_batch)
+        return metrics | {"angle_degrees": torch.rad2deg(self.angle)}
 
     def base_step(self, batch: Batch) -> Tensor:
         """Adam on the training loss at the present angle; returns the loss."""
-        if self.meta is None:
-            images = normalise(batch.pixels)
-        else:
-            images = rotation_layer(batch.pixels, self.angle, self.turned)
-        loss = F.cross_entropy(self.network(images), batch.labels)
+        loss = self.loss(batch, self.angle)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    def shared_step(
+        self, params: dict[str, Tensor], batch: Batch, meta_batch: Batch
+    ) -> dict[str, Tensor]:
+        """Both steps at the same weights and angle: the base step hands over its loss."""
+        losses = []
+
+        def base_gradient() -> Anchor:
+            angle = self.angle.detach().requires_grad_()
+            losses.append(self.loss(batch, angle))
+            return self.meta.shared_gradient(losses[0], {"angle": angle})
+
+        self.optimizer.zero_grad()
+        metrics = self.meta(params, batch, meta_batch, anchor=base_gradient)
+        self.optimizer.step()
+        return {"train_loss": losses[0].detach()} | metrics
+
+    def loss(self, batch: Batch, angle: Tensor) -> Tensor:
+        """The training loss; the baseline has no rotation layer."""
+        if self.meta is None:
+            images = normalise(batch.pixels)
+        else:
+            images = rotation_layer(batch.pixels, angle, self.turned)
+        return F.cross_entropy(self.network(images), batch.labels)

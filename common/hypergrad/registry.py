@@ -28,7 +28,8 @@ class Entry:
 
     name: that of the method. kind: the class. label: in tables and figures. needs, exactness,
     choose: for the page that compares the estimators. applies: where it can be used at all. fixed:
-    arguments that make it this entry (EvoGrad's mode).
+    arguments that make it this entry (EvoGrad's mode). shares: it takes the base step's loss at
+    theta (``anchor``).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Entry:
     choose: str
     applies: str = "everywhere"
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    shares: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -99,6 +101,7 @@ ESTIMATORS = {
             needs="first derivatives",
             exactness="an estimate as EvoGrad's for K = 2",
             choose="a base step that hands over its loss at theta, which saves a forward",
+            shares=True,
         ),
         Entry(
             "differences",
@@ -118,6 +121,7 @@ ESTIMATORS = {
             choose="the cheapest training step: a base step that hands over its loss, and three "
             "forwards",
             fixed={"mode": "differences", "anchored": True},
+            shares=True,
         ),
         Entry(
             "along_gradient",
@@ -135,6 +139,7 @@ ESTIMATORS = {
             exactness="a one-sided difference along dL_V/dtheta at theta: no sampling noise",
             choose="the default with a base step that hands over its loss",
             fixed={"one_sided": True},
+            shares=True,
         ),
         Entry(
             "finite_difference",

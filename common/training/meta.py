@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.hypergrad import Anchor
 from common.hypergrad.checks import NotFiniteError
 from common.hypergrad.problem import BilevelProblem, Hypergradient, Tensors
 
@@ -31,12 +32,22 @@ class MetaStep:
         self.start = {name: tensor.detach().clone() for name, tensor in self.hyper.items()}
 
     def __call__(
-        self, params: Tensors, inner_batch: Any, outer_batch: Any, factor: float = 1.0
+        self,
+        params: Tensors,
+        inner_batch: Any,
+        outer_batch: Any,
+        factor: float = 1.0,
+        **given: Any,
     ) -> dict[str, Tensor]:
-        """A step from the hypergradient at ``params``; the metrics of ``apply``."""
+        """A step from the hypergradient at ``params``; the metrics of ``apply``.
+
+        given: what the estimator takes besides, such as ``anchor``, by which the base step hands
+        over its loss.
+        """
+        batches = (inner_batch, outer_batch)
         try:
             result = self.estimator(
-                self.problem, params, self.hyper, inner_batch, outer_batch, generator=self.generator
+                self.problem, params, self.hyper, *batches, generator=self.generator, **given
             )
         except NotFiniteError as error:
             raise UserError(f"the meta step failed: {error}") from None
@@ -54,6 +65,12 @@ class MetaStep:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"meta_loss": result.outer_loss, "hypergradient_norm": norm}
+
+    def shared_gradient(self, loss: Tensor, hyper: Mapping[str, Tensor]) -> Anchor:
+        """The base step's backward: dL_T/dtheta into ``.grad`` of the parameters that require it,
+        dL_T/dlambda (``hyper``: leaves that ``loss`` was computed with) for the estimator."""
+        loss.backward()
+        return Anchor(loss.detach(), {name: leaf.grad for name, leaf in hyper.items()})
 
     @property
     def moved(self) -> float:

@@ -92,14 +92,6 @@ def _keys(value) -> set[str]:
     return set(value).union(*(_keys(item) for item in value.values()))
 
 
-@pytest.mark.parametrize("method", [m for m in EXPERIMENT.methods if m != "evograd"])
-def test_every_method_runs(tmp_path, method):
-    result = rotation(*SMALL, "--epochs", 1, "--method", method, "--run-dir", tmp_path)
-    assert result.returncode == 0, result.stderr
-    record = read_record(tmp_path / "record.json")
-    assert ("angle_degrees" in record.final) == (method != "baseline")
-
-
 def one_sentence(result, *words) -> None:
     assert result.returncode == 2
     lines = result.stderr.strip().splitlines()
@@ -111,9 +103,9 @@ def one_sentence(result, *words) -> None:
     ("words", "named"),
     [
         ("--method nonsense", "--method nonsense is unknown: use baseline, evograd"),
-        ("--sigma 0", "--sigma must be positive, got 0"),
-        ("--num-candidates 1", "--num-candidates must be at least 2"),
-        ("--temperature -1", "--temperature must be positive"),
+        ("--sigma 0", "--sigma 0.0 must be greater than 0"),
+        ("--num-candidates 1", "--num-candidates 1 must be at least 2"),
+        ("--temperature -1", "--temperature -1.0 must be greater than 0"),
         ("--radius 0", "--radius 0.0 must be greater than 0"),
         ("--preset huge", "--preset huge is unknown: use quick, smoke, paper"),
         ("--learning-rate 0", "--learning-rate 0.0 must be greater than 0"),
@@ -130,7 +122,7 @@ def test_settings_that_make_no_sense_are_named(words, named):
     ("words", "named"),
     [
         ("--method nonsense", "--method nonsense is unknown"),
-        ("--sigma 0", "--sigma must be positive"),
+        ("--sigma 0", "--sigma 0.0 must be greater than 0"),
         ("--device quantum", "--device quantum is not a device"),
         ("--data-dir /nonexistent", "/nonexistent"),
         ("--learning-rate 1e30", "choose smaller learning rates"),
