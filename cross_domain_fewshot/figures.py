@@ -21,14 +21,6 @@ from cross_domain_fewshot.data import DOMAINS, DomainSplit, open_domain
 from cross_domain_fewshot.feature_transform import BETA_START, GAMMA_START, transforms
 from cross_domain_fewshot.models import RESNET_BLOCKS, build_backbone
 
-NAMES = {
-    "none": "No transformation",
-    "ft": "FT",
-    "lft_evograd": "LFT, EvoGrad",
-    "lft_t1t2": "LFT, T1-T2 (double backward)",
-    "lft_t1t2_higher": "LFT, T1-T2 (through higher)",
-    "lft_finite_difference": "LFT, finite difference",
-}
 Cells = dict[str, dict[str, list[RunRecord]]]
 """Unseen domain -> method (and what it does otherwise) -> runs, for one setting."""
 _SHEET_CLASSES, _SHEET_IMAGES = 6, 8

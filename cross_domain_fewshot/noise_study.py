@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from common.command import run_command
 from common.files import write_atomic
 from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
 from common.hypergrad.problem import BilevelProblem
-from common.reporting import Number, Table, collect_provenance
+from common.reporting import Measured, Number, Table, collect_provenance
 from common.settings import ROOT
 from common.study.fidelity_metrics import cosine, flat_gradient
 from common.study.moments import cast
@@ -178,11 +177,8 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 
 def _interval(rows: Sequence[Row], name: str) -> Number:
     """Mean over pairs of episodes of the mean over draws, with the interval by Student's t."""
-    values = torch.tensor([sum(row[name]) / len(row[name]) for row in rows])
-    width = None
-    if len(values) > 1:
-        width = (student.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5).item()
-    return Number(values.mean().item(), width)
+    measured = Measured(tuple(sum(row[name]) / len(row[name]) for row in rows))
+    return Number(measured.mean, measured.ci95)
 
 
 def read(folder: Path) -> list[Mapping[str, Any]]:

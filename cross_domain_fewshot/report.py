@@ -1,5 +1,6 @@
 """The cross-domain few-shot experiment's tables and figures, from its run records."""
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from common.reporting import (
     Comparison,
     Figure,
+    Measured,
+    Number,
     Published,
     RunRecord,
     Section,
@@ -18,14 +21,14 @@ from common.reporting import (
     write_table,
 )
 from cross_domain_fewshot import noise_study
-from cross_domain_fewshot.config import Config, planned_runs, variant
+from cross_domain_fewshot.config import EXPERIMENT, METHODS, Config, planned_runs, variant
 from cross_domain_fewshot.data import DOMAINS
-from cross_domain_fewshot.embedded_table import EPISODES_NOTE, embedded_table
-from cross_domain_fewshot.figures import NAMES, Cells, contact_sheets, draw_figures
+from cross_domain_fewshot.figures import Cells, contact_sheets, draw_figures
 
-_PUBLISHED = {name: name for name in ("none", "ft", "lft_t1t2", "lft_evograd")} | {
-    "lft_t1t2_higher": "lft_t1t2"
-}
+EPISODES_NOTE = (
+    "A run's accuracy is the mean over its test episodes, which are the same for all methods of "
+    "a seed."
+)
 _INTRO = """
 A few-shot learner is trained on four domains and tested on new classes of a fifth. Feature-wise
 transformation layers add noise to its features in training; the size of the noise is trained on
@@ -34,6 +37,20 @@ training domain works on another. No transformation and FT are trained as in the
 all four domains at once without auxiliary loss, and **controlled**: in LFT's training loop, FT's
 noise fixed. Accuracy is that at the last epoch unless said otherwise.
 """
+_NONE, _FT = METHODS["none"].label, METHODS["ft"].label
+REFERENCES = (_NONE, f"{_NONE}, controlled")
+"""What the others are compared with: none in the released way, and in the loop of the others."""
+EFFECTS = (
+    ("mixed stream instead of pairs, no auxiliary loss", _NONE, _NONE, f"{_NONE}, stream pairs"),
+    ("auxiliary loss, pairs", _NONE, f"{_NONE}, controlled", f"{_NONE}, stream pairs"),
+    ("FT trained instead of fixed, mixed stream", _FT, _FT, f"{_FT}, ft fixed"),
+    ("released instead of controlled", _NONE, _NONE, f"{_NONE}, controlled"),
+    ("released instead of controlled", _FT, _FT, f"{_FT}, controlled"),
+)
+"""What is changed, in what, and the labels of the runs with and without the change."""
+Settings = Mapping[tuple[str, str], Cells]
+"""(benchmark, setting) -> unseen domain -> method -> runs."""
+BySeed = dict[int, float]
 
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
@@ -45,6 +62,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         tables["accuracy"] = accuracy_table(settings, preset)
     if any(record.config["benchmark"] == "embedded" for record in records):
         tables["embedded"] = embedded_table(settings)
+        tables["effects"] = effects_table(settings)
     if records:
         tables["cost"] = settings_cost_table(settings)
         for (benchmark, setting), cells in settings.items():
@@ -55,7 +73,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     for stem, table in tables.items():
         write_table(table, folder, stem)
     return Section(
-        title="Cross-domain few-shot learning",
+        title=EXPERIMENT.title,
         intro=_INTRO,
         tables=tuple(tables.values()),
         figures=tuple(figures),
@@ -78,16 +96,11 @@ def setting_name(config: Mapping[str, Any]) -> str:
     )
 
 
-def method_name(config: Mapping[str, Any]) -> str:
-    """The method, and what the run does otherwise than its preset."""
-    return ", ".join([NAMES[config["method"]], *variant(config)])
-
-
 def by_setting(records: Iterable[RunRecord]) -> dict[tuple[str, str], Cells]:
-    """(benchmark, setting) -> unseen domain -> method -> runs, all in a fixed order."""
-    order = list(NAMES)
+    """Runs by setting, unseen domain and method, all in a fixed order."""
+    order = list(METHODS)
 
-    def place(record: RunRecord) -> tuple:
+    def place(record: RunRecord) -> tuple[Any, ...]:
         config = record.config
         domain = DOMAINS[config["benchmark"]].index(config["unseen"])
         shape = (config["n_way"], config["n_shot"])
@@ -98,33 +111,29 @@ def by_setting(records: Iterable[RunRecord]) -> dict[tuple[str, str], Cells]:
     for record in sorted(records, key=place):
         key = record.config["benchmark"], setting_name(record.config)
         cells = settings.setdefault(key, {}).setdefault(record.config["unseen"], {})
-        cells.setdefault(method_name(record.config), []).append(record)
+        cells.setdefault(EXPERIMENT.label(record), []).append(record)
     return settings
 
 
-def published_accuracy(config: Mapping[str, Any], method: str) -> Published | None:
+def published_accuracy(config: Mapping[str, Any]) -> Published | None:
     """Table 3's value; None where the paper has none (other heads, episodes, backbones)."""
+    row = METHODS[config["method"]].published
     same = config["benchmark"] == "paper" and config["head"] == "relationnet"
     same = same and config["n_way"] == 5 and config["n_shot"] in (1, 5)
-    if not same or config["backbone"] not in ("resnet10", "resnet34") or method not in _PUBLISHED:
+    if not same or config["backbone"] not in ("resnet10", "resnet34") or row is None:
         return None
-    return published_value(
-        "cross_domain_fewshot",
-        f"{config['n_shot']}shot",
-        config["backbone"],
-        _PUBLISHED[method],
-        config["unseen"],
-    )
+    shots = f"{config['n_shot']}shot"
+    return published_value(EXPERIMENT.name, shots, config["backbone"], row, config["unseen"])
 
 
-def accuracy_table(settings: Mapping[tuple[str, str], Cells], preset: str) -> Table:
+def accuracy_table(settings: Settings, preset: str) -> Table:
     """Table 3 on the paper's data: published beside measured, planned cells without runs too."""
     planned: dict[tuple[str, str, str], list[Config]] = {}
     for config in planned_runs(preset):
         if config.benchmark == "paper":
             plan = config.deciding()
-            key = setting_name(plan), config.unseen, method_name(plan)
-            planned.setdefault(key, []).append(config)
+            method = ", ".join([METHODS[config.method].label, *variant(plan)])
+            planned.setdefault((setting_name(plan), config.unseen, method), []).append(config)
     found = {
         (setting, unseen, name): runs
         for (benchmark, setting), cells in settings.items()
@@ -136,12 +145,11 @@ def accuracy_table(settings: Mapping[tuple[str, str], Cells], preset: str) -> Ta
     for key in dict.fromkeys([*planned, *found]):
         runs, plans = found.get(key, []), planned.get(key, [])
         config = runs[0].config if runs else plans[0].deciding()
-        method = runs[0].method if runs else plans[0].method
         changed = bool(variant(config))
         rows.append(
             Comparison(
                 label=key,
-                published=None if changed else published_accuracy(config, method),
+                published=None if changed else published_accuracy(config),
                 measured=collect_metric(runs, "accuracy", ci95="ci95"),
                 planned=len(plans) or None,
                 comparable=preset == "paper" and not changed,
@@ -156,19 +164,138 @@ def accuracy_table(settings: Mapping[tuple[str, str], Cells], preset: str) -> Ta
     )
 
 
-def settings_cost_table(settings: Mapping[tuple[str, str], Cells]) -> Table:
+def embedded_table(settings: Settings) -> Table:
+    """Accuracy by unseen domain and method on the embedded benchmark, which nothing published
+    belongs beside; a last block has the mean over the unseen domains, for methods that were run on
+    all of those that occur, with the same seeds."""
+    rows = []
+    for (benchmark, setting), cells in settings.items():
+        if benchmark != "embedded":
+            continue
+        for unseen, methods in cells.items():
+            single = {name: runs[0].final for name, runs in methods.items() if len(runs) == 1}
+            columns = {name: _columns(runs) for name, runs in methods.items()}
+            rows += _rows((setting, unseen), columns, single)
+        if len(cells) > 1:
+            rows += _rows((setting, "mean"), _mean_over_domains(cells), {})
+    return Table(
+        "Embedded benchmark: few-shot accuracy (%) on the unseen domain",
+        ("setting", "unseen domain", "method", "accuracy", "− none", "− none, controlled",
+         "best epoch", "val", "seeds"),
+        tuple(rows),
+        caption="A benchmark of this project, of small images; its numbers are not comparable "
+        "with the paper's. Controlled: in the training loop of LFT, FT's noise fixed. − none and "
+        "− none, controlled: difference to the same seeds without transformations, trained either "
+        "way. Best epoch: with the weights of the best epoch on the base domain's val classes. "
+        "Val: there, at the last epoch.",
+        notes=(
+            "±: sample standard deviation over seeds; of a single run the half-width of the 95 % "
+            "confidence interval over test episodes.",
+            EPISODES_NOTE,
+        ),
+    )  # fmt: skip
+
+
+_METRICS = {"accuracy": "ci95", "best_accuracy": "best_ci95", "val_accuracy": "val_ci95"}
+
+
+def _columns(runs: Sequence[RunRecord]) -> dict[str, BySeed]:
+    """The metrics of a method's runs by seed."""
+    return {metric: {run.seed: run.final[metric] for run in runs} for metric in _METRICS}
+
+
+def _mean_over_domains(cells: Cells) -> dict[str, dict[str, BySeed]]:
+    """The same, averaged over the unseen domains."""
+    found = {}
+    for name in dict.fromkeys(name for methods in cells.values() for name in methods):
+        domains = [_columns(methods.get(name, [])) for methods in cells.values()]
+        if len({tuple(columns["accuracy"]) for columns in domains}) == 1:
+            found[name] = {
+                metric: {
+                    seed: statistics.fmean(columns[metric][seed] for columns in domains)
+                    for seed in domains[0][metric]
+                }
+                for metric in _METRICS
+            }
+    return found
+
+
+def _rows(
+    place: tuple[str, str],
+    methods: Mapping[str, Mapping[str, BySeed]],
+    single: Mapping[str, Mapping[str, float]],
+) -> list[tuple[Any, ...]]:
+    """A row per method. single: final values of methods with one run, for its own intervals."""
+    rows = []
+    for name, columns in methods.items():
+        numbers = {
+            metric: _spread(columns[metric].values(), single.get(name, {}).get(ci95))
+            for metric, ci95 in _METRICS.items()
+        }
+        gains = []
+        for other in REFERENCES:
+            reference = methods[other]["accuracy"] if other in methods else {}
+            changes = [v - reference[s] for s, v in columns["accuracy"].items() if s in reference]
+            gains.append("–" if name == other else _spread(changes, signed=True))
+        accuracy, *others = numbers.values()
+        rows.append((*place, name, accuracy, *gains, *others, str(len(columns["accuracy"]))))
+    return rows
+
+
+def _spread(
+    values: Iterable[float], ci95: float | None = None, signed: bool = False
+) -> Number | str:
+    """Mean ± sample standard deviation; of a single value ± ci95."""
+    values = tuple(values)
+    if not values:
+        return "–"
+    measured = Measured(values)
+    return Number(measured.mean, measured.sd if measured.n > 1 else ci95, signed=signed)
+
+
+def effects_table(settings: Settings) -> Table:
+    """What the parts of the training protocol change, on the same unseen domains and seeds."""
+    rows = []
+    for (benchmark, setting), cells in settings.items():
+        if benchmark != "embedded":
+            continue
+        for change, where, with_it, without in EFFECTS:
+            if found := _differences(cells, with_it, without):
+                measured = Measured(found)
+                number = Number(measured.mean, measured.ci95, signed=True)
+                rows.append((setting, change, where, number, str(measured.n)))
+    return Table(
+        "Embedded benchmark: what the training protocol changes",
+        ("setting", "change", "in", "accuracy", "pairs"),
+        tuple(rows),
+        caption="Difference in accuracy (points), with the change less without it, on the same "
+        "unseen domain and seed.",
+        notes=("±: half-width of the 95 % confidence interval over these pairs, by Student's t.",),
+    )
+
+
+def _differences(cells: Cells, name: str, other: str) -> tuple[float, ...]:
+    """Accuracy of one method less that of another, by unseen domain and seed."""
+    found = []
+    for methods in cells.values():
+        accuracy, reference = (_columns(methods.get(n, []))["accuracy"] for n in (name, other))
+        found += [value - reference[s] for s, value in accuracy.items() if s in reference]
+    return tuple(found)
+
+
+def settings_cost_table(settings: Settings) -> Table:
     """Cost of a step by method; if there are several settings, of the one with most runs."""
     setting, cells = max(
         settings.items(), key=lambda item: sum(len(r) for m in item[1].values() for r in m.values())
     )
     costs: dict[str, list[Any]] = {}
-    for name in NAMES.values():
-        for methods in cells.values():
-            costs.setdefault(name, []).extend(run.cost for run in methods.get(name, []))
+    for methods in cells.values():
+        for name, runs in methods.items():
+            costs.setdefault(name, []).extend(run.cost for run in runs)
     return cost_table(
         "Few-shot: cost of one training step",
         costs,
-        NAMES["none"],
+        _NONE,
         caption=f"Base step and meta step together, {setting[1]}. Peak: memory beyond what was "
         "in use before the step.",
         notes=("Measured while other runs may have shared the machine: compare ratios.",),
