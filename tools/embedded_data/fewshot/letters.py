@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cross_domain_fewshot.embedded.pixels import CANVAS, SIDE, full_ink, quantise, shrink
+from tools.embedded_data.fewshot.pixels import CANVAS, SIDE, full_ink, quantise, shrink
 
 MARGIN = 8
 """Of the 128 pixels of the canvas, on every side."""

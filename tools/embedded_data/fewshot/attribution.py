@@ -10,7 +10,7 @@ PERMISSIVE = {"MIT", "ISC", "Apache-2.0", "OFL-1.1", "CC-BY-4.0", "CC0-1.0"}
 
 _HEAD = """# Where the images of the embedded benchmark come from
 
-Written by `python -m cross_domain_fewshot.embedded.build`. Every image was changed: rendered or
+Written by `python -m tools.embedded_data.fewshot.build`. Every image was changed: rendered or
 cropped at 32 x 32 pixels and rounded to 16 levels; icons, letters and sketches are grey. The texts
 of the licences are in `licences/`; CC BY 4.0 is at https://creativecommons.org/licenses/by/4.0/.
 The files `*.xz` are shared under the same licences, part by part. No image is under a licence that

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cross_domain_fewshot.embedded.pixels import SIDE, quantise
+from tools.embedded_data.fewshot.pixels import SIDE, quantise
 
 NATIVE = 28
 

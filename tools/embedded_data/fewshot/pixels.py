@@ -7,12 +7,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-SIDE = 32
+from cross_domain_fewshot.embedded import SIDE, STEP
+
 OVERSAMPLING = 4
 CANVAS = SIDE * OVERSAMPLING
 """Pictures are drawn at 128 x 128 and averaged in blocks of 4 x 4."""
-STEP = 17
-"""Pixels keep 16 levels (multiples of 17), which halves the shipped size."""
 
 
 def shrink(canvas: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""What makes the data that ship with the project again; no experiment needs it."""

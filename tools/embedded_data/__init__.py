@@ -1,0 +1,1 @@
+"""Builders of embedded data, a folder per experiment."""

@@ -1,0 +1,1 @@
+"""The five small domains of the few-shot experiment, from pinned packages."""
