@@ -1,21 +1,40 @@
 """Settings and presets of the label-noise experiment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+from common.bounds import Bounds, NonNegativeFloat, PositiveFloat, PositiveInt
 from common.errors import UserError
-from common.settings import Estimator, EstimatorSettings, RunSettings, require_positive
+from common.experiment import Experiment, Method
+from common.hypergrad.registry import ESTIMATORS
+from common.settings import EstimatorSettings, RunSettings
 
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
-# Controls that are EvoGrad with another factor on its hypergradient.
-_ESTIMATORS = {"evograd_matched": "evograd", "sign_flipped": "evograd"}
-_UNLEARNED = ("plain", "frozen_vnet")
+METHODS = {
+    "plain": Method("Plain training", published="baseline_copied"),
+    "frozen_vnet": Method("Frozen random weight net"),
+    "evograd": Method("EvoGrad", "evograd", published="evograd"),
+    "evograd_matched": Method("EvoGrad, matched size", "evograd"),
+    "anchored": Method("EvoGrad, one candidate at theta", "anchored"),
+    "along_gradient": Method("EvoGrad along the gradient", "along_gradient"),
+    "t1t2": Method("T1-T2 (double backward)", "t1t2", published="t1t2"),
+    "t1t2_higher": Method("T1-T2 (through higher)", "t1t2_higher", published="t1t2"),
+    "t1t2_forward": Method("T1-T2 (forward mode)", "t1t2_forward", published="t1t2"),
+    "finite_difference": Method("Finite difference", "finite_difference"),
+    "sign_flipped": Method("EvoGrad, sign flipped", "evograd"),
+    "along_gradient_one_sided": Method(
+        "EvoGrad along the gradient, one-sided", "along_gradient_one_sided"
+    ),
+    **{
+        name: Method(ESTIMATORS[name].label, name)
+        for name in ("differences", "anchored_differences", "t1t2_mixed", "layer_sampled",
+                     "neumann", "implicit_cg")
+    },
+}  # fmt: skip
 # They compare dL_T/dlambda at two points, which only held weights make T1-T2's derivative.
-_ALWAYS_HELD = ("finite_difference", "along_gradient")
-
-
+_ALWAYS_HELD = ("finite_difference", "along_gradient", "along_gradient_one_sided")
 Changes = dict[str, Any]
 """Settings by name: how a run differs from its preset."""
 
@@ -31,19 +50,7 @@ class Config(EstimatorSettings):
     """
 
     experiment: ClassVar[str] = "metaweightnet"
-    methods: ClassVar[tuple[str, ...]] = (
-        "plain",
-        "frozen_vnet",
-        "evograd",
-        "evograd_matched",
-        "anchored",
-        "along_gradient",
-        "t1t2",
-        "t1t2_higher",
-        "t1t2_forward",
-        "finite_difference",
-        "sign_flipped",
-    )
+    methods: ClassVar[Mapping[str, Method]] = METHODS
     carrying_out: ClassVar[frozenset[str]] = RunSettings.carrying_out | {"human_dir"}
 
     log_every: int = 50
@@ -54,7 +61,7 @@ class Config(EstimatorSettings):
     noise: Literal["flip", "flip_one", "uniform", "hierarchical", "human"] = "flip"
     """Where wrong labels go: to two other classes, to one, to all, to those of the same superclass
     (CIFAR-100), or where people's went (CIFAR-10N)."""
-    noise_level: float = 0.4
+    noise_level: Annotated[float, Bounds(least=0, most=1)] = 0.4
     """Share of wrong labels (uniform: share of labels drawn anew; human: not used)."""
     flip_pairs: Literal["released", "seed"] = "released"
     """Noise flip's two target classes of each class: those of the authors' code, the same in every
@@ -69,34 +76,34 @@ class Config(EstimatorSettings):
 
     network: Literal["resnet", "wrn"] = "resnet"
     """ResNet (option A), or wide ResNet: --network wrn --depth 28 --width 10."""
-    depth: int = 32
+    depth: PositiveInt = 32
     """Layers: 6n + 2 for resnet, 6n + 4 for wrn."""
-    width: int = 1
+    width: PositiveInt = 1
     """Channels are 16-32-64 times this."""
-    meta_hidden: int = 100
+    meta_hidden: PositiveInt = 100
     """Hidden units of the weight net: 3n + 1 hyperparameters."""
     vnet_input: Literal["candidate", "model"] = "candidate"
     """EvoGrad: the losses that the weight net sees in the meta step, each candidate's own (as in
     the paper) or those of the unperturbed model (held, as finite_difference and along_gradient
     always do); see problem.py."""
 
-    epochs: int = 60
+    epochs: PositiveInt = 60
     """Passes over the training images."""
-    batch_size: int = 100
+    batch_size: PositiveInt = 100
     """Images per batch, for training and for the meta step."""
-    learning_rate: float = 0.1
+    learning_rate: PositiveFloat = 0.1
     """SGD on the classifier; also T1-T2's inner step size, with the milestones."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Bounds(least=0, below=1)] = 0.9
     """Nesterov momentum of both SGDs."""
-    weight_decay: float = 5e-4
+    weight_decay: NonNegativeFloat = 5e-4
     """On the classifier."""
-    milestones: tuple[int, ...] = (40, 50)
+    milestones: tuple[PositiveInt, ...] = (40, 50)
     """The learning rate falls tenfold after each of these epochs."""
     meta_optimizer: Literal["sgd", "adam"] = "sgd"
     """On the weight net: SGD as in the paper, or AdamW, invariant to the hypergradient's scale."""
-    meta_learning_rate: float = 1e-3
+    meta_learning_rate: PositiveFloat = 1e-3
     """Of the weight net; constant."""
-    meta_weight_decay: float = 5e-4
+    meta_weight_decay: NonNegativeFloat = 5e-4
     """On the weight net; adam: decoupled from the hypergradient, so each step shrinks the net by
     learning rate times this."""
 
@@ -104,11 +111,11 @@ class Config(EstimatorSettings):
     """Crop images at random after reflecting their borders, and mirror half of them."""
     image_size: Literal[32, 16] = 32
     """Side in pixels: 16 takes the mean over 2x2 pixels."""
-    train_size: int = 49_000
+    train_size: PositiveInt = 49_000
     """Noisily labelled training images."""
-    meta_size: int = 1_000
+    meta_size: PositiveInt = 1_000
     """Clean images for the meta step, equally many per class."""
-    test_size: int = 10_000
+    test_size: Annotated[int, Bounds(least=1, most=10_000)] = 10_000
     """Test images: the first ones of the test set."""
 
     @property
@@ -124,12 +131,6 @@ class Config(EstimatorSettings):
         name = f"{self.dataset}-{self.noise_name()}-{super().run_name()}"
         return "-".join([name, *(word.replace(" ", "-") for word in variant(asdict(self)))])
 
-    def hypergradient_estimator(self, inner_lr: Callable[[], float]) -> Estimator | None:
-        """The method's estimator; None for the methods without a meta step."""
-        if self.method in _UNLEARNED:
-            return None
-        return self.estimator(_ESTIMATORS.get(self.method, self.method), inner_lr)
-
     @property
     def holds_vnet_input(self) -> bool:
         """Whether the weight net sees the unperturbed model's losses wherever L_T is taken."""
@@ -137,22 +138,10 @@ class Config(EstimatorSettings):
 
     def validate(self) -> Self:
         super().validate()
-        require_positive(
-            self, "epochs", "batch_size", "width", "meta_hidden", "learning_rate",
-            "meta_learning_rate",
-        )  # fmt: skip
         if self.noise == "hierarchical" and self.dataset != "cifar100":
             raise UserError("--noise hierarchical needs the superclasses of --dataset cifar100")
         if self.noise == "human" and self.dataset != "cifar10":
             raise UserError("--noise human (CIFAR-10N) needs --dataset cifar10")
-        if not 0 <= self.noise_level <= 1:
-            raise UserError(f"--noise-level {self.noise_level} must lie between 0 and 1")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"--momentum {self.momentum} must be at least 0 and below 1")
-        for name in ("weight_decay", "meta_weight_decay"):
-            if getattr(self, name) < 0:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)} must not be negative")
         extra, example = (2, "32") if self.network == "resnet" else (4, "28 (and --width 10)")
         if self.depth <= extra or (self.depth - extra) % 6:
             raise UserError(
@@ -163,13 +152,11 @@ class Config(EstimatorSettings):
             raise UserError(
                 f"--meta-size {self.meta_size} must be a multiple of the {self.num_classes} classes"
             )
-        if not 1 <= self.train_size <= 50_000 - self.meta_size:
+        if self.train_size > 50_000 - self.meta_size:
             raise UserError(
-                f"--train-size {self.train_size} must lie between 1 and {50_000 - self.meta_size} "
+                f"--train-size {self.train_size} must be at most {50_000 - self.meta_size} "
                 "(50,000 without the meta set)"
             )
-        if not 1 <= self.test_size <= 10_000:
-            raise UserError(f"--test-size {self.test_size} must lie between 1 and 10000")
         return self
 
 
@@ -184,7 +171,7 @@ _QUICK = replace(
     image_size=16,
     train_size=5_000,
     test_size=5_000,
-    # With augmentation, or fewer epochs, the network does not learn the wrong labels by heart.
+    # Without augmentation the network learns the wrong labels by heart in the end.
     augment=False,
     epochs=12,
     milestones=(6, 11),
@@ -271,7 +258,7 @@ def _study_plan() -> list[tuple[int, Changes]]:
     """MNIST with ten seeds; CIFAR-10 (flip, and people's labels) with three."""
     plan = [(seed, cell) for seed in range(1, 11) for cell in _QUICK_CELLS]
     plan += [(seed, cell) for seed in range(1, 11) for cell in _MORE_CELLS]
-    learned = [cell for cell in _QUICK_CELLS if cell["method"] not in _UNLEARNED]
+    learned = [cell for cell in _QUICK_CELLS if METHODS[cell["method"]].estimator]
     cifar: list[Changes] = [
         {"noise": noise, **optimizer, **cell}
         for noise, optimizer, group in (
@@ -304,3 +291,23 @@ def variant(settings: Mapping[str, Any]) -> list[str]:
     if settings["meta_weight_decay"] != preset.meta_weight_decay:
         found.append(f"decay {settings['meta_weight_decay']:g}")
     return found
+
+
+EXPERIMENT = Experiment(
+    name="metaweightnet",
+    title="Label noise (Meta-Weight-Net)",
+    description="Learns the weights of noisily labelled images from a few clean ones.",
+    methods=METHODS,
+    presets=PRESETS,
+    planned=planned_runs,
+    metric="accuracy",
+    baseline="plain",
+    axes=("dataset", "noise", "noise_level"),
+    variant=variant,
+    data={
+        "quick": ("mnist",),
+        "smoke": ("mnist",),
+        "study": ("mnist", "cifar10"),
+        "paper": ("cifar10", "cifar100"),
+    },
+)

@@ -4,14 +4,13 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch.nn import functional as F
 
 from common.reporting import published
 from common.study.case import Built, CostCase, Size
 from common.study.published import PublishedCost
 from metaweightnet.config import Config
-from metaweightnet.data import Split, Splits
-from metaweightnet.train import MetaWeightTask
+from metaweightnet.data import Split
+from metaweightnet.steps import Learner
 
 WIDTHS, HIDDEN = "ResNet-32, label noise, by width", "ResNet-32, label noise, by weight net"
 DATASETS = "ResNet-32, label noise, by data set"
@@ -41,25 +40,21 @@ def cases(size: Size) -> list[CostCase]:
 
 def build(config: Config, device: torch.device) -> Built:
     """The network, weight net and optimisers of a run, each batch random."""
-    task = MetaWeightTask(config, device, random_splits(config, device))
+    plain = Learner(replace(config, method="plain"), device)
+    learner = Learner(config, device)
+    images = torch.randint(256, (config.batch_size, 32, 32, 3), dtype=torch.uint8)
+    labels = torch.arange(config.batch_size) % config.num_classes
+    split = Split(*(t.to(device) for t in (images, labels, labels < 0)))
     index = torch.arange(config.batch_size, device=device)
-    batch, meta_batch = task.train.batch(index), task.meta.batch(index.flip(0))
-
-    def plain_step() -> None:
-        images, labels = batch
-        loss = F.cross_entropy(task.network(images), labels)
-        task.optimizer.zero_grad()
-        loss.backward()
-        task.optimizer.step()
-
+    batch = split.batch(index)
     return Built(
-        problem=task.problem,
-        params=dict(task.network.named_parameters()),
-        hyper=dict(task.vnet.named_parameters()),
+        problem=learner.meta.problem,
+        params=dict(learner.network.named_parameters()),
+        hyper=learner.meta.hyper,
         inner_batch=batch,
-        outer_batch=meta_batch,
-        plain_step=plain_step,
-        base_step=lambda: task.base_step(batch),
+        outer_batch=split.batch(index.flip(0)),
+        plain_step=lambda: plain.base_step(batch),
+        base_step=lambda: learner.base_step(batch),
         inner_lr=Config.learning_rate,
     )
 
@@ -84,11 +79,3 @@ def published_costs() -> list[PublishedCost]:
         }
         found.append(PublishedCost(WIDTHS, f"width {width}", costs))
     return found
-
-
-def random_splits(config: Config, device: torch.device) -> Splits:
-    """A batch of random images in place of each split."""
-    images = torch.randint(256, (config.batch_size, 32, 32, 3), dtype=torch.uint8)
-    labels = torch.arange(config.batch_size) % config.num_classes
-    split = Split(*(t.to(device) for t in (images, labels, labels < 0)))
-    return Splits(split, split, split, {})

@@ -26,6 +26,7 @@ from common.errors import UserError
 from common.training import new_generator
 from metaweightnet.config import Config
 from metaweightnet.noise import noisy_labels
+from metaweightnet.problem import Batch
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 """Of CIFAR-10's training pixels, 0 to 255; the authors use them for CIFAR-100 too. MNIST keeps
@@ -65,8 +66,8 @@ class Split:
     labels: Tensor
     wrong: Tensor
 
-    def batch(self, index: Tensor, crops: Crops | None = None) -> tuple[Tensor, Tensor]:
-        """Normalised images (batch, 3, side, side), channels last in memory, and labels."""
+    def batch(self, index: Tensor, crops: Crops | None = None) -> Batch:
+        """Normalised images, channels last in memory, and labels."""
         if crops is None:
             pixels = self.images[index]
         else:
@@ -77,7 +78,7 @@ class Split:
             columns = reflected(crops.columns.unsqueeze(1) + line - padding, side)
             pixels = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         mean, std = _mean_and_std(pixels.device)
-        return ((pixels.float() - mean) / std).permute(0, 3, 1, 2), self.labels[index]
+        return Batch(((pixels.float() - mean) / std).permute(0, 3, 1, 2), self.labels[index])
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from common.hypergrad import Tensors
 from common.study.moments import Moment, Planned, copied, parameters_later, train_until
 from common.training import new_generator, seed_everything
 from metaweightnet.config import Config
-from metaweightnet.problem import Batch, MetaWeightProblem, normalised
+from metaweightnet.problem import Batch, MetaWeightProblem
 from metaweightnet.train import MetaWeightTask
 
 CANDIDATE, HELD = "candidate", "held"
@@ -63,21 +63,17 @@ class VmappedCandidates(MetaWeightProblem):
     def inner_losses(self, candidates: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
         """The K inner losses, (K,)."""
         count = len(next(iter(candidates.values())))
-        images, labels = batch[:2]
         buffers = {n: torch.stack([b] * count) for n, b in self.network.named_buffers()}
 
         def scores(params: Tensors, buffers: Tensors) -> Tensor:
-            return functional_call(self.network, (params, buffers), (images,))
+            return functional_call(self.network, (params, buffers), (batch.images,))
 
         each = vmap(scores, randomness="same")(dict(candidates), buffers)
-        return torch.stack([self._weighted(s, labels, hyper, batch[2:]) for s in each])
+        return torch.stack([self.inner_loss_of(scores, hyper, batch) for scores in each])
 
-    def _weighted(
-        self, scores: Tensor, labels: Tensor, hyper: Tensors, given: tuple[Tensor, ...]
-    ) -> Tensor:
-        losses = F.cross_entropy(scores, labels, reduction="none")
-        seen = given[0] if given else losses.detach()
-        return (normalised(functional_call(self.vnet, dict(hyper), (seen,))) * losses).sum()
+    def inner_loss_of(self, scores: Tensor, hyper: Tensors, batch: Batch) -> Tensor:
+        losses = F.cross_entropy(scores, batch.labels, reduction="none")
+        return self.weighted(losses, hyper, batch)
 
 
 class SharedTrunk(VmappedCandidates):
@@ -85,10 +81,9 @@ class SharedTrunk(VmappedCandidates):
 
     def inner_losses(self, candidates: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
         """The K inner losses, (K,)."""
-        images, labels = batch[:2]
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         trunk = {name: tensor[0] for name, tensor in candidates.items() if not last_stages(name)}
-        network, features = self.network, images
+        network, features = self.network, batch.images
         for module in ("conv1", "bn1", "relu", "stage1", "stage2"):
             if module == "relu":
                 features = F.relu(features)
@@ -101,7 +96,7 @@ class SharedTrunk(VmappedCandidates):
             own = _inside("stage3", params), _inside("stage3", buffers)
             x = functional_call(network.stage3, own, (features,)).mean((2, 3))
             scores = functional_call(network.fc, _inside("fc", params), (x,))
-            losses.append(self._weighted(scores, labels, hyper, batch[2:]))
+            losses.append(self.inner_loss_of(scores, hyper, batch))
         return torch.stack(losses)
 
 
@@ -135,14 +130,13 @@ def _moment(
     seed_everything(config.seed)
     task = MetaWeightTask(config, device)
     train_until(task, epochs, directory, config)
-    task.network.train()
-    passed = sum(epochs > milestone for milestone in config.milestones)
+    modules = task.learner.network, task.learner.vnet
+    task.learner.begin_epoch(max(epochs, 1))
 
     def problem(dtype: torch.dtype, kind: type = MetaWeightProblem) -> MetaWeightProblem:
-        return kind(copy.deepcopy(task.network).to(dtype), copy.deepcopy(task.vnet).to(dtype))
+        return kind(*(copy.deepcopy(module).to(dtype) for module in modules))
 
     def present() -> tuple[dict, dict]:
-        modules = task.network, task.vnet
         return tuple(copied(dict(module.named_parameters())) for module in modules)
 
     generator = new_generator(config.seed, "batches of the fidelity study")
@@ -153,15 +147,13 @@ def _moment(
 
     params, hyper = present()
     own = [(batch(task.train), batch(task.meta)) for _ in range(pairs)]
-    with torch.no_grad():
-        losses = [task.problem.losses(params, inner) for inner, _ in own]
-    held = [((*inner, s), outer) for (inner, outer), s in zip(own, losses, strict=True)]
+    held = [(task.learner.meta.problem.held(params, inner), outer) for inner, outer in own]
     return Moment(
         problem=problem,
         params=params,
         hyper=hyper,
         readings={CANDIDATE: own, HELD: held},
-        inner_lr=config.learning_rate * 0.1**passed,
+        inner_lr=task.learner.learning_rate(),
         noise_prediction=HELD,
         parts=PARTS,
         hooks={

@@ -14,22 +14,9 @@ from common.reporting import (
     save_figure,
     series_styles,
 )
+from metaweightnet.config import EXPERIMENT, METHODS
 from metaweightnet.monitor import HISTOGRAM_BINS, HISTOGRAM_MAX, LOSS_GRID
 
-NAMES = {
-    "plain": "Plain training",
-    "frozen_vnet": "Frozen random weight net",
-    "evograd": "EvoGrad",
-    "evograd_matched": "EvoGrad, matched size",
-    "anchored": "EvoGrad, one candidate at theta",
-    "along_gradient": "EvoGrad along the gradient",
-    "t1t2": "T1-T2 (double backward)",
-    "t1t2_higher": "T1-T2 (through higher)",
-    "t1t2_forward": "T1-T2 (forward mode)",
-    "finite_difference": "Finite difference",
-    "sign_flipped": "EvoGrad, sign flipped",
-}
-T1T2 = ("t1t2", "t1t2_forward", "t1t2_higher")  # one number, computed in three ways
 Group = dict[str, list[RunRecord]]
 """Method (and what it does otherwise) -> its runs, on one data set with one noise."""
 
@@ -37,7 +24,7 @@ Group = dict[str, list[RunRecord]]
 def draw_figures(setting: tuple[str, str], group: Group, folder: Path) -> list[Figure]:
     """The figures of one data set with one noise, into ``folder``."""
     weighted = {name: runs for name, runs in group.items() if "weight_end" in runs[0].curves}
-    learned = {name: runs for name, runs in weighted.items() if "meta_loss" in runs[0].final}
+    learned = {name: runs for name, runs in weighted.items() if "moved" in runs[0].final}
     figures = [_accuracy_figure(setting, group, folder)]
     if weighted:
         figures += [
@@ -49,8 +36,8 @@ def draw_figures(setting: tuple[str, str], group: Group, folder: Path) -> list[F
     return figures
 
 
-def _stem(name: str, setting: tuple[str, str]) -> str:
-    return "-".join((name, *setting)).replace(" ", "-")
+def _save(fig: Any, setting: tuple[str, str], folder: Path, stem: str, **texts: str) -> Figure:
+    return save_figure(fig, folder, "-".join((stem, *setting)).replace(" ", "-"), **texts)
 
 
 def _panels(
@@ -73,7 +60,7 @@ def _panels(
             axis.set_visible(False)
         for axis, (name, records) in zip(axes.flat, group.items(), strict=False):
             draw(axis, records)
-            axis.set_title(name, fontsize=7.5)
+            axis.set_title(name, fontsize=7 if len(name) < 34 else 5.5)
             axis.set(xlabel=labels[0], ylabel=labels[1])
             axis.label_outer()
         axes.flat[0].legend(fontsize=6.5)
@@ -81,29 +68,27 @@ def _panels(
 
 
 def _accuracy_figure(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
-    plain = group.get(NAMES["plain"], [])
+    plain = group.get(METHODS[EXPERIMENT.baseline].label, [])
+    own, reference = series_styles(2)
 
     def draw(axis: Any, records: list[RunRecord]) -> None:
-        own, reference = series_styles(2)
         if plain:
-            axis.plot(
-                *_mean_by_epoch(plain, "accuracy"),
-                **(reference | {"marker": "", "linestyle": "-"}),
-                label="plain, mean",
-            )
+            style = reference | {"marker": "", "linestyle": "-"}
+            axis.plot(*_mean_by_epoch(plain, "accuracy"), **style, label="plain, mean")
         for record in records:
-            epochs, accuracy = _mean_by_epoch([record], "accuracy")
             label = "method, by seed" if record is records[0] else None
-            axis.plot(epochs, accuracy, **(own | {"marker": ""}), lw=0.9, label=label)
+            style = own | {"marker": ""}
+            axis.plot(*_mean_by_epoch([record], "accuracy"), **style, lw=0.9, label=label)
 
     return _panels(
         group,
         draw,
         ("epoch", "test accuracy (%)"),
-        lambda fig: save_figure(
+        lambda fig: _save(
             fig,
+            setting,
             folder,
-            _stem("accuracy", setting),
+            "accuracy",
             alt=f"Test accuracy by epoch on {' '.join(setting)}, a panel for each of "
             f"{', '.join(group)}, one line per seed beside plain training.",
             caption=f"Test accuracy on {setting[0]}, noise {setting[1]}: each method's seeds "
@@ -113,28 +98,29 @@ def _accuracy_figure(setting: tuple[str, str], group: Group, folder: Path) -> Fi
 
 
 def _function_figure(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
+    end, start = series_styles(2)
+
     def draw(axis: Any, records: list[RunRecord]) -> None:
-        end, start = series_styles(2)
         for record in records:
-            first = record is records[0]
             for name, style in (("start", start), ("end", end)):
                 axis.plot(
                     LOSS_GRID.numpy(),
                     record.curves[f"weight_{name}"],
                     **(style | {"marker": ""}),
                     lw=0.9,
-                    label=name if first else None,
+                    label=name if record is records[0] else None,
                 )
-            axis.set_ylim(0, 1)
+        axis.set_ylim(0, 1)
 
     return _panels(
         group,
         draw,
         ("loss", "V(loss)"),
-        lambda fig: save_figure(
+        lambda fig: _save(
             fig,
+            setting,
             folder,
-            _stem("weight-function", setting),
+            "weight-function",
             alt=f"The weight net's output over the loss on {' '.join(setting)}, at the start and "
             f"at the end of training, in a panel for each of {', '.join(group)}.",
             caption="The weight as a function of the loss, at the start and at the end, one pair "
@@ -151,13 +137,8 @@ def _histogram_figure(setting: tuple[str, str], group: Group, folder: Path) -> F
         for name, style in zip(("right", "wrong"), series_styles(2), strict=True):
             counts = np.sum([record.curves[f"histogram_{name}"] for record in records], axis=0)
             if counts.sum():
-                axis.stairs(
-                    counts / counts.sum(),
-                    edges,
-                    color=style["color"],
-                    linestyle=style["linestyle"],
-                    label=f"{name} labels",
-                )
+                look = {key: style[key] for key in ("color", "linestyle")}
+                axis.stairs(counts / counts.sum(), edges, **look, label=f"{name} labels")
         axis.set_yscale("symlog", linthresh=0.01, linscale=0.5)
         axis.set_ylim(0, 1)
 
@@ -165,10 +146,11 @@ def _histogram_figure(setting: tuple[str, str], group: Group, folder: Path) -> F
         group,
         draw,
         ("relative weight", "share of samples"),
-        lambda fig: save_figure(
+        lambda fig: _save(
             fig,
+            setting,
             folder,
-            _stem("weights", setting),
+            "weights",
             alt="Distribution of relative weights in the last epoch, of samples with right and "
             f"with wrong labels, on {' '.join(setting)}, in a panel for each of "
             f"{', '.join(group)}.",
@@ -181,24 +163,22 @@ def _histogram_figure(setting: tuple[str, str], group: Group, folder: Path) -> F
 
 def _movement_figure(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
     """Norm of the hypergradient and distance of the weight net, a line per method."""
-    same = [NAMES[method] for method in T1T2 if NAMES[method] in group][1:]
-    shown = {name: runs for name, runs in group.items() if name not in same}
-    quantities = (("hypergradient_norm", "hypergradient norm"),
-                  ("vnet_distance", "distance moved"))  # fmt: skip
+    quantities = {"hypergradient_norm": "hypergradient norm", "moved": "distance moved"}
     with figure_style():
         fig, axes = new_figure(columns=2)
-        for axis, (metric, label) in zip(axes, quantities, strict=True):
-            for style, (name, records) in zip(series_styles(len(shown)), shown.items(),
-                                                strict=True):  # fmt: skip
+        for axis, (metric, label) in zip(axes, quantities.items(), strict=True):
+            styles = series_styles(len(group))
+            for style, (name, records) in zip(styles, group.items(), strict=True):
                 axis.plot(*_mean_by_epoch(records, metric), label=name, **style, markevery=0.2)
             axis.set(xlabel="epoch", ylabel=label, yscale="log")
-        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        return save_figure(
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        return _save(
             fig,
+            setting,
             folder,
-            _stem("movement", setting),
+            "movement",
             alt="Norm of the hypergradient and distance of the weight net from its start by "
-            f"epoch, on {' '.join(setting)}, for {', '.join(shown)}.",
+            f"epoch, on {' '.join(setting)}, for {', '.join(group)}.",
             caption="Left: norm of the hypergradient that the weight net's optimiser is given, "
             "mean over the epoch. Right: how far the weight net has moved. Means over seeds "
             f"({setting[0]}, noise {setting[1]}).",
@@ -208,5 +188,5 @@ def _movement_figure(setting: tuple[str, str], group: Group, folder: Path) -> Fi
 def _mean_by_epoch(records: list[RunRecord], metric: str) -> tuple[list[float], np.ndarray]:
     """Epochs, and the metric's mean over runs (as many epochs as the shortest has)."""
     length = min(len(record.epochs) for record in records)
-    values = [[row[metric] for row in record.epochs[:length]] for record in records]
-    return [row["epoch"] for row in records[0].epochs[:length]], np.mean(values, axis=0)
+    rows = [[row[metric] for row in record.epochs[:length]] for record in records]
+    return [row["epoch"] for row in records[0].epochs[:length]], np.mean(rows, axis=0)

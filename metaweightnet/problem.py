@@ -1,5 +1,7 @@
 """The bilevel problem: a classifier trained on weighted noisy samples, validated on clean ones."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -7,9 +9,14 @@ from torch.nn import functional as F
 
 from common.hypergrad import Tensors
 
-Batch = tuple[Tensor, ...]
-"""Normalised images (N, 3, 32, 32) and labels (N,); for the inner loss perhaps also the losses (N,)
-that the weight net is to see."""
+
+class Batch(NamedTuple):
+    """images: normalised, (N, 3, side, side). labels: (N,). seen: the losses (N,) that the weight
+    net sees in the inner loss, no gradient; None: those at the parameters at hand."""
+
+    images: Tensor
+    labels: Tensor
+    seen: Tensor | None = None
 
 
 def normalised(weights: Tensor) -> Tensor:
@@ -29,7 +36,7 @@ class MetaWeightProblem:
     which T1-T2 takes, is sum_i dw_i/dlambda dl_i/dtheta. Methods that compare L_T, or dL_T/dlambda,
     at several theta (EvoGrad, finite difference) see s move with theta, and estimate that plus
     sum_ij l_i d2w_i/(dlambda ds_j) dl_j/dtheta. With s held at the losses of the unperturbed
-    network (``losses``) the second term is gone and all estimate the same.
+    network (``held``) the second term is gone and all estimate the same.
 
     Batch norm is in training mode in both losses: it normalises by the statistics of the batch at
     hand (those of each candidate's own activations). Its running statistics go to clones of the
@@ -41,11 +48,7 @@ class MetaWeightProblem:
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
         """The weighted training loss L_T."""
-        images, labels, *given = batch
-        losses = self.losses(params, (images, labels))
-        seen = given[0] if given else losses.detach()
-        weights = functional_call(self.vnet, dict(hyper), (seen,))
-        return (normalised(weights) * losses).sum()
+        return self.weighted(self.losses(params, batch), hyper, batch)
 
     def outer_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
         """The loss L_V on clean samples; lambda does not occur."""
@@ -53,7 +56,17 @@ class MetaWeightProblem:
 
     def losses(self, params: Tensors, batch: Batch) -> Tensor:
         """The cross-entropy of every sample, (N,)."""
-        images, labels = batch
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-        scores = functional_call(self.network, (dict(params), buffers), (images,))
-        return F.cross_entropy(scores, labels, reduction="none")
+        scores = functional_call(self.network, (dict(params), buffers), (batch.images,))
+        return F.cross_entropy(scores, batch.labels, reduction="none")
+
+    def weighted(self, losses: Tensor, hyper: Tensors, batch: Batch) -> Tensor:
+        """sum_i w_i l_i of losses (N,)."""
+        seen = losses.detach() if batch.seen is None else batch.seen
+        weights = functional_call(self.vnet, dict(hyper), (seen,))
+        return (normalised(weights) * losses).sum()
+
+    @torch.no_grad()
+    def held(self, params: Tensors, batch: Batch) -> Batch:
+        """The batch with the losses at ``params`` as what the weight net sees."""
+        return batch._replace(seen=self.losses(params, batch))

@@ -24,7 +24,7 @@ SMALL = {
 DECLARED = {
     name: load_experiment(name)
     for name in EXPERIMENTS
-    if name in ("toy_1d", "rotation", "cross_domain_fewshot")
+    if name in ("toy_1d", "rotation", "cross_domain_fewshot", "metaweightnet")
 }
 TRAINED = [name for name in DECLARED if name != "toy_1d"]  # toy_1d is one computation
 EVERY_METHOD = [(name, method) for name in DECLARED for method in DECLARED[name].methods]

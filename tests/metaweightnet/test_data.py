@@ -10,8 +10,7 @@ import torch
 from common.command import run_command
 from common.datasets import Cifar100, ImageDataset
 from common.errors import UserError
-from metaweightnet.__main__ import main
-from metaweightnet.config import Config
+from metaweightnet.config import EXPERIMENT, Config
 from metaweightnet.data import (
     MEAN,
     STD,
@@ -203,7 +202,7 @@ def test_batches_are_padded_by_reflection_cropped_and_mirrored(images):
         torch.tensor([8, 0, 4, 3]),
         torch.tensor([False, True, True, False]),
     )
-    batch, labels = split.batch(index, crops)
+    batch, labels, _ = split.batch(index, crops)
     assert batch.shape == (4, 3, 32, 32)
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(labels, images.train_labels[index])
@@ -272,7 +271,7 @@ def test_the_users_mistakes_end_in_one_sentence(options, message, monkeypatch, c
     argv = ["metaweightnet", "--preset", "paper", "--run-dir", str(tmp_path / "run"), *options]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as ended:
-        run_command(main)
+        run_command(EXPERIMENT.main)
     assert ended.value.code == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2, T1T2Forward
 from common.training.cost import TensorMemory
 from metaweightnet.models import ResNet, VNet
-from metaweightnet.problem import MetaWeightProblem, normalised
+from metaweightnet.problem import Batch, MetaWeightProblem, normalised
 
 ETA = 0.1
 
@@ -21,8 +21,8 @@ class Setting:
         self.problem = MetaWeightProblem(self.network, self.vnet)
         self.params = dict(self.network.named_parameters())
         self.hyper = dict(self.vnet.named_parameters())
-        self.train = torch.randn(7, 3, 16, 16).double(), torch.randint(10, (7,))
-        self.meta = torch.randn(6, 3, 16, 16).double(), torch.randint(10, (6,))
+        self.train = Batch(torch.randn(7, 3, 16, 16).double(), torch.randint(10, (7,)))
+        self.meta = Batch(torch.randn(6, 3, 16, 16).double(), torch.randint(10, (6,)))
 
     def estimate(self, estimator, **keywords):
         return estimator(self.problem, self.params, self.hyper, self.train, self.meta, **keywords)
@@ -101,8 +101,7 @@ def test_exact_methods_equal_the_sum_over_samples(setting, estimator):
 
 
 def test_finite_difference_approaches_it_while_the_weight_net_sees_the_same_losses(setting):
-    with torch.no_grad():
-        held = (*setting.train, setting.problem.losses(setting.params, setting.train))
+    held = setting.problem.held(setting.params, setting.train)
 
     def error(batch):
         finite = FiniteDifference(ETA, radius=1e-6)
@@ -116,8 +115,7 @@ def test_finite_difference_approaches_it_while_the_weight_net_sees_the_same_loss
 
 
 def test_held_losses_leave_t1t2_as_it_is(setting):
-    with torch.no_grad():
-        held = (*setting.train, setting.problem.losses(setting.params, setting.train))
+    held = setting.problem.held(setting.params, setting.train)
     for estimator in (T1T2(ETA), T1T2Forward(ETA)):
         found = estimator(setting.problem, setting.params, setting.hyper, held, setting.meta)
         assert_equal(found.grads, setting.t1t2())
@@ -193,7 +191,7 @@ def peak(step) -> int:
 def test_the_meta_step_needs_no_more_memory_than_a_training_step():
     torch.manual_seed(0)
     network, vnet = ResNet(20), VNet()
-    batch = torch.randn(32, 3, 16, 16), torch.randint(10, (32,))
+    batch = Batch(torch.randn(32, 3, 16, 16), torch.randint(10, (32,)))
     problem = MetaWeightProblem(network, vnet)
     params, hyper = dict(network.named_parameters()), dict(vnet.named_parameters())
 

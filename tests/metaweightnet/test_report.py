@@ -1,10 +1,19 @@
 """The report's tables against numbers worked out by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
 
 from common.reporting import Heading, RunRecord, to_markdown
-from metaweightnet.config import PRESETS, Config, planned_runs
-from metaweightnet.report import accuracy_table, by_setting, published_accuracy, section
+from metaweightnet.config import EXPERIMENT, METHODS, PRESETS, Config, planned_runs
+from metaweightnet.report import (
+    accuracy_table,
+    by_setting,
+    paired_difference,
+    published_accuracy,
+    section,
+)
 
 
 def record(accuracies: list[float], **settings) -> RunRecord:
@@ -17,10 +26,9 @@ def record(accuracies: list[float], **settings) -> RunRecord:
         final["weight_wrong"] = 0.7
     curves = {"histogram_right": [1.0] * 60, "histogram_wrong": [2.0] + [0.0] * 59}
     if config.method != "plain":
-        final["vnet_distance"] = 0.5
         curves |= {"weight_start": [0.5] * 81, "weight_end": [0.4] * 81}
-    if config.hypergradient_estimator(lambda: 0.1) is not None:
-        final |= {"meta_loss": 2.0, "hypergradient_norm": 1e-3}
+    if METHODS[config.method].estimator is not None:
+        final |= {"meta_loss": 2.0, "hypergradient_norm": 1e-3, "moved": 0.5}
     best = max(accuracies)
     return RunRecord(
         experiment="metaweightnet",
@@ -52,12 +60,12 @@ def test_last_and_best_epoch_are_means_over_seeds(tmp_path):
         record([40.0, 41.0, 42.0], method="plain", seed=1),
     ]
     made = section(records, "quick", tmp_path)
-    accuracy, weights, cost = made.tables
+    accuracy, differences, weights, cost = made.tables
     measured = rows(accuracy)["cifar10", "flip 0.4", "EvoGrad"]
     assert measured[:3] == ["87.74 ± 0.54", "47.00 ± 2.83", "2"]
     assert measured[4] == "not judged"  # at another size than the paper's
-    planned = rows(accuracy)["mnist", "uniform 0.6", "T1-T2 (forward mode)"]
-    assert planned[1] == "–"  # not run yet
+    # Seed 1 alone has both.
+    assert rows(differences)["cifar10", "flip 0.4", "EvoGrad"] == ["2", "+3.00", "–"]
     last, best, right, wrong, moved = rows(weights)["cifar10", "flip 0.4", "EvoGrad"]
     assert (last, best) == ("47.00 ± 2.83", "49.50 ± 0.71")
     assert [c.split(" ")[0] for c in (right, wrong, moved)] == ["1.200", "0.700", "0.500"]
@@ -107,12 +115,46 @@ def test_runs_that_differ_in_a_choice_stand_apart():
     assert Config(flip_pairs="seed").run_name().endswith("evograd-seed1-pairs-by-seed")
 
 
+def test_cells_without_runs_stand_beside_those_with_runs():
+    mnist = {"dataset": "mnist", "noise": "uniform", "noise_level": 0.6}
+    found = rows(accuracy_table(by_setting([record([50.0], method="plain", **mnist)]), "quick"))
+    names = [name for _, _, name in found]
+    planned = [*map(EXPERIMENT.label, map(described, planned_runs("quick")))]
+    assert sorted(names) == sorted(planned)
+    assert found["mnist", "uniform 0.6", "EvoGrad, held input"][1:3] == ["–", "0 of 1"]
+
+
+def described(config):
+    return SimpleNamespace(method=config.method, config=config.deciding())
+
+
+def test_differences_are_taken_seed_by_seed():
+    plain = [record([v], method="plain", seed=seed) for seed, v in enumerate((40.0, 50.0, 60.0))]
+    other = [record([v], method="evograd", seed=seed) for seed, v in ((1, 52), (2, 66), (9, 9))]
+    found = paired_difference(other, plain)
+    assert found.values == (2.0, 6.0)
+    # Student's t with one degree of freedom: 12.706; standard error 2.
+    assert found.mean == 4.0 and found.ci95 == pytest.approx(2 * 12.7062, rel=1e-4)
+    assert paired_difference(other, []) is None
+
+
+def test_older_records_say_moved_in_another_word():
+    old, new = (record([50.0], method="evograd") for _ in range(2))
+    for row in (old.final, *old.epochs):
+        row["vnet_distance"] = row.pop("moved")
+    (group,) = by_setting([old]).values()
+    assert group["EvoGrad"] == [new]
+
+
 def test_published_values_are_table_4s():
-    assert published_accuracy(("cifar100", "flip 0.2"), "EvoGrad").mean == 64.05
-    assert published_accuracy(("cifar10", "flip 0.4"), "Plain training").copied
-    assert published_accuracy(("cifar10", "flip 0.4"), "T1-T2 (forward mode)").mean == 85.90
-    assert published_accuracy(("cifar10", "uniform 0.4"), "EvoGrad") is None
-    assert published_accuracy(("cifar10", "flip 0.4"), "EvoGrad, authors split") is None
+    assert published_accuracy(("cifar100", "flip 0.2"), "evograd").mean == 64.05
+    assert published_accuracy(("cifar10", "flip 0.4"), "plain").copied
+    assert published_accuracy(("cifar10", "flip 0.4"), "t1t2_forward").mean == 85.90
+    assert published_accuracy(("cifar10", "uniform 0.4"), "evograd") is None
+    assert published_accuracy(("cifar10", "flip 0.4"), "sign_flipped") is None
+    held = [record([50.0], preset="paper", method="evograd", vnet_input="model")]
+    found = rows(accuracy_table(by_setting(held), "paper"))
+    assert found["cifar10", "flip 0.4", "EvoGrad, held input"][0] == "–"
 
 
 def test_the_paper_preset_is_table_4_with_five_repetitions_and_controls():
@@ -121,16 +163,6 @@ def test_the_paper_preset_is_table_4_with_five_repetitions_and_controls():
     assert cells == {(d, p) for d in ("cifar10", "cifar100") for p in (0.0, 0.2, 0.4)}
     assert {r.seed for r in runs} == {1, 2, 3, 4, 5}
     assert {"sign_flipped", "evograd_matched", "plain", "frozen_vnet"} < {r.method for r in runs}
-    paper = Config()
-    assert (paper.depth, paper.epochs, paper.batch_size, paper.milestones) == (
-        32,
-        60,
-        100,
-        (40, 50),
-    )
-    assert (paper.learning_rate, paper.meta_learning_rate, paper.meta_optimizer) == (
-        0.1, 1e-3, "sgd",
-    )  # fmt: skip
 
 
 def test_without_runs_there_is_an_empty_section(tmp_path):

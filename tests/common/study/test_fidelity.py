@@ -15,7 +15,7 @@ from common.study.fidelity_settings import OPTIONS, settings
 from common.study.moments import Moment, Planned, cast, parameters_later, train_until
 from metaweightnet.fidelity import SharedTrunk, VmappedCandidates, last_stages
 from metaweightnet.models import ResNet, VNet
-from metaweightnet.problem import MetaWeightProblem
+from metaweightnet.problem import Batch, MetaWeightProblem
 from rotation.config import PRESETS
 from scripts.fidelity import main
 from tests.common.hypergrad.problems import Quadratic
@@ -134,7 +134,7 @@ def test_candidates_that_share_work_have_the_losses_of_a_loop(kind, held):
     torch.manual_seed(0)
     network, vnet = ResNet(8).double(), VNet(7).double()
     images, labels = torch.randn(6, 3, 16, 16, dtype=torch.float64), torch.randint(10, (6,))
-    batch = (images, labels, torch.rand(6, dtype=torch.float64)) if held else (images, labels)
+    batch = Batch(images, labels, torch.rand(6, dtype=torch.float64) if held else None)
     stacked = {}
     for name, parameter in network.named_parameters():
         stacked[name] = parameter.detach().expand(3, *parameter.shape)

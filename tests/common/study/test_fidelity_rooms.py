@@ -72,7 +72,7 @@ def test_label_noise_is_looked_at_along_one_training(small, tmp_path):
             for _ in task.steps(epoch):
                 pass
             task.evaluate(epoch)
-        for name, parameter in task.network.named_parameters():
+        for name, parameter in task.learner.network.named_parameters():
             torch.testing.assert_close(moments[x].params[name], parameter.detach())
 
 

@@ -1,0 +1,105 @@
+"""The training steps: the weight net's meta step and the classifier's base step."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.training import MetaStep, new_generator
+from metaweightnet.config import Config
+from metaweightnet.models import VNet, build_network
+from metaweightnet.problem import Batch, MetaWeightProblem, normalised
+
+
+class Learner:
+    """What is trained. Plain training and the frozen weight net have no meta step."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config = config
+        network = build_network(config.network, config.depth, config.width, config.num_classes)
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.optimizer = sgd(
+            self.network, config.learning_rate, config.momentum, config.weight_decay
+        )
+        self.vnet = VNet(config.meta_hidden).to(device)
+        self.meta = None
+        self.state = {"network": self.network, "optimizer": self.optimizer, "vnet": self.vnet}
+        if (estimator := config.method_estimator(self.learning_rate)) is not None:
+            self.meta = MetaStep(
+                estimator,
+                MetaWeightProblem(self.network, self.vnet),
+                dict(self.vnet.named_parameters()),
+                meta_optimizer(config, self.vnet),
+                new_generator(config.seed, "perturbations"),
+            )
+            self.state["meta"] = self.meta.state
+
+    def learning_rate(self) -> float:
+        """The classifier's present one; also T1-T2's inner step size."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Puts the classifier in training mode and sets its learning rate."""
+        self.network.train()
+        passed = sum(epoch > milestone for milestone in self.config.milestones)
+        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * 0.1**passed
+
+    def step(self, batch: Batch, meta_batch: Batch | None) -> tuple[dict[str, Tensor], Tensor]:
+        """A meta step, then a base step with the new weights; their metrics, and the weights
+        relative to plain training's, (N,)."""
+        metrics = self.meta_step(batch, meta_batch) if self.meta is not None else {}
+        metrics["train_loss"], relative_weights = self.base_step(batch)
+        return metrics, relative_weights
+
+    def meta_step(self, batch: Batch, meta_batch: Batch) -> dict[str, Tensor]:
+        """A step of the weight net's optimiser along the estimated hypergradient."""
+        params = dict(self.network.named_parameters())
+        if self.config.holds_vnet_input:
+            batch = self.meta.problem.held(params, batch)
+        return self.meta(params, batch, meta_batch, self.hypergradient_factor())
+
+    def hypergradient_factor(self) -> float:
+        """What the controls multiply EvoGrad's hypergradient by.
+
+        evograd_matched: eta / (sigma^2 (1 - 1/K) / tau), after which it is of the size of T1-T2's
+        with inner step eta, and in expectation equal to it where the weight net's input is held
+        (``MetaWeightProblem``); the factor belongs to the hypergradient and not to the learning
+        rate, which weight decay shares. sign_flipped: -1.
+        """
+        if self.config.method == "sign_flipped":
+            return -1.0
+        if self.config.method == "evograd_matched":
+            return self.learning_rate() / self.meta.estimator.effective_inner_lr
+        return 1.0
+
+    def base_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """SGD on the (weighted) training loss, no gradient through the weights.
+
+        Returns the loss and the weights relative to plain training's, (N,).
+        """
+        losses = F.cross_entropy(self.network(batch.images), batch.labels, reduction="none")
+        if self.config.method == "plain":
+            weights = torch.full_like(losses, 1 / len(losses))
+        else:
+            with torch.no_grad():
+                weights = normalised(self.vnet(losses))
+        loss = (weights * losses).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), weights * len(losses)
+
+
+def sgd(module: nn.Module, rate: float, momentum: float, decay: float) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum (where there is any) and coupled weight decay."""
+    return torch.optim.SGD(
+        module.parameters(), rate, momentum, weight_decay=decay, nesterov=momentum > 0
+    )
+
+
+def meta_optimizer(config: Config, vnet: nn.Module) -> torch.optim.Optimizer:
+    """SGD as in the paper, or AdamW: decoupled weight decay and a tiny eps, so that the size of
+    the hypergradient does not matter."""
+    rate, decay = config.meta_learning_rate, config.meta_weight_decay
+    if config.meta_optimizer == "adam":
+        return torch.optim.AdamW(vnet.parameters(), rate, weight_decay=decay, eps=1e-15)
+    return sgd(vnet, rate, config.momentum, decay)
