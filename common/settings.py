@@ -76,14 +76,6 @@ class RunSettings:
         return self
 
 
-def require_positive(config: RunSettings, *names: str) -> None:
-    """Raises UserError for the first of the settings that is not above zero."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} {getattr(config, name)} must be greater than 0")
-
-
 # Options of the estimators whose setting has another name.
 _SETTINGS = {
     "mode": "evograd_mode",

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from common.errors import UserError
-from common.settings import EstimatorSettings, require_positive
+from common.settings import EstimatorSettings
 
 SMALL = "small"
 """The value of --encoder that stands for an encoder trained here instead of a published one."""
@@ -46,17 +47,17 @@ class Config(EstimatorSettings):
     """Language with many labelled sentences."""
     target: str = "qu"
     """Language with few labelled sentences."""
-    source_sentences: int = 5_000
+    source_sentences: PositiveInt = 5_000
     """Training sentences of the source language, at most."""
-    target_sentences: int = 100
+    target_sentences: Annotated[int, Bounds(least=2)] = 100
     """Training sentences of the target language, at most."""
-    data_seed: int = 42
+    data_seed: NonNegativeInt = 42
     """Draws the training sentences where there are more than asked for; one for all runs."""
-    eval_sentences: int = 0
+    eval_sentences: NonNegativeInt = 0
     """Dev and test sentences: the first ones; 0 is all."""
-    train_length: int = 200
+    train_length: Annotated[int, Bounds(least=8)] = 200
     """Subwords of a training sentence, at most."""
-    eval_length: int = 512
+    eval_length: Annotated[int, Bounds(least=8)] = 512
     """Subwords of a dev or test sentence, at most."""
     inputs: Literal["correct", "released"] = "correct"
     """correct: as XLM-R was trained. released: as in the authors' code, <unk> instead of <s> and
@@ -67,20 +68,20 @@ class Config(EstimatorSettings):
     encoder: str = "FacebookAI/xlm-roberta-base"
     """XLM-R: a folder, a name on the Hugging Face hub, or "small": the same architecture, small,
     trained here on the text of the data set."""
-    small_layers: int = 2
+    small_layers: PositiveInt = 2
     """Encoder small: layers."""
-    small_hidden: int = 96
+    small_hidden: Annotated[int, Bounds(least=32, multiple_of=32)] = 96
     """Encoder small: size of the hidden states; 32 of them make an attention head."""
-    small_vocabulary: int = 3_000
+    small_vocabulary: PositiveInt = 3_000
     """Encoder small: subwords of its tokenizer."""
-    pretraining_steps: int = 3_000
+    pretraining_steps: NonNegativeInt = 3_000
     """Encoder small: steps of masked-language-model training."""
-    pretraining_seed: int = 1
+    pretraining_seed: NonNegativeInt = 1
     """Encoder small: its seed; all runs start from the same encoder, as with a published one."""
 
-    layers: tuple[int, ...] = (12,)
+    layers: tuple[NonNegativeInt, ...] = (12,)
     """Layers whose output is transformed; 0 is the embeddings."""
-    bottleneck: int = 384
+    bottleneck: PositiveInt = 384
     """Hidden units of a transformation network."""
     detach_input: bool = True
     """The input of a transformation network is a constant to the gradient: the source loss reaches
@@ -89,24 +90,24 @@ class Config(EstimatorSettings):
     """EvoGrad: repeat the encoder's passes for every candidate, each with dropout masks of its own,
     and back-propagate through them, as the authors' code does, instead of one pass for all."""
 
-    epochs: int = 20
+    epochs: PositiveInt = 20
     """Passes over the source sentences."""
-    batch_size: int = 12
+    batch_size: Annotated[int, Bounds(least=2)] = 12
     """Sentences per batch, of each language; a meta step takes half of the target's."""
-    learning_rate: float = 3e-5
+    learning_rate: PositiveFloat = 3e-5
     """Adam on the tagger; also T1-T2's inner step size, with the schedule."""
-    weight_decay: float = 5e-4
+    weight_decay: NonNegativeFloat = 5e-4
     """On the tagger."""
     decay: Literal["coupled", "decoupled"] = "coupled"
     """The tagger's weight decay: coupled, added to the gradient (Adam with L2), or decoupled
     (AdamW)."""
-    warmup: float = 0.1
+    warmup: Annotated[float, Bounds(least=0, below=1)] = 0.1
     """Part of all steps in which the learning rates rise from 0; then they fall to 0."""
-    clip: float = 10.0
+    clip: PositiveFloat = 10.0
     """Greatest norm of the tagger's gradient; joint_training and target_only do not clip."""
-    meta_learning_rate: float = 1e-6
+    meta_learning_rate: PositiveFloat = 1e-6
     """Adam on the transformation network."""
-    meta_weight_decay: float = 5e-4
+    meta_weight_decay: NonNegativeFloat = 5e-4
     """On the transformation network."""
     meta_decay: Literal["coupled", "decoupled"] = "coupled"
     """The transformation network's weight decay: added to the hypergradient, or decoupled."""
@@ -127,25 +128,11 @@ class Config(EstimatorSettings):
 
     def validate(self) -> Self:
         super().validate()
-        require_positive(
-            self, "source_sentences", "small_layers", "small_vocabulary", "bottleneck", "epochs",
-            "learning_rate", "meta_learning_rate", "clip",
-        )  # fmt: skip
         if self.source == self.target:
             raise UserError(f"--target {self.target} must differ from --source")
-        for name in ("eval_sentences", "pretraining_steps", "weight_decay", "meta_weight_decay"):
-            self._at_least(name, 0)
-        for name in ("batch_size", "target_sentences"):
-            self._at_least(name, 2)  # a target batch is split into two
-        for name in ("train_length", "eval_length"):
-            self._at_least(name, 8)
-        if not 0 <= self.warmup < 1:
-            raise UserError(f"--warmup {self.warmup} must be at least 0 and below 1")
-        if self.small_hidden < 32 or self.small_hidden % 32:
-            raise UserError(f"--small-hidden {self.small_hidden} must be a multiple of 32")
-        if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
+        if not self.layers or len(set(self.layers)) < len(self.layers):
             given = " ".join(map(str, self.layers))
-            raise UserError(f"--layers {given} must be different numbers, 0 or more")
+            raise UserError(f"--layers {given} must be different numbers")
         if self.encoder == SMALL:
             self.check_depth(self.small_layers)
         if self.faithful and self.method != "evograd":
@@ -159,11 +146,6 @@ class Config(EstimatorSettings):
             raise UserError(
                 f"--layers {max(self.layers)} is not there: the encoder has layers 1 to {last}"
             )
-
-    def _at_least(self, name: str, least: int) -> None:
-        if getattr(self, name) < least:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} {getattr(self, name)} must be at least {least}")
 
 
 _PAPER = Config()

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from common.errors import UserError
+from common.bounds import Bounds, PositiveFloat, PositiveInt
 from common.experiment import Experiment, Method, estimator_methods
-from common.settings import EstimatorSettings, require_positive
+from common.settings import EstimatorSettings
 
 METHODS = {"baseline": Method("Baseline (no rotation layer)", published="baseline")}
 METHODS |= estimator_methods(
@@ -29,13 +29,13 @@ class Config(EstimatorSettings):
     experiment: ClassVar[str] = "rotation"
     methods: ClassVar[Mapping[str, Method]] = METHODS
 
-    epochs: int = 5
+    epochs: PositiveInt = 5
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: PositiveInt = 128
     """Images per batch, for training and for meta-validation."""
-    learning_rate: float = 1e-3
+    learning_rate: PositiveFloat = 1e-3
     """Adam on the network; also T1-T2's inner step size."""
-    meta_learning_rate: float = 1e-2
+    meta_learning_rate: PositiveFloat = 1e-2
     """Adam on the angle (radians)."""
     rotate: Literal["normalised", "pixels"] = "normalised"
     """What the rotation layer turns: normalised images, whose corners then become mean grey, or
@@ -44,26 +44,17 @@ class Config(EstimatorSettings):
     """Training images in a new order every epoch, else in MNIST's."""
     degrees: float = 30.0
     """Rotation of the meta-validation and test images, counter-clockwise."""
-    train_size: int = 40_000
+    train_size: Annotated[int, Bounds(least=1, most=50_000)] = 40_000
     """Training images: the first ones of MNIST's training set, at most 50,000."""
-    meta_size: int = 10_000
+    meta_size: Annotated[int, Bounds(least=1, most=10_000)] = 10_000
     """Meta-validation images: from number 50,000 of MNIST's training set on."""
-    test_size: int = 10_000
+    test_size: Annotated[int, Bounds(least=1, most=10_000)] = 10_000
     """Test images: the first ones of MNIST's test set."""
 
     def run_name(self) -> str:
         name = super().run_name() + ("-pixels" if self.rotate == "pixels" else "")
         name += "-shared" if self.share_base_step else ""
         return name if self.shuffle else f"{name}-unshuffled"
-
-    def validate(self) -> Self:
-        super().validate()
-        require_positive(self, "epochs", "batch_size", "learning_rate", "meta_learning_rate")
-        for name, most in (("train_size", 50_000), ("meta_size", 10_000), ("test_size", 10_000)):
-            if not 1 <= getattr(self, name) <= most:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} {getattr(self, name)} must lie between 1 and {most}")
-        return self
 
 
 _PAPER = Config()

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
+from common.bounds import Bounds, PositiveFloat, PositiveInt
 from common.experiment import Experiment, Method
-from common.settings import EstimatorSettings, require_positive
+from common.settings import EstimatorSettings
 
 METHODS = {"evograd": Method("EvoGrad", "evograd")}
 
@@ -17,7 +18,7 @@ class Config(EstimatorSettings):
     experiment: ClassVar[str] = "toy_1d"
     methods: ClassVar[Mapping[str, Method]] = METHODS
 
-    candidates: tuple[int, ...] = (2, 10, 100)
+    candidates: tuple[Annotated[int, Bounds(least=2)], ...] = (2, 10, 100)
     """EvoGrad: the numbers K of candidates, one panel each (instead of --num-candidates)."""
     sigma: float = 1.0
     """EvoGrad: scale of the perturbations."""
@@ -25,18 +26,17 @@ class Config(EstimatorSettings):
     """EvoGrad: temperature tau of the softmax over the candidates' losses."""
     perturbation: str = "gaussian"
     """EvoGrad: sigma * sign(N(0, I)) or sigma * N(0, I)."""
-    lambdas: int = 100
+    lambdas: PositiveInt = 100
     """Estimates: values of lambda, evenly from 0.1 to 2."""
-    trials: int = 100
+    trials: PositiveInt = 100
     """Estimates: draws of x and of the perturbations for each lambda."""
-    steps: int = 5
+    steps: PositiveInt = 5
     """Trajectories: steps from each starting point."""
-    learning_rate: float = 0.1
+    learning_rate: PositiveFloat = 0.1
     """Trajectories: step size for x (SGD on the inner loss) and for lambda."""
 
     def validate(self) -> Self:
         super().validate()
-        require_positive(self, "lambdas", "trials", "steps", "learning_rate")
         for count in self.candidates:
             replace(self, num_candidates=count).estimator("evograd", inner_lr=1.0)
         return self

@@ -98,5 +98,5 @@ def test_run_leaves_a_record_that_the_report_turns_into_files(tmp_path):
 
 
 def test_one_candidate_is_refused():
-    with pytest.raises(UserError, match="--num-candidates"):
+    with pytest.raises(UserError, match="--candidates 1"):
         parse_settings(PRESETS, "", ["--candidates", "1", "10"])
