@@ -6,13 +6,25 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from common.errors import UserError
+from common.experiment import Experiment, Method
 from common.settings import EstimatorSettings
 
 SMALL = "small"
 """The value of --encoder that stands for an encoder trained here instead of a published one."""
 SECOND_ORDER = ("t1t2", "t1t2_higher")
 """Methods that differentiate the attention twice."""
-WITHOUT_TRANSFORMATION = ("joint_training", "joint_half", "target_only")
+METHODS = {
+    "joint_training": Method("Joint training", published="joint_training"),
+    "joint_half": Method("Joint training on halves"),
+    "evograd": Method("EvoGrad", "evograd", published="evograd"),
+    "t1t2": Method("T1-T2 (double backward)", "t1t2", published="t1t2"),
+    "t1t2_higher": Method("T1-T2 (through higher)", "t1t2_higher", published="t1t2"),
+    "finite_difference": Method("Finite difference", "finite_difference"),
+    "along_gradient": Method("EvoGrad along the gradient", "along_gradient"),
+    "anchored": Method("EvoGrad, one candidate at theta", "anchored"),
+    "decay_only": Method("Decay only"),
+    "target_only": Method("Target only"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,18 +38,9 @@ class Config(EstimatorSettings):
     """
 
     experiment: ClassVar[str] = "metaxl"
-    methods: ClassVar[tuple[str, ...]] = (
-        "joint_training",
-        "evograd",
-        "t1t2",
-        "t1t2_higher",
-        "finite_difference",
-        "decay_only",
-        "joint_half",
-        "target_only",
-    )
+    methods: ClassVar[Mapping[str, Method]] = METHODS
 
-    log_every: int = 20
+    log_every: PositiveInt = 20
     """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
 
     dataset: Literal["wikiann", "embedded", "masakhaner", "conll"] = "wikiann"
@@ -50,8 +53,8 @@ class Config(EstimatorSettings):
     source_sentences: PositiveInt = 5_000
     """Training sentences of the source language, at most."""
     target_sentences: Annotated[int, Bounds(least=2)] = 100
-    """Training sentences of the target language, at most."""
-    data_seed: NonNegativeInt = 42
+    """Training sentences of the target language, at most; a batch of them is halved."""
+    data_seed: Annotated[int, Bounds(least=0, most=2**32 - 1)] = 42
     """Draws the training sentences where there are more than asked for; one for all runs."""
     eval_sentences: NonNegativeInt = 0
     """Dev and test sentences: the first ones; 0 is all."""
@@ -115,7 +118,7 @@ class Config(EstimatorSettings):
     @property
     def has_transformation(self) -> bool:
         """Whether source sentences go through a transformation network."""
-        return self.method not in WITHOUT_TRANSFORMATION
+        return self.method == "decay_only" or METHODS[self.method].estimator is not None
 
     @property
     def attention(self) -> Literal["eager", "sdpa"]:
@@ -228,3 +231,17 @@ def variant(settings: Mapping[str, Any]) -> list[str]:
     if settings["target_sentences"] != default.target_sentences:
         found.append(f"{settings['target_sentences']} sentences")
     return found
+
+
+EXPERIMENT = Experiment(
+    name="metaxl",
+    title="Cross-lingual named entities (MetaXL)",
+    description="Learns to transform a source language's representations for a target language.",
+    methods=METHODS,
+    presets=PRESETS,
+    planned=planned_runs,
+    metric="selected_f1",
+    baseline="joint_training",
+    axes=("dataset", "source", "target"),
+    variant=variant,
+)

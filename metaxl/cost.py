@@ -103,9 +103,9 @@ def build(shape: Shape, attention: str, device: torch.device) -> Built:
         learner.base_step(inner_batch)
 
     return Built(
-        problem=learner.shared_problem,
+        problem=learner.meta.problem,
         params=dict(learner.tagger.named_parameters()),
-        hyper=dict(learner.transformation.named_parameters()),
+        hyper=learner.meta.hyper,
         inner_batch=inner_batch,
         outer_batch=meta,
         plain_step=lambda: learner.joint_step(source, target),

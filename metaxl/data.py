@@ -114,8 +114,7 @@ def load_material(config: Config, device: torch.device) -> Material:
     splits = {}
     for name, chosen in sentences.items():
         length = config.train_length if name in ("source", "target") else config.eval_length
-        encoded = encode(chosen, tokenizer, labels, length, config.inputs)
-        splits[name] = Split(encoded.input_ids, encoded.attention_mask, encoded.labels, device)
+        splits[name] = Split(*encode(chosen, tokenizer, labels, length, config.inputs), device)
     checksums = corpus_checksums(config.dataset, tuple(corpora), config.data_dir)
     checksums |= encoder_sums
     checksums |= {f"split {name}": split.checksum() for name, split in splits.items()}

@@ -15,16 +15,6 @@ from common.reporting import (
     series_styles,
 )
 
-NAMES = {
-    "joint_training": "Joint training",
-    "joint_half": "Joint training on halves",
-    "evograd": "EvoGrad",
-    "t1t2": "T1-T2 (double backward)",
-    "t1t2_higher": "T1-T2 (through higher)",
-    "finite_difference": "Finite difference",
-    "decay_only": "Decay only",
-    "target_only": "Target only",
-}
 Setting = tuple[str, str, str]
 """Data set, source and target language."""
 Groups = dict[Setting, dict[str, list[RunRecord]]]

@@ -1,6 +1,6 @@
 """The cross-lingual experiment's tables and figures, from its run records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,8 +18,8 @@ from common.reporting import (
     published_value,
     write_table,
 )
-from metaxl.config import PAPER_TARGETS, planned_runs, variant
-from metaxl.figures import NAMES, Groups, draw_figures
+from metaxl.config import EXPERIMENT, METHODS, PAPER_TARGETS, planned_runs, variant
+from metaxl.figures import Groups, draw_figures
 
 TITLES = {
     "wikiann": "WikiAnn",
@@ -27,9 +27,6 @@ TITLES = {
     "masakhaner": "MasakhaNER",
     "conll": "CoNLL files",
 }
-_PUBLISHED = {"joint_training": "joint_training", "evograd": "evograd"} | dict.fromkeys(
-    ("t1t2", "t1t2_higher"), "t1t2"
-)
 _MISSING = "–"
 _REFERENCES = {"joint_training": "− joint training", "joint_half": "− on halves"}
 _INTRO = """
@@ -56,13 +53,20 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     if records:
         tables["details"] = details_table(groups)
         tables["decay"] = decay_table(groups)
-        tables["cost"] = _cost_table(records)
+        tables["cost"] = cost_table(
+            "Cross-lingual: cost of one training step",
+            {name: [r.cost for r in runs] for name, runs in by_label(records).items()},
+            METHODS[EXPERIMENT.baseline].label,
+            caption="Base step and meta step together. Peak: memory beyond what was in use before "
+            "the step.",
+            notes=("Measured while other runs may have shared the machine: compare ratios.",),
+        )
     for stem, table in tables.items():
         write_table(table, folder, stem)
     for setting, group in groups.items():
         figures += draw_figures(setting, group, folder)
     return Section(
-        title="Cross-lingual named entities (MetaXL)",
+        title=EXPERIMENT.title,
         intro=_INTRO,
         tables=tuple(tables.values()),
         figures=tuple(figures),
@@ -72,32 +76,42 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 
 def by_setting(records: Sequence[RunRecord]) -> Groups:
-    """(data set, source, target) -> method's name -> its runs, in the order of ``NAMES``."""
-    order = list(NAMES)
-    groups: Groups = {}
+    """(data set, source, target) -> method's label -> its runs."""
+    settings = sorted({tuple(r.config[axis] for axis in EXPERIMENT.axes) for r in records})
+    return {
+        setting: by_label(
+            r for r in records if tuple(r.config[axis] for axis in EXPERIMENT.axes) == setting
+        )
+        for setting in settings
+    }
+
+
+def by_label(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Method's label -> its runs by seed, in the order of ``METHODS``."""
+    order = list(METHODS)
+    found: dict[str, list[RunRecord]] = {}
     for record in sorted(records, key=lambda r: (order.index(r.method), variant(r.config), r.seed)):
-        setting = tuple(record.config[name] for name in ("dataset", "source", "target"))
-        name = ", ".join([NAMES[record.method], *variant(record.config)])
-        groups.setdefault(setting, {}).setdefault(name, []).append(record)
-    return dict(sorted(groups.items()))
+        found.setdefault(EXPERIMENT.label(record), []).append(record)
+    return found
 
 
 def published_table(groups: Groups, preset: str) -> Table:
     """Table 5: published beside measured, on WikiAnn from English."""
-    planned = [(c.dataset, c.target, NAMES[c.method]) for c in planned_runs(preset)]
+    planned = [(c.target, c.method) for c in planned_runs(preset) if c.dataset == "wikiann"]
+    methods = {method.label: name for name, method in METHODS.items()}
     rows = []
     for target in PAPER_TARGETS:
         group = groups.get(("wikiann", "en", target), {})
-        missing = [n for d, t, n in planned if (d, t) == ("wikiann", target)]
-        for name in dict.fromkeys([*group, *missing]):
-            method = next((m for m, title in NAMES.items() if title == name), None)
-            found = _PUBLISHED.get(method)
+        missing = [METHODS[method].label for t, method in planned if t == target]
+        for label in dict.fromkeys([*group, *missing]):
+            method = methods.get(label, "")
+            row = METHODS[method].published if method else None
             rows.append(
                 Comparison(
-                    label=(target, name),
-                    published=found and published_value("metaxl", found, target),
-                    measured=collect_metric(group.get(name, []), "selected_f1"),
-                    planned=planned.count(("wikiann", target, name)) or None,
+                    label=(target, label),
+                    published=row and published_value("metaxl", row, target),
+                    measured=collect_metric(group.get(label, []), EXPERIMENT.metric),
+                    planned=planned.count((target, method)) or None,
                     comparable=preset == "paper",
                 )
             )
@@ -120,9 +134,9 @@ def language_table(groups: Groups, dataset: str, source: str) -> Table:
         own = _by_seed([group.get(name, []) for group in chosen.values()])
         gains = []
         for reference in _REFERENCES:
-            joint = _by_seed([g.get(NAMES[reference], []) for g in chosen.values()])
+            joint = _by_seed([g.get(METHODS[reference].label, []) for g in chosen.values()])
             found = tuple(own[seed] - joint[seed] for seed in own if seed in joint)
-            same = name == NAMES[reference] or not found
+            same = name == METHODS[reference].label or not found
             gains.append(_MISSING if same else _interval(Measured(found), signed=True))
         mean = Measured(tuple(own.values())) if own else None
         runs = sum(len(group.get(name, [])) for group in chosen.values())
@@ -206,17 +220,23 @@ def details_table(groups: Groups) -> Table:
 
 def decay_table(groups: Groups) -> Table:
     """What moves the transformation network: the hypergradient beside the weight decay."""
-    pooled: dict[tuple[str, str], list[RunRecord]] = {}
-    for (dataset, *_), group in groups.items():
-        for name, runs in group.items():
-            if "moved" in runs[0].final:
-                pooled.setdefault((dataset, name), []).extend(runs)
+    moved = [
+        (dataset, run)
+        for (dataset, *_), group in groups.items()
+        for runs in group.values()
+        for run in runs
+        if "moved" in run.final
+    ]
+    pooled = {
+        (dataset, name): runs
+        for dataset in dict.fromkeys(dataset for dataset, _ in moved)
+        for name, runs in by_label(run for d, run in moved if d == dataset).items()
+    }
     rows = []
-    for (dataset, name), runs in sorted(pooled.items(), key=_by_data_and_method):
-        hypergradient, decay = (
-            [median(run.traces[trace]) for run in runs]
-            for trace in ("hypergradient_norm", "decay_norm")
-        )
+    for (dataset, name), runs in pooled.items():
+        # Decay alone has no hypergradient.
+        hypergradient = [median(run.traces.get("hypergradient_norm", [0.0])) for run in runs]
+        decay = [median(run.traces["decay_norm"]) for run in runs]
         ratios = [h / d for h, d in zip(hypergradient, decay, strict=True)]
         ends = [Measured(tuple(r.final[m] for r in runs))
                 for m in ("norm_ratio", "decay_cosine")]  # fmt: skip
@@ -243,28 +263,3 @@ def decay_table(groups: Groups) -> Table:
         "that its coupled weight decay alone would have taken it.",
         notes=("±: sample standard deviation over runs, of all target languages.",),
     )  # fmt: skip
-
-
-def _cost_table(records: Sequence[RunRecord]) -> Table:
-    costs = {}
-    for group in by_setting(records).values():
-        for name, runs in group.items():
-            costs.setdefault(name, []).extend(run.cost for run in runs)
-    ordered = {name: costs[name] for name in sorted(costs, key=_position)}
-    return cost_table(
-        "Cross-lingual: cost of one training step",
-        ordered,
-        NAMES["joint_training"],
-        caption="Base step and meta step together. Peak: memory beyond what was in use before the "
-        "step.",
-        notes=("Measured while other runs may have shared the machine: compare ratios.",),
-    )
-
-
-def _by_data_and_method(pooled: tuple[tuple[str, str], list[RunRecord]]) -> tuple[str, int]:
-    (dataset, name), _ = pooled
-    return dataset, _position(name)
-
-
-def _position(name: str) -> int:
-    return list(NAMES.values()).index(name.split(",")[0])

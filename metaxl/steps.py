@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.settings import Estimator
+from common.hypergrad import Hypergradient
+from common.training import MetaStep, new_generator
 from metaxl.config import Config
 from metaxl.models import Tagger, is_head
 from metaxl.problem import (
@@ -21,7 +23,7 @@ from metaxl.transformers_import import XLMRobertaModel
 
 
 def adam(
-    parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float, decay: str
+    parameters: Iterable[Tensor], learning_rate: float, weight_decay: float, decay: str
 ) -> torch.optim.Adam:
     """Adam whose weight decay is "coupled" (added to the gradient) or "decoupled" (AdamW)."""
     kind = {"coupled": torch.optim.Adam, "decoupled": torch.optim.AdamW}[decay]
@@ -29,7 +31,10 @@ def adam(
 
 
 class Learner:
-    """What is trained, and one training step of every method."""
+    """What is trained, and one training step of every method.
+
+    meta: the transformation network's step; None for methods without one.
+    """
 
     def __init__(
         self, config: Config, encoder: XLMRobertaModel, num_labels: int, device: torch.device
@@ -42,20 +47,34 @@ class Learner:
         self.optimizer = adam(
             self.tagger.parameters(), config.learning_rate, config.weight_decay, config.decay
         )
-        self.meta_optimizer = adam(
-            self.transformation.parameters(),
-            config.meta_learning_rate,
-            config.meta_weight_decay,
-            config.meta_decay,
-        )
         self.problem = MetaXLProblem(self.tagger, self.transformation)
-        self.shared_problem = SharedEncoderProblem(self.tagger, self.transformation)
-        self.repeated_problem = RepeatedPassesProblem(self.tagger, self.transformation)
+        self.state: dict[str, Any] = {"tagger": self.tagger, "optimizer": self.optimizer}
+        self.meta = None
+        if config.has_transformation:
+            self.meta = self._meta_step()
+            self.state["meta"] = self.meta.state
 
-    def estimator(self, method: str) -> Estimator:
-        """The method's estimator; EvoGrad perturbs the classifier only."""
-        perturb = is_head if method == "evograd" else None
-        return self.config.estimator(method, self.current_learning_rate, perturb)
+    def _meta_step(self) -> MetaStep:
+        config, problem, perturb = self.config, self.problem, None
+        if config.method == "evograd":  # which perturbs the classifier only
+            problem, perturb = SharedEncoderProblem(self.tagger, self.transformation), is_head
+        return MetaStep(
+            config.method_estimator(self.current_learning_rate, perturb),
+            problem,
+            dict(self.transformation.named_parameters()),
+            adam(
+                self.transformation.parameters(),
+                config.meta_learning_rate,
+                config.meta_weight_decay,
+                config.meta_decay,
+            ),
+            new_generator(config.seed, "perturbations"),
+        )
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """theta: the tagger's parameters."""
+        return dict(self.tagger.named_parameters())
 
     def current_learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
@@ -63,15 +82,11 @@ class Learner:
     def set_rates(self, factor: float) -> None:
         """Both learning rates as parts of their greatest values."""
         self.optimizer.param_groups[0]["lr"] = factor * self.config.learning_rate
-        self.meta_optimizer.param_groups[0]["lr"] = factor * self.config.meta_learning_rate
+        if self.meta is not None:
+            self.meta.optimizer.param_groups[0]["lr"] = factor * self.config.meta_learning_rate
 
-    def step(
-        self, source: Batch, target: Batch, noise: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """The configured method's training step on one batch of each language; its metrics.
-
-        noise: from which perturbations are drawn; None is torch's own generator.
-        """
+    def step(self, source: Batch, target: Batch) -> dict[str, Tensor]:
+        """The configured method's training step on one batch of each language; its metrics."""
         method = self.config.method
         if method == "joint_training":
             return self.joint_step(source, target)
@@ -79,48 +94,37 @@ class Learner:
             return self.joint_step(target)
         train, meta = target.halves()
         if method == "joint_half":
-            return self._update(self._loss(source) + self._loss(train), self.config.clip)
+            loss = self.problem.loss(self.params, source) + self.problem.loss(self.params, train)
+            return self._update(loss, self.config.clip)
         batch = InnerBatch(source, train)
-        if method == "decay_only":
-            metrics = self.decay_step()
-        elif method != "evograd":
-            metrics = self.meta_step(method, batch, meta, noise)
-        elif self.config.faithful:
-            metrics = self.repeated_meta_step(batch, meta, noise)
-        else:
-            return self.shared_step(batch, meta, noise)
-        return metrics | self.base_step(batch)
+        if method == "evograd" and not self.config.faithful:
+            return self.shared_step(batch, meta)
+        take = {"decay_only": self.decay_step, "evograd": self.repeated_meta_step}
+        return take.get(method, self.meta_step)(batch, meta) | self.base_step(batch)
 
     def joint_step(self, *batches: Batch) -> dict[str, Tensor]:
         """Ordinary training on the mean of the losses, without a transformation network."""
-        return self._update(sum(map(self._loss, batches)) / len(batches))
+        losses = [self.problem.loss(self.params, batch) for batch in batches]
+        return self._update(sum(losses) / len(losses))
 
     def base_step(self, batch: InnerBatch) -> dict[str, Tensor]:
         """The tagger's step on L_T with the transformation network as it is now."""
-        params, hyper = self._parameters()
-        constants = {name: tensor.detach() for name, tensor in hyper.items()}
-        return self._update(self.problem.inner_loss(params, constants, batch), self.config.clip)
+        constants = {name: h.detach() for name, h in self.transformation.named_parameters()}
+        loss = self.problem.inner_loss(self.params, constants, batch)
+        return self._update(loss, self.config.clip)
 
-    def decay_step(self) -> dict[str, Tensor]:
+    def meta_step(self, batch: InnerBatch, meta: Batch) -> dict[str, Tensor]:
+        """The transformation network's step along the estimator's hypergradient."""
+        return self.decay_norm() | self.meta(self.params, batch, meta)
+
+    def decay_step(self, batch: InnerBatch, meta: Batch) -> dict[str, Tensor]:
         """The transformation network's step by its weight decay alone."""
-        _, hyper = self._parameters()
-        return self._meta_update({name: torch.zeros_like(h) for name, h in hyper.items()})
+        metrics, hyper = self.decay_norm(), self.meta.hyper
+        zero = torch.zeros(())
+        self.meta.apply(Hypergradient({n: torch.zeros_like(h) for n, h in hyper.items()}, zero))
+        return metrics
 
-    def meta_step(
-        self,
-        method: str,
-        batch: InnerBatch,
-        meta: Batch,
-        noise: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """The transformation network's step, all of theta being differentiated (not evograd)."""
-        params, hyper = self._parameters()
-        result = self.estimator(method)(self.problem, params, hyper, batch, meta, generator=noise)
-        return {"meta_loss": result.outer_loss} | self._meta_update(result.grads)
-
-    def shared_step(
-        self, batch: InnerBatch, meta: Batch, noise: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def shared_step(self, batch: InnerBatch, meta: Batch) -> dict[str, Tensor]:
         """EvoGrad with one encoder pass for candidates, meta loss and base step.
 
         The passes below the lowest transformed layer (source) and through the last (target) keep
@@ -138,54 +142,26 @@ class Learner:
         train = passed(batch.target, encoder.num_layers)
         with torch.no_grad():
             meta = passed(meta, encoder.num_layers)
-        params, hyper = self._parameters()
-        result = self.estimator("evograd")(
-            self.shared_problem,
-            params,
-            hyper,
-            InnerBatch(source.detached(), train.detached()),
-            meta,
-            generator=noise,
-        )
-        metrics = {"meta_loss": result.outer_loss} | self._meta_update(result.grads)
+        metrics = self.meta_step(InnerBatch(source.detached(), train.detached()), meta)
         return metrics | self.base_step(InnerBatch(source, train))
 
-    def repeated_meta_step(
-        self, batch: InnerBatch, meta: Batch, noise: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def repeated_meta_step(self, batch: InnerBatch, meta: Batch) -> dict[str, Tensor]:
         """EvoGrad as the authors' code computes it: 2K + 1 encoder passes (source and target for
         every candidate, the meta loss), each with dropout masks of its own, all kept as one graph
         and back-propagated through."""
-        params, hyper = self._parameters()
-        heads = {name: tensor for name, tensor in params.items() if is_head(name)}
-        rest = {name: tensor for name, tensor in params.items() if not is_head(name)}
-        estimator = replace(self.estimator("evograd"), mode="graph", common_noise=False)
-        result = estimator(
-            self.repeated_problem, heads, {**hyper, **rest}, batch, meta, generator=noise
-        )
-        grads = {name: result.grads[name] for name in hyper}
-        return {"meta_loss": result.outer_loss} | self._meta_update(grads)
+        heads = {name: tensor for name, tensor in self.params.items() if is_head(name)}
+        rest = {name: tensor for name, tensor in self.params.items() if not is_head(name)}
+        estimator = replace(self.meta.estimator, mode="graph", common_noise=False)
+        problem = RepeatedPassesProblem(self.tagger, self.transformation)
+        hyper = {**self.meta.hyper, **rest}
+        result = estimator(problem, heads, hyper, batch, meta, generator=self.meta.generator)
+        return self.decay_norm() | self.meta.apply(result)
 
-    def _parameters(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return (
-            dict(self.tagger.named_parameters()),
-            dict(self.transformation.named_parameters()),
-        )
-
-    def _loss(self, batch: Batch) -> Tensor:
-        return self.problem.loss(self._parameters()[0], batch)
-
-    def _meta_update(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Takes the meta step; norms of the hypergradient and of what coupled decay adds to it."""
-        parameters = dict(self.transformation.named_parameters())
-        norm = nn.utils.get_total_norm(list(grads.values()))
+    def decay_norm(self) -> dict[str, Tensor]:
+        """Norm of what coupled weight decay adds to the hypergradient."""
         with torch.no_grad():
-            weights = nn.utils.get_total_norm(list(parameters.values()))
-        for name, parameter in parameters.items():
-            parameter.grad = grads[name]
-        self.meta_optimizer.step()
-        decay = self.config.meta_weight_decay * weights
-        return {"hypergradient_norm": norm, "decay_norm": decay}
+            norm = nn.utils.get_total_norm(list(self.meta.hyper.values()))
+        return {"decay_norm": self.config.meta_weight_decay * norm}
 
     def _update(self, loss: Tensor, clip: float | None = None) -> dict[str, Tensor]:
         self.optimizer.zero_grad()

@@ -5,14 +5,14 @@ IGNORED, which the loss leaves out.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from common.errors import UserError
 from metaxl import hub
@@ -93,18 +93,15 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """N sentences as subwords, padded to the longest of them, L.
+class Encoded(NamedTuple):
+    """N sentences as subwords, padded to the longest of them, L: int64 (N, L).
 
-    input_ids, attention_mask (1 for subwords, 0 for padding), labels: int64 (N, L). words: the
-    number of words of each sentence that carry a label.
+    attention_mask: 1 for subwords, 0 for padding.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
-    words: tuple[int, ...]
 
 
 def encode(
@@ -128,27 +125,21 @@ def encode(
     rows = []
     for i, sentence in enumerate(sentences):
         ids, words = _cut(batch["input_ids"][i], batch.word_ids(i), max_length)
-        previous, marks = None, []
         if inputs == "released":
-            ids = [
-                tokenizer.unk_token_id if word is None else subword
-                for subword, word in zip(ids, words, strict=True)
-            ]
-        for word in words:
-            first = word is not None and word != previous
-            marks.append(number[sentence.tags[word]] if first else IGNORED)
-            previous = word
-        rows.append((ids, marks))
-    shape = (len(rows), max((len(ids) for ids, _ in rows), default=0))
-    input_ids = torch.full(shape, pad_id)
-    attention_mask = torch.zeros(shape, dtype=torch.int64)
-    targets = torch.full(shape, IGNORED)
-    for i, (ids, marks) in enumerate(rows):
-        input_ids[i, : len(ids)] = torch.tensor(ids)
-        attention_mask[i, : len(ids)] = 1
-        targets[i, : len(ids)] = torch.tensor(marks)
-    words = tuple((targets != IGNORED).sum(1).tolist())
-    return Encoded(input_ids, attention_mask, targets, words)
+            pairs = zip(ids, words, strict=True)
+            ids = [tokenizer.unk_token_id if word is None else i for i, word in pairs]
+        firsts = [word is not None and word != words[j - 1] for j, word in enumerate(words)]
+        marks = [
+            number[sentence.tags[word]] if first else IGNORED
+            for word, first in zip(words, firsts, strict=True)
+        ]
+        rows.append((torch.tensor(ids), torch.tensor(marks)))
+    ids, marks = zip(*rows, strict=True)
+    input_ids = pad_sequence(ids, batch_first=True, padding_value=pad_id)
+    targets = pad_sequence(marks, batch_first=True, padding_value=IGNORED)
+    lengths = torch.tensor([len(row) for row in ids])
+    mask = (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).to(torch.int64)
+    return Encoded(input_ids, mask, targets)
 
 
 def _cut(

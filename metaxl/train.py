@@ -1,8 +1,7 @@
 """One run of the cross-lingual experiment: one target language, one method, one seed."""
 
-import copy
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,40 +10,13 @@ from torch.nn.utils import parameters_to_vector
 
 from common.reporting import RunRecord
 from common.runs import execute
-from common.training import (
-    Cost,
-    EndlessBatches,
-    EpochBatches,
-    GeneratorState,
-    measure,
-    new_generator,
-)
+from common.training import Best, Cost, EndlessBatches, EpochBatches, measure, new_generator
 from metaxl.config import Config
 from metaxl.data import Material, load_material
 from metaxl.evaluate import entity_scores, representation_curves
 from metaxl.steps import Learner, adam
-from metaxl.transformation import Transformation
 
 _CPU = torch.device("cpu")
-
-
-class Selection:
-    """The scores on test sentences at the epoch with the best dev score, so far."""
-
-    def __init__(self) -> None:
-        self.dev, self.scores = -1.0, {}
-
-    def offer(self, dev: float, scores: dict[str, float]) -> dict[str, float]:
-        """Takes note of an epoch (the first of equals is kept); the scores of the best one."""
-        if dev > self.dev:
-            self.dev, self.scores = dev, dict(scores)
-        return self.scores
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"dev": self.dev, "scores": self.scores}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.dev, self.scores = state["dev"], state["scores"]
 
 
 class MetaXLTask:
@@ -58,9 +30,6 @@ class MetaXLTask:
         self.splits, self.labels = material.splits, material.labels
         self.checksums = material.checksums
         self.learner = Learner(config, material.encoder, len(self.labels), device)
-        self.first_transformation = copy.deepcopy(self.learner.transformation)
-
-        self.noise = new_generator(config.seed, "perturbations")
         self.source_batches = EpochBatches(
             len(self.splits["source"]),
             config.batch_size,
@@ -74,15 +43,10 @@ class MetaXLTask:
             _CPU,
         )
         self.steps_per_epoch = len(self.source_batches)
-        self.selection = Selection()
+        self.best = Best()
         self.state = {
-            "tagger": self.learner.tagger,
-            "optimizer": self.learner.optimizer,
-            "transformation": self.learner.transformation,
-            "first_transformation": self.first_transformation,
-            "meta_optimizer": self.learner.meta_optimizer,
-            "selection": self.selection,
-            "perturbations": GeneratorState(self.noise),
+            **self.learner.state,
+            "best": self.best,
             "source_batches": self.source_batches,
             "target_batches": self.target_batches,
         }
@@ -94,7 +58,7 @@ class MetaXLTask:
             self.learner.set_rates(self.rate(step))
             source = self.splits["source"].batch(index)
             target = self.splits["target"].batch(self.next_target())
-            yield self.learner.step(source, target, self.noise)
+            yield self.learner.step(source, target)
 
     def next_target(self) -> Tensor:
         """The next target sentences; a rest of a single one, with an empty half, is skipped."""
@@ -110,7 +74,7 @@ class MetaXLTask:
         source = entity_scores(tagger, self.splits["source_dev"], self.labels, transformation)
         metrics = {"dev_f1": dev, "source_dev_f1": source["f1"]}
         metrics |= {f"test_{name}": value for name, value in test.items()}
-        selected = self.selection.offer(dev, test)
+        selected = self.best.offer(dev, test)
         metrics |= {f"selected_{name}": value for name, value in selected.items()}
         if transformation is not None:
             metrics |= self.movement(epoch)
@@ -123,13 +87,10 @@ class MetaXLTask:
         decay_cosine: the cosine between its way and that of its weight decay alone, which depends
         on the start and the schedule only (coupled, whatever the run's is).
         """
+        meta = self.learner.meta
         first, now, decayed = (
-            parameters_to_vector(network.parameters()).detach().double()
-            for network in (
-                self.first_transformation,
-                self.learner.transformation,
-                self.decayed_transformation(epoch),
-            )
+            parameters_to_vector(tensors).detach().double()
+            for tensors in (meta.start.values(), meta.hyper.values(), self.decayed(epoch))
         )
         return {
             "moved": (now - first).norm().item(),
@@ -137,14 +98,13 @@ class MetaXLTask:
             "decay_cosine": F.cosine_similarity(now - first, decayed - first, dim=0).item(),
         }
 
-    def decayed_transformation(self, epoch: int) -> Transformation:
-        """The transformation network after so many epochs of coupled weight decay alone."""
-        config, decayed = self.config, copy.deepcopy(self.first_transformation)
-        optimizer = adam(
-            decayed.parameters(), config.meta_learning_rate, config.meta_weight_decay, "coupled"
-        )
-        for parameter in decayed.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+    def decayed(self, epoch: int) -> list[Tensor]:
+        """The transformation network's parameters after epochs of coupled weight decay alone."""
+        config = self.config
+        decayed = [tensor.clone() for tensor in self.learner.meta.start.values()]
+        optimizer = adam(decayed, config.meta_learning_rate, config.meta_weight_decay, "coupled")
+        for tensor in decayed:
+            tensor.grad = torch.zeros_like(tensor)
         for step in range(epoch * self.steps_per_epoch):
             optimizer.param_groups[0]["lr"] = config.meta_learning_rate * self.rate(step)
             optimizer.step()
@@ -165,16 +125,13 @@ class MetaXLTask:
 
     def measure_cost(self) -> Cost:
         self.learner.tagger.train()
-        return measure(self.one_step(), self.device, repeats=5, warm_up=2)
-
-    def one_step(self) -> Callable[[], object]:
-        """A whole training step, as a function for measuring; always on the same batches."""
         size = self.config.batch_size
         source, target = (
             split.batch(torch.arange(min(size, len(split))))
             for split in (self.splits["source"], self.splits["target"])
         )
-        return lambda: self.learner.step(source, target, self.noise)
+        step = partial(self.learner.step, source, target)
+        return measure(step, self.device, repeats=5, warm_up=2)
 
 
 def rate_factor(step: int, total: int, warmup: float) -> float:
@@ -188,4 +145,4 @@ def rate_factor(step: int, total: int, warmup: float) -> float:
 
 def run(config: Config) -> RunRecord:
     """Trains and evaluates, or continues, or returns the record of a finished run."""
-    return execute(config, MetaXLTask, config.epochs, best_metric="dev_f1")
+    return execute(config, MetaXLTask, config.epochs, "dev_f1")

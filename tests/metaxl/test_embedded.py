@@ -9,7 +9,7 @@ import pytest
 from common.datasets.sources import Piece
 from common.errors import UserError
 from metaxl.corpora import Sentence, label_list, load_corpus, running_text
-from metaxl.embedded import LANGUAGES, SIZES, TYPES, build, generate, material, unlabelled
+from metaxl.embedded import LANGUAGES, SIZES, TYPES, generate, material, unlabelled
 from metaxl.embedded.material import (
     MATERIAL,
     PARTS,
@@ -22,6 +22,7 @@ from metaxl.embedded.material import (
     without_marks,
 )
 from metaxl.sentences import checksum
+from tools.embedded_data.metaxl import build
 
 SPLITS = ("train", "dev", "test")
 CORPORA_SHA256 = "cae1c22695e52d5ec75807272b4e74bedb64d8acc4efb2ca92634373a8c79fa0"

