@@ -21,11 +21,7 @@ SMALL = {
     "metaweightnet": {"train_size": 60, "meta_size": 40, "test_size": 40, "batch_size": 20},
     "metaxl": {"small_layers": 1, "layers": (1,), "pretraining_steps": 3, "eval_sentences": 10},
 }
-DECLARED = {
-    name: load_experiment(name)
-    for name in EXPERIMENTS
-    if name in ("toy_1d", "rotation", "cross_domain_fewshot", "metaweightnet")
-}
+DECLARED = {name: load_experiment(name) for name in EXPERIMENTS}
 TRAINED = [name for name in DECLARED if name != "toy_1d"]  # toy_1d is one computation
 EVERY_METHOD = [(name, method) for name in DECLARED for method in DECLARED[name].methods]
 
@@ -92,9 +88,10 @@ def test_every_method_runs_and_leaves_a_record(name, method, config_of, monkeypa
     learned = experiment.methods[method].estimator is not None
     assert ("hypergradient_norm" in record.traces) == ("meta_loss" in record.traces) == learned
     if learned:
-        assert min(record.traces["hypergradient_norm"]) > 0
+        # A schedule may begin with a rate of 0, and T1-T2's hypergradient with it.
+        assert min(record.traces["hypergradient_norm"][1:]) > 0
         assert record.final["moved"] > 0
-    elif method != "ft":  # few-shot's FT moves too, by the training loss
+    elif method not in ("ft", "decay_only"):  # which move by training loss and by weight decay
         assert record.final.get("moved", 0) == 0
     assert run(name, config) == record  # a finished run is not run twice
 

@@ -263,16 +263,16 @@ def learner(small_encoder, method, dropout=0.0, **changes) -> Learner:
     made = Learner(config, encoder, 3, torch.device("cpu"))
     made.tagger.double().train()
     made.transformation.double()
+    if made.meta is not None:
+        made.meta.generator.manual_seed(5)
     return made
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(5)
 
 
 def after_a_step(made: Learner, step) -> tuple[dict, dict, dict]:
     metrics = step()
-    grads = {n: p.grad.clone() for n, p in made.transformation.named_parameters()}
+    # Adam's first moment after one step: the hypergradient, there being no decay, times 1 - beta.
+    state = made.meta.optimizer.state
+    grads = {n: 10 * state[p]["exp_avg"] for n, p in made.meta.hyper.items()}
     return grads, {n: p.detach() for n, p in made.tagger.named_parameters()}, metrics
 
 
@@ -281,25 +281,26 @@ def after_a_step(made: Learner, step) -> tuple[dict, dict, dict]:
 def test_one_pass_for_all_equals_passes_for_each(small_encoder, sentences, layers, detach):
     """Without dropout: the shared step, the authors' way, and the estimator on the problem without
     hook and given states, followed by a base step, move everything alike."""
-    options = {"layers": layers, "detach_input": detach}
+    options = {"layers": layers, "detach_input": detach, "meta_weight_decay": 0.0}
     torch.manual_seed(0)
     source, target = sentences(4), sentences(6)
     train, meta = target.halves()
     assert (len(train), len(meta)) == (3, 3)
 
     shared = learner(small_encoder, "evograd", **options)
-    expected = after_a_step(shared, lambda: shared.step(source, target, generator()))
+    expected = after_a_step(shared, lambda: shared.step(source, target))
 
     repeated = learner(small_encoder, "evograd", faithful=True, **options)
-    found = after_a_step(repeated, lambda: repeated.step(source, target, generator()))
+    found = after_a_step(repeated, lambda: repeated.step(source, target))
     for one, other in zip(found, expected, strict=True):
         assert_equal(one, other)
 
     plain = learner(small_encoder, "evograd", **options)
+    plain.meta.problem = MetaXLProblem(plain.tagger, plain.transformation)
 
     def separate():
         batch = InnerBatch(source, train)
-        metrics = plain.meta_step("evograd", batch, meta, generator())
+        metrics = plain.meta_step(batch, meta)
         return metrics | plain.base_step(batch)
 
     for one, other in zip(after_a_step(plain, separate), expected, strict=True):
@@ -314,7 +315,7 @@ def test_the_base_step_takes_the_gradient_of_the_training_loss_with_the_new_netw
     source, target = sentences(4), sentences(6)
     made = learner(small_encoder, "evograd", clip=1e9, meta_learning_rate=0.1)
     start = copy.deepcopy(made.tagger)
-    made.step(source, target, generator())
+    made.step(source, target)
     source_loss = cross_entropy(start, source, made.transformation, 2)
     (source_loss + cross_entropy(start, target.halves()[0])).backward()
     assert_equal(gradients_of(made.tagger), gradients_of(start))
@@ -369,13 +370,12 @@ def test_decay_alone_moves_the_network_towards_zero(small_encoder, sentences):
             torch.testing.assert_close(parameter.detach(), start[name] - change)
         norm = torch.cat([p.flatten() for p in start.values()]).norm()
         torch.testing.assert_close(metrics["decay_norm"], decay * norm)
-        assert metrics["hypergradient_norm"] == 0
 
 
 @pytest.mark.parametrize("form", ["coupled", "decoupled"])
 def test_both_networks_have_the_decay_that_is_asked_for(small_encoder, form):
     made = learner(small_encoder, "evograd", decay=form, meta_decay=form)
-    for optimizer in (made.optimizer, made.meta_optimizer):
+    for optimizer in (made.optimizer, made.meta.optimizer):
         assert (
             type(optimizer) is {"coupled": torch.optim.Adam, "decoupled": torch.optim.AdamW}[form]
         )
@@ -396,7 +396,7 @@ def test_the_faithful_way_draws_dropout_anew_for_every_candidate_and_the_base_st
                 float(output.detach().square().sum())
             )
         )
-        made.step(source, target, generator())
+        made.step(source, target)
         passes[faithful] = seen
     # Two candidates and the base step pass 4 source sentences; with them 3 of the target, and the
     # meta loss 3 more. Every pass has masks of its own.
