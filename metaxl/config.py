@@ -138,6 +138,10 @@ class Config(EstimatorSettings):
             raise UserError(f"--layers {given} must be different numbers")
         if self.encoder == SMALL:
             self.check_depth(self.small_layers)
+        if self.share_base_step:
+            raise UserError(
+                "--share-base-step does nothing here: EvoGrad shares the encoder's pass"
+            )
         if self.faithful and self.method != "evograd":
             raise UserError(f"--faithful is for --method evograd, not {self.method}")
         return self

@@ -48,6 +48,7 @@ class Learner:
             self.tagger.parameters(), config.learning_rate, config.weight_decay, config.decay
         )
         self.problem = MetaXLProblem(self.tagger, self.transformation)
+        self.repeated_problem = RepeatedPassesProblem(self.tagger, self.transformation)
         self.state: dict[str, Any] = {"tagger": self.tagger, "optimizer": self.optimizer}
         self.meta = None
         if config.has_transformation:
@@ -152,9 +153,10 @@ class Learner:
         heads = {name: tensor for name, tensor in self.params.items() if is_head(name)}
         rest = {name: tensor for name, tensor in self.params.items() if not is_head(name)}
         estimator = replace(self.meta.estimator, mode="graph", common_noise=False)
-        problem = RepeatedPassesProblem(self.tagger, self.transformation)
         hyper = {**self.meta.hyper, **rest}
-        result = estimator(problem, heads, hyper, batch, meta, generator=self.meta.generator)
+        result = estimator(
+            self.repeated_problem, heads, hyper, batch, meta, generator=self.meta.generator
+        )
         return self.decay_norm() | self.meta.apply(result)
 
     def decay_norm(self) -> dict[str, Tensor]:

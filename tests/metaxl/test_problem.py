@@ -390,6 +390,7 @@ def test_the_faithful_way_draws_dropout_anew_for_every_candidate_and_the_base_st
     passes = {}
     for faithful in (True, False):
         made = learner(small_encoder, "evograd", dropout=0.3, faithful=faithful)
+        made.step(source, target)  # an estimator's first call examines the problem besides
         seen: dict[int, list[float]] = {}
         made.tagger.encoder.model.embeddings.register_forward_hook(
             lambda module, inputs, output, seen=seen: seen.setdefault(output.shape[0], []).append(
