@@ -1,7 +1,7 @@
 """python -m cross_domain_fewshot --method lft_evograd --unseen icons --seed 1 --preset quick"""
 
 from common.command import run_command
-from cross_domain_fewshot.config import EXPERIMENT
+from common.experiment import load_experiment
 
 if __name__ == "__main__":
-    run_command(EXPERIMENT.main)
+    run_command(lambda: load_experiment("cross_domain_fewshot").main())

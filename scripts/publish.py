@@ -32,6 +32,7 @@ from scripts.experiments import EXPERIMENTS
 
 RESULTS = ROOT / "results"
 PRESETS = ("smoke", "quick", "study", "paper")
+TABLES, FIGURES = ("md", "tex", "csv"), ("png", "pdf")
 _MARKER = re.compile(r"<!-- generated: (\S+) -->")
 
 
@@ -89,18 +90,22 @@ def blocks(document: Path, tables: Path) -> dict[str, str]:
     return found
 
 
-def differences() -> list[str]:
-    """Tables in results/ and blocks in documents that the records do not give."""
+def differences(suffixes: Sequence[str] = TABLES) -> list[str]:
+    """Files in results/ and blocks in documents that the records do not give.
+
+    suffixes: of the files compared. Figures are the same bytes only with the versions of
+    requirements.txt.
+    """
     wrong = []
     with tempfile.TemporaryDirectory() as temporary:
         fresh = Path(temporary)
         draw(fresh)
-        for suffix in ("md", "tex", "csv"):
+        for suffix in suffixes:
             made = {p.relative_to(fresh) for p in fresh.rglob(f"*.{suffix}")}
             kept = {p.relative_to(RESULTS) for p in RESULTS.glob(f"*/*/*.{suffix}")}
             for table in sorted(made | kept):
                 same = table in made & kept and (
-                    (fresh / table).read_text() == (RESULTS / table).read_text()
+                    (fresh / table).read_bytes() == (RESULTS / table).read_bytes()
                 )
                 if not same:
                     wrong.append(f"results/{table}")

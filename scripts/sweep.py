@@ -9,7 +9,6 @@ run.log in its folder. Two of these commands at once share the work.
 
 import argparse
 import contextlib
-import importlib
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from common.bounds import Bounds
 from common.command import Parser, run_command
 from common.errors import UserError
-from common.experiment import Experiment, Method, load_experiment
+from common.experiment import Experiment, load_experiment
 from common.runs import finished_record
 from common.settings import RunSettings
 from common.training import choose_device, progress
@@ -142,27 +141,14 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[E
     )
     add_arguments(parser)
     words = sys.argv[1:] if argv is None else argv
-    named = [experiment_named(word) for word in EXPERIMENTS if word in words]
+    named = [load_experiment(word) for word in EXPERIMENTS if word in words]
     for axis, kind in _axes(named).items():
         parser.add_argument(f"--{axis.replace('_', '-')}", nargs="+", type=kind, dest=axis)
     arguments = parser.parse_intermixed_args(argv)
     for name in arguments.experiments:
         if name not in EXPERIMENTS:
             raise UserError(f"{name} is no experiment: use {', '.join(EXPERIMENTS)}")
-    return arguments, [experiment_named(name) for name in arguments.experiments or EXPERIMENTS]
-
-
-def experiment_named(name: str) -> Experiment:
-    """The experiment; one that declares only presets and planned runs is completed."""
-    module = importlib.import_module(f"{name}.config")
-    if hasattr(module, "EXPERIMENT"):
-        return load_experiment(name)
-    methods = {m: Method(m) for m in module.Config.methods}
-    data = {"metaweightnet": {"paper": ("cifar10", "cifar100"), "study": ("mnist", "cifar10")}}
-    return Experiment(
-        name, name, "", methods, module.PRESETS, module.planned_runs, "", "",
-        data=data.get(name, ()),
-    )  # fmt: skip
+    return arguments, [load_experiment(name) for name in arguments.experiments or EXPERIMENTS]
 
 
 def _axes(experiments: Sequence[Experiment]) -> dict[str, Any]:
@@ -172,8 +158,14 @@ def _axes(experiments: Sequence[Experiment]) -> dict[str, Any]:
         default = next(iter(experiment.presets.values()))
         for axis in experiment.axes:
             kind = type(getattr(default, axis))
-            found[axis] = {"yes": True, "no": False}.__getitem__ if kind is bool else kind
+            found[axis] = _truth if kind is bool else kind
     return found
+
+
+def _truth(word: str) -> bool:
+    if word not in ("yes", "no"):
+        raise ValueError
+    return word == "yes"
 
 
 def prepare_data(experiment: Experiment, preset: str) -> None:

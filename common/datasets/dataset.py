@@ -128,6 +128,14 @@ def obtain(dataset: Dataset, data_dir: Path | None = None) -> Copy:
     )
 
 
+def cached(dataset: Dataset) -> bool:
+    """Whether the cache has the data set, whole; UserError if a file of it is not the right one."""
+    try:
+        return _from_cache(dataset, strict=True) is not None
+    except Damaged as reason:
+        raise UserError(f"{dataset.title}: {reason}; the next run fetches it again") from None
+
+
 def _from_folder(dataset: Dataset, folder: Path, setting: str) -> Copy:
     if not folder.is_dir():
         raise Unavailable("there is no such folder")
@@ -147,11 +155,11 @@ def _or_leave_out(dataset: Dataset, setting: str) -> str:
     return f", or leave {setting} out to have it downloaded" if dataset.sources else ""
 
 
-def _from_cache(dataset: Dataset, discard: bool = False) -> Copy | None:
+def _from_cache(dataset: Dataset, discard: bool = False, strict: bool = False) -> Copy | None:
     """The cached copy if it passes verification.
 
-    ``discard`` removes a wrong file, with a warning; only under the lock, since otherwise it
-    could be a right one that another process has just put there.
+    ``strict`` raises Damaged for a wrong file. ``discard`` removes it, with a warning; only under
+    the lock, since otherwise it could be a right one that another process has just put there.
     """
     folder = dataset.cache_folder
     paths = {file.name: folder / file.name for file in dataset.files}
@@ -163,6 +171,8 @@ def _from_cache(dataset: Dataset, discard: bool = False) -> Copy | None:
         try:
             files[file.name] = _verify(file, piece)
         except Damaged as reason:
+            if strict:
+                raise
             if discard:
                 _say(f"warning: {dataset.title}: {reason}; removed from the cache")
                 paths[file.name].unlink()

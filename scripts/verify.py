@@ -1,0 +1,107 @@
+"""Checks what this project publishes: records, tables, figures, documents, data.
+
+    python -m scripts.verify                  all parts
+    python -m scripts.verify records data     only these
+
+Every table and figure of results/ and every table in the documents is made again from the records
+and compared. One line per part says what is right, or names what is not; then the exit status is 1.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from common.command import Parser, run_command
+from common.datasets.__main__ import LOADERS
+from common.datasets.dataset import cached
+from common.errors import UserError
+from common.files import checked_files
+from common.record_settings import settings_of
+from common.reporting import RunRecord
+from common.reporting.record_files import Record, load
+from common.study.fidelity_records import FidelityRecord
+from common.study.records import Measurement
+from cross_domain_fewshot import embedded
+from metaxl.embedded import material
+from scripts import publish
+
+KINDS: dict[str, type[Record]] = {m.KIND: m for m in (RunRecord, Measurement, FidelityRecord)}
+
+
+class Wrong(Exception):
+    """A part that is not right; one argument per thing that is wrong."""
+
+
+def records() -> str:
+    """Each record is whole, consistent, and has settings that its experiment accepts."""
+    found: Counter[str] = Counter()
+    wrong = []
+    for path in sorted(publish.RESULTS.rglob("*.json")):
+        try:
+            kind = json.loads(path.read_text(encoding="utf-8")).get("kind")
+            if kind in KINDS:
+                record = load(path, KINDS[kind])
+                if isinstance(record, RunRecord):
+                    settings_of(record)
+            found[str(kind or "other JSON file")] += 1
+        except (ValueError, AttributeError, OSError) as error:
+            wrong.append(f"{path}: {error}")
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise Wrong(*wrong)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+
+
+def tables() -> str:
+    """Tables, figures and documents say what the records say."""
+    suffixes = (*publish.TABLES, *publish.FIGURES)
+    wrong = publish.differences(suffixes)
+    if wrong:
+        raise Wrong(*wrong)
+    counts = {s: len(list(publish.RESULTS.glob(f"*/*/*.{s}"))) for s in suffixes}
+    files = ", ".join(f"{count} {suffix}" for suffix, count in counts.items())
+    return f"{files}, {len(publish.documents())} documents"
+
+
+def embedded_data() -> str:
+    """The images and texts that come with the project are those that were put there."""
+    domains = [embedded.load(name) for name in embedded.recipe()["domains"]]
+    texts = checked_files(material.HERE, "get it again from the repository", material.FILES)
+    return f"{len(domains)} image domains, {len(texts)} files of text"
+
+
+def data() -> str:
+    """Data sets in the cache have their published checksums."""
+    whole, absent = [], []
+    for dataset, _ in LOADERS.values():
+        (whole if cached(dataset) else absent).append(dataset.title)
+    return f"{', '.join(whole) or 'none'} (not here: {', '.join(absent) or 'none'})"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "records": records,
+    "tables": tables,
+    "embedded": embedded_data,
+    "data": data,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(prog="python -m scripts.verify", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    chosen = parser.parse_args(argv).parts or list(PARTS)
+    status = 0
+    for name in chosen:
+        if name not in PARTS:
+            raise UserError(f"{name} is no part: use {', '.join(PARTS)}")
+        try:
+            print(f"right  {name}: {PARTS[name]()}", flush=True)
+        except (Wrong, UserError) as error:
+            status = 1
+            print(f"WRONG  {name}: {'; '.join(map(str, error.args))}", flush=True)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    run_command(main)
