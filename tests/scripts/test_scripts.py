@@ -49,13 +49,3 @@ def test_documents_link_to_what_exists():
                 assert (document.parent / target).exists(), f"{document}: {target}"
         for script in re.findall(r"bash (scripts/[\w./-]+\.sh)", text):
             assert (ROOT / script).exists(), f"{document}: {script}"
-
-
-def test_code_in_the_readme_runs():
-    """The block on EvoGrad in one's own loop, as it stands."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = [c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "EvoGrad(" in c]
-    assert len(code) == 1
-    namespace: dict = {}
-    exec(code[0], namespace)
-    assert namespace["hyper"]["log_weights"].grad.abs().sum() > 0
