@@ -24,7 +24,7 @@ Group = dict[str, list[RunRecord]]
 def draw_figures(setting: tuple[str, str], group: Group, folder: Path) -> list[Figure]:
     """The figures of one data set with one noise, into ``folder``."""
     weighted = {name: runs for name, runs in group.items() if "weight_end" in runs[0].curves}
-    learned = {name: runs for name, runs in weighted.items() if "moved" in runs[0].final}
+    learned = {name: runs for name, runs in weighted.items() if "meta_loss" in runs[0].final}
     figures = [_accuracy_figure(setting, group, folder)]
     if weighted:
         figures += [
