@@ -7,32 +7,27 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from common.bounds import Bounds, NonNegativeFloat, PositiveFloat, PositiveInt
 from common.errors import UserError
-from common.experiment import Experiment, Method
-from common.hypergrad.registry import ESTIMATORS
+from common.experiment import Experiment, Method, estimator_methods
 from common.settings import EstimatorSettings, RunSettings
 
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
+_T1T2 = {"t1t2": "double backward", "t1t2_higher": "through higher", "t1t2_forward": "forward mode"}
 METHODS = {
     "plain": Method("Plain training", published="baseline_copied"),
     "frozen_vnet": Method("Frozen random weight net"),
-    "evograd": Method("EvoGrad", "evograd", published="evograd"),
-    "evograd_matched": Method("EvoGrad, matched size", "evograd"),
-    "anchored": Method("EvoGrad, one candidate at theta", "anchored"),
-    "along_gradient": Method("EvoGrad along the gradient", "along_gradient"),
-    "t1t2": Method("T1-T2 (double backward)", "t1t2", published="t1t2"),
-    "t1t2_higher": Method("T1-T2 (through higher)", "t1t2_higher", published="t1t2"),
-    "t1t2_forward": Method("T1-T2 (forward mode)", "t1t2_forward", published="t1t2"),
-    "finite_difference": Method("Finite difference", "finite_difference"),
-    "sign_flipped": Method("EvoGrad, sign flipped", "evograd"),
-    "along_gradient_one_sided": Method(
-        "EvoGrad along the gradient, one-sided", "along_gradient_one_sided"
+    **estimator_methods(
+        labels={
+            "anchored": "EvoGrad, one candidate at theta",
+            "along_gradient": "EvoGrad along the gradient",
+            "along_gradient_one_sided": "EvoGrad along the gradient, one-sided",
+            "finite_difference": "Finite difference",
+            **{name: f"T1-T2 ({way})" for name, way in _T1T2.items()},
+        },
+        published={"evograd": "evograd", **dict.fromkeys(_T1T2, "t1t2")},
     ),
-    **{
-        name: Method(ESTIMATORS[name].label, name)
-        for name in ("differences", "anchored_differences", "t1t2_mixed", "layer_sampled",
-                     "neumann", "implicit_cg")
-    },
-}  # fmt: skip
+    "evograd_matched": Method("EvoGrad, matched size", "evograd"),
+    "sign_flipped": Method("EvoGrad, sign flipped", "evograd"),
+}
 # They compare dL_T/dlambda at two points, which only held weights make T1-T2's derivative.
 _ALWAYS_HELD = ("finite_difference", "along_gradient", "along_gradient_one_sided")
 Changes = dict[str, Any]
@@ -283,6 +278,8 @@ def variant(settings: Mapping[str, Any]) -> list[str]:
         found.append("held input")
     if settings["num_candidates"] != preset.num_candidates:
         found.append(f"K = {settings['num_candidates']}")
+    if settings.get("share_base_step"):
+        found.append("shared base step")
     pairs = settings.get("flip_pairs", "seed")  # records from before the option drew them so
     if settings["noise"] == "flip" and pairs != preset.flip_pairs:
         found.append("released pairs" if pairs == "released" else "pairs by seed")

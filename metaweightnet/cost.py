@@ -5,11 +5,13 @@ from functools import partial
 
 import torch
 
+from common.hypergrad.registry import ESTIMATORS
 from common.reporting import published
-from common.study.case import Built, CostCase, Size
+from common.study.case import Built, CostCase, Size, Step
 from common.study.published import PublishedCost
 from metaweightnet.config import Config
 from metaweightnet.data import Split
+from metaweightnet.problem import Batch
 from metaweightnet.steps import Learner
 
 WIDTHS, HIDDEN = "ResNet-32, label noise, by width", "ResNet-32, label noise, by weight net"
@@ -46,17 +48,33 @@ def build(config: Config, device: torch.device) -> Built:
     labels = torch.arange(config.batch_size) % config.num_classes
     split = Split(*(t.to(device) for t in (images, labels, labels < 0)))
     index = torch.arange(config.batch_size, device=device)
-    batch = split.batch(index)
+    batch, outer_batch = split.batch(index), split.batch(index.flip(0))
     return Built(
         problem=learner.meta.problem,
         params=dict(learner.network.named_parameters()),
         hyper=learner.meta.hyper,
         inner_batch=batch,
-        outer_batch=split.batch(index.flip(0)),
+        outer_batch=outer_batch,
         plain_step=lambda: plain.base_step(batch),
         base_step=lambda: learner.base_step(batch),
         inner_lr=Config.learning_rate,
+        steps=shared_steps(config, device, batch, outer_batch) if config.width == 1 else {},
     )
+
+
+def shared_steps(
+    config: Config, device: torch.device, batch: Batch, outer_batch: Batch
+) -> dict[str, Step]:
+    """Whole steps of the estimators whose candidate at theta is the base step's."""
+
+    def learner_of(method: str) -> Learner:
+        return Learner(replace(config, method=method, share_base_step=True), device)
+
+    return {
+        f"{entry.label}, shared": partial(learner_of(name).step, batch, outer_batch)
+        for name, entry in ESTIMATORS.items()
+        if entry.shares
+    }
 
 
 def published_costs() -> list[PublishedCost]:

@@ -1,9 +1,14 @@
 """The training steps: the weight net's meta step and the classifier's base step."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
+from common.hypergrad import Tensors
+from common.hypergrad.problem import detached, leaves
 from common.training import MetaStep, new_generator
 from metaweightnet.config import Config
 from metaweightnet.models import VNet, build_network
@@ -46,16 +51,52 @@ class Learner:
     def step(self, batch: Batch, meta_batch: Batch | None) -> tuple[dict[str, Tensor], Tensor]:
         """A meta step, then a base step with the new weights; their metrics, and the weights
         relative to plain training's, (N,)."""
+        if self.config.share_base_step:
+            return self.shared_step(batch, meta_batch)
         metrics = self.meta_step(batch, meta_batch) if self.meta is not None else {}
         metrics["train_loss"], relative_weights = self.base_step(batch)
         return metrics, relative_weights
 
-    def meta_step(self, batch: Batch, meta_batch: Batch) -> dict[str, Tensor]:
+    def meta_step(self, batch: Batch, meta_batch: Batch, **given: Any) -> dict[str, Tensor]:
         """A step of the weight net's optimiser along the estimated hypergradient."""
         params = dict(self.network.named_parameters())
-        if self.config.holds_vnet_input:
+        if self.config.holds_vnet_input and batch.seen is None:
             batch = self.meta.problem.held(params, batch)
-        return self.meta(params, batch, meta_batch, self.hypergradient_factor())
+        return self.meta(params, batch, meta_batch, self.hypergradient_factor(), **given)
+
+    def base_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """SGD on the (weighted) training loss, no gradient through the weights.
+
+        Returns the loss and the weights relative to plain training's, (N,).
+        """
+        loss, _, relative_weights = self.loss(batch, detached(dict(self.vnet.named_parameters())))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), relative_weights
+
+    def shared_step(self, batch: Batch, meta_batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Both steps at the same parameters and weights: the base step hands over its loss, and
+        the losses that the weight net sees where they are held."""
+        hyper = leaves(self.meta.hyper)
+        loss, losses, relative_weights = self.loss(batch, hyper)
+        self.optimizer.zero_grad()
+        anchor = self.meta.shared_gradient(loss, hyper)
+        if self.config.holds_vnet_input:
+            batch = batch._replace(seen=losses)
+        metrics = self.meta_step(batch, meta_batch, anchor=anchor)
+        self.optimizer.step()
+        return metrics | {"train_loss": loss.detach()}, relative_weights
+
+    def loss(self, batch: Batch, hyper: Tensors) -> tuple[Tensor, Tensor, Tensor]:
+        """The training loss with the weight net's parameters ``hyper``; without gradients the
+        samples' losses (N,) and their weights relative to plain training's, (N,)."""
+        losses = F.cross_entropy(self.network(batch.images), batch.labels, reduction="none")
+        if self.config.method == "plain":
+            weights = torch.full_like(losses, 1 / len(losses))
+        else:
+            weights = normalised(functional_call(self.vnet, dict(hyper), (losses.detach(),)))
+        return (weights * losses).sum(), losses.detach(), weights.detach() * len(losses)
 
     def hypergradient_factor(self) -> float:
         """What the controls multiply EvoGrad's hypergradient by.
@@ -70,23 +111,6 @@ class Learner:
         if self.config.method == "evograd_matched":
             return self.learning_rate() / self.meta.estimator.effective_inner_lr
         return 1.0
-
-    def base_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """SGD on the (weighted) training loss, no gradient through the weights.
-
-        Returns the loss and the weights relative to plain training's, (N,).
-        """
-        losses = F.cross_entropy(self.network(batch.images), batch.labels, reduction="none")
-        if self.config.method == "plain":
-            weights = torch.full_like(losses, 1 / len(losses))
-        else:
-            with torch.no_grad():
-                weights = normalised(self.vnet(losses))
-        loss = (weights * losses).sum()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach(), weights * len(losses)
 
 
 def sgd(module: nn.Module, rate: float, momentum: float, decay: float) -> torch.optim.Optimizer:

@@ -99,6 +99,36 @@ def test_the_base_step_weights_the_losses_and_passes_no_gradient_to_the_weight_n
     assert all(p.grad is None for p in task.learner.vnet.parameters())
 
 
+@pytest.mark.parametrize("held", ["candidate", "model"])
+@pytest.mark.parametrize("method", ["anchored", "anchored_differences", "along_gradient_one_sided"])
+def test_a_shared_base_step_is_both_steps_at_the_same_parameters_and_weights(method, held, small):
+    config = small(method=method, vnet_input=held)
+    learners = []
+    for shared in (True, False):
+        torch.manual_seed(5)
+        task = MetaWeightTask(replace(config, share_base_step=shared).validate(), CPU)
+        learners.append(task.learner)
+    together, apart = learners
+    batch, meta_batch = task.train.batch(torch.arange(20)), task.meta.batch(torch.arange(20))
+    metrics, weights = together.step(batch, meta_batch)
+    # Apart: the meta step on a copy, since its order is before the base step.
+    before = {name: p.detach().clone() for name, p in apart.vnet.named_parameters()}
+    expected = apart.meta_step(batch, meta_batch)
+    after = {name: p.detach().clone() for name, p in apart.vnet.named_parameters()}
+    apart.vnet.load_state_dict(before)
+    loss, expected_weights = apart.base_step(batch)
+    torch.testing.assert_close(metrics["train_loss"], loss)
+    torch.testing.assert_close(weights, expected_weights)
+    torch.testing.assert_close(metrics["meta_loss"], expected["meta_loss"])
+    assert metrics["hypergradient_norm"].item() == pytest.approx(
+        expected["hypergradient_norm"].item(), rel=0.02
+    )
+    for name, p in together.vnet.named_parameters():
+        torch.testing.assert_close(p, after[name], rtol=0, atol=1e-4)
+    for one, two in zip(together.network.parameters(), apart.network.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
 def test_methods_start_from_the_same_networks(small):
     states = []
     for method in ("plain", "evograd", "t1t2"):
