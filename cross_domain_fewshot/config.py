@@ -7,20 +7,23 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from common.errors import UserError
-from common.experiment import Experiment, Method
+from common.experiment import Experiment, Method, estimator_methods
 from common.hypergrad import Estimator, EvoGrad
 from common.settings import ROOT, EstimatorSettings, RunSettings
 from cross_domain_fewshot.data import BASE_DOMAIN, DOMAINS
 
+_LABELS = {"t1t2": "T1-T2 (double backward)", "t1t2_higher": "T1-T2 (through higher)"}
 METHODS = {
     "none": Method("No transformation", published="none"),
     "ft": Method("FT", published="ft"),
-    "lft_evograd": Method("LFT, EvoGrad", "evograd", "lft_evograd"),
-    "lft_t1t2": Method("LFT, T1-T2 (double backward)", "t1t2", "lft_t1t2"),
-    "lft_t1t2_higher": Method("LFT, T1-T2 (through higher)", "t1t2_higher", "lft_t1t2"),
-    "lft_finite_difference": Method("LFT, finite difference", "finite_difference"),
-    "lft_anchored": Method("LFT, anchored EvoGrad", "anchored"),
-    "lft_along_gradient": Method("LFT, EvoGrad along the gradient", "along_gradient"),
+    **{
+        f"lft_{name}": replace(method, label=f"LFT, {method.label}")
+        for name, method in estimator_methods(
+            labels=_LABELS,
+            published={n: f"lft_{n}" for n in ("evograd", "t1t2")} | {"t1t2_higher": "lft_t1t2"},
+            excluded=("t1t2_forward",),  # lambda passes through batch norm
+        ).items()
+    },
 }
 AtLeastTwo = Annotated[int, Bounds(least=2)]
 
@@ -84,7 +87,7 @@ class Config(EstimatorSettings):
     """Transformations of method ft: trained with the model on the training loss, or fixed."""
     order: Literal["released", "base_first", "meta_first"] = "released"
     """Which comes first in an iteration, the model's update or the transformations'; both use the
-    same episode of the pseudo-seen domain. released: base_first for EvoGrad, meta_first else."""
+    same episode of the pseudo-seen domain. released: meta_first for T1-T2, base_first else."""
     common_noise: bool = False
     """EvoGrad: the transformations' noise is the same for all candidates of a hypergradient."""
 
@@ -145,7 +148,7 @@ class Config(EstimatorSettings):
         return {
             "stream": "pairs" if self.learned else "mixed",
             "auxiliary": "on" if self.learned else "off",
-            "order": "base_first" if self.method == "lft_evograd" else "meta_first",
+            "order": "meta_first" if self.method.startswith("lft_t1t2") else "base_first",
         }
 
     def chosen(self, name: str) -> str:
@@ -190,6 +193,11 @@ class Config(EstimatorSettings):
         if self.unseen not in domains or self.unseen == self.base_domain:
             possible = ", ".join(d for d in domains if d != self.base_domain)
             raise UserError(f"--unseen {self.unseen} is no domain to leave out: use {possible}")
+        if self.share_base_step:
+            raise UserError(
+                "--share-base-step is not for few-shot: its base step has a loss of its own, and "
+                "most orders take the meta step at other parameters"
+            )
         if self.learned and self.stream == "mixed":
             raise UserError(f"--stream mixed has no pseudo-unseen domain for {self.method}")
         return self._normalised()

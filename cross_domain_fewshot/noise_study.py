@@ -178,7 +178,7 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 def _interval(rows: Sequence[Row], name: str) -> Number:
     """Mean over pairs of episodes of the mean over draws, with the interval by Student's t."""
     measured = Measured(tuple(sum(row[name]) / len(row[name]) for row in rows))
-    return Number(measured.mean, measured.ci95)
+    return Number(measured.mean, measured.ci95, digits=3)
 
 
 def read(folder: Path) -> list[Mapping[str, Any]]:

@@ -49,6 +49,7 @@ def test_the_paper_preset_is_the_papers():
     [({"unseen": "sketches"}, "--unseen sketches"), ({"unseen": "cub"}, "--unseen cub"),
      ({"n_way": 1}, "--n-way 1"), ({"n_query": 0}, "--n-query 0"), ({"sigma": 0.0}, "--sigma"),
      ({"aux_batch_size": 0}, "--aux-batch-size 0"), ({"stream": "mixed"}, "--stream mixed"),
+     ({"share_base_step": True, "method": "lft_anchored"}, "--share-base-step is not for"),
      ({"method": "magic"}, "--method magic"), ({"min_class_size": -1}, "--min-class-size -1")],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_named(changes, flag):

@@ -89,9 +89,9 @@ def test_the_table_has_shares_and_intervals():
             [(str(r[0]), str(r[1]), str(r[2]), *r[3:]) for r in table(records).rows]}  # fmt: skip
     # t for 2 degrees of freedom is 4.303, the standard error of 0.1, 0.2, 0.6 is 0.2646 / sqrt(3).
     assert made["start", "EvoGrad, shared", "8"] == [
-        "0.100", "–", "0.75", "0.30 ± 0.66", "0.30 ± 0.66",
+        "0.100", "–", "0.75", "0.300 ± 0.657", "0.300 ± 0.657",
     ]  # fmt: skip
-    assert made["end", "EvoGrad, separate", "2"] == ["0.200", "75.0", "0.75", "–", "0.00 ± 0.00"]
+    assert made["end", "EvoGrad, separate", "2"] == ["0.200", "75.0", "0.75", "–", "0.000 ± 0.000"]
 
 
 def test_a_finished_seed_is_not_measured_again(monkeypatch, tmp_path, capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cross_domain_fewshot.config import PRESETS, Config
+from cross_domain_fewshot.config import PRESETS
 from cross_domain_fewshot.pretrain import PretrainTask
 from cross_domain_fewshot.train import FewShotTask, run
 
@@ -66,9 +66,9 @@ def photos(write_photos):
 
 @pytest.mark.parametrize("backbone", ["resnet10", "resnet34"])
 def test_the_paper_preset_runs_in_the_real_layout(backbone, photos, tmp_path):
-    """Every method at 224 px, one episode each; only the number of channels is reduced."""
+    """The paper's methods at 224 px, one episode each; only the number of channels is reduced."""
     hypergradients = {}
-    for method in Config.methods:
+    for method in ("none", "ft", "lft_evograd", "lft_t1t2", "lft_t1t2_higher"):
         config = replace(
             PRESETS["paper"],
             method=method,
