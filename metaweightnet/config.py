@@ -201,7 +201,13 @@ _QUICK_CELLS: list[Changes] = [
 ]
 """What preset quick compares: training without learned weights, the control, the paper's method,
 its two variants without the moving input and without sampling noise, the exact hypergradient."""
-_PAPERS_DECAY = {"meta_weight_decay": _PAPER.meta_weight_decay}
+
+
+def _as_in_paper(*names: str) -> Changes:
+    return {name: getattr(_PAPER, name) for name in names}
+
+
+_PAPERS_DECAY = _as_in_paper("meta_weight_decay")
 _MORE_CELLS: list[Changes] = [
     {"method": "evograd", "num_candidates": 8},
     {"method": "evograd", "num_candidates": 8, **_HELD},
@@ -213,21 +219,6 @@ _MORE_CELLS: list[Changes] = [
     {"method": "t1t2_forward", **_PAPERS_DECAY},
 ]
 """What preset study adds on MNIST: more candidates, other estimators, the paper's weight decay."""
-_PAPERS_OPTIMIZER = {
-    "meta_optimizer": _PAPER.meta_optimizer,
-    "meta_learning_rate": _PAPER.meta_learning_rate,
-    **_PAPERS_DECAY,
-}
-_CIFAR: Changes = {
-    **{
-        name: getattr(_PAPER, name)
-        for name in ("dataset", "noise_level", "depth", "image_size", "train_size", "test_size",
-                     "augment", "log_every")
-    },
-    "epochs": 30,
-    "milestones": (20, 25),
-}  # fmt: skip
-"""CIFAR-10 with ResNet-32 as in the paper, at half its epochs."""
 
 
 def planned_runs(preset: str) -> list[Config]:
@@ -250,44 +241,41 @@ def _paper_plan() -> list[tuple[int, Changes]]:
 
 
 def _study_plan() -> list[tuple[int, Changes]]:
-    """MNIST with ten seeds; CIFAR-10 (flip, and people's labels) with three."""
+    """MNIST with ten seeds; with three CIFAR-10 as in the paper (flip, and people's labels) at half
+    its epochs."""
     plan = [(seed, cell) for seed in range(1, 11) for cell in _QUICK_CELLS]
     plan += [(seed, cell) for seed in range(1, 11) for cell in _MORE_CELLS]
+    cifar = {"epochs": 30, "milestones": (20, 25)} | _as_in_paper(
+        "dataset", "noise_level", "depth", "image_size", "train_size", "test_size", "augment",
+        "log_every",
+    )  # fmt: skip
     learned = [cell for cell in _QUICK_CELLS if METHODS[cell["method"]].estimator]
-    cifar: list[Changes] = [
-        {"noise": noise, **optimizer, **cell}
-        for noise, optimizer, group in (
-            ("flip", {}, _QUICK_CELLS),
-            ("flip", _PAPERS_DECAY, learned),
-            ("flip", _PAPERS_OPTIMIZER, learned),
-            ("human", {}, _QUICK_CELLS),
-        )
-        for cell in group
+    optimizer = _as_in_paper("meta_optimizer", "meta_learning_rate", "meta_weight_decay")
+    parts: list[tuple[Changes, list[Changes]]] = [
+        ({"noise": "flip"}, _QUICK_CELLS),
+        ({"noise": "flip", **_PAPERS_DECAY}, learned),
+        ({"noise": "flip", **optimizer}, learned),
+        ({"noise": "human"}, _QUICK_CELLS),
     ]
-    return plan + [(seed, _CIFAR | cell) for seed in (1, 2, 3) for cell in cifar]
+    cells = [cifar | changes | cell for changes, group in parts for cell in group]
+    return plan + [(seed, cell) for seed in (1, 2, 3) for cell in cells]
 
 
 def variant(settings: Mapping[str, Any]) -> list[str]:
     """What a run's settings (or a record's config) decide otherwise than its preset, in the
     choices that results are to be compared in."""
     preset = PRESETS[settings["preset"]]
-    found = []
-    if settings["split"] == "authors":
-        found.append("authors split")
-    if settings["vnet_input"] == "model":
-        found.append("held input")
-    if settings["num_candidates"] != preset.num_candidates:
-        found.append(f"K = {settings['num_candidates']}")
-    if settings.get("share_base_step"):
-        found.append("shared base step")
-    pairs = settings.get("flip_pairs", "seed")  # records from before the option drew them so
-    if settings["noise"] == "flip" and pairs != preset.flip_pairs:
-        found.append("released pairs" if pairs == "released" else "pairs by seed")
-    if settings["meta_optimizer"] != preset.meta_optimizer:
-        found.append(f"meta {settings['meta_optimizer']}")
-    if settings["meta_weight_decay"] != preset.meta_weight_decay:
-        found.append(f"decay {settings['meta_weight_decay']:g}")
-    return found
+    optimizer, decay = settings["meta_optimizer"], settings["meta_weight_decay"]
+    words = {
+        "authors split": settings["split"] == "authors",
+        "held input": settings["vnet_input"] == "model",
+        f"K = {settings['num_candidates']}": settings["num_candidates"] != preset.num_candidates,
+        "shared base step": settings.get("share_base_step"),  # older records lack it
+        "pairs by seed": settings["noise"] == "flip" and settings["flip_pairs"] == "seed",
+        f"meta {optimizer}": optimizer != preset.meta_optimizer,
+        f"decay {decay:g}": decay != preset.meta_weight_decay,
+    }
+    return [word for word, differs in words.items() if differs]
 
 
 EXPERIMENT = Experiment(

@@ -1,4 +1,4 @@
-"""The label-noise experiment's figures."""
+"""The label-noise experiment's figures, of one data set with one noise each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,43 +19,83 @@ from metaweightnet.monitor import HISTOGRAM_BINS, HISTOGRAM_MAX, LOSS_GRID
 
 Group = dict[str, list[RunRecord]]
 """Method (and what it does otherwise) -> its runs, on one data set with one noise."""
+_DARK, _PALE = ({**style, "marker": ""} for style in series_styles(2))
 
 
 def draw_figures(setting: tuple[str, str], group: Group, folder: Path) -> list[Figure]:
     """The figures of one data set with one noise, into ``folder``."""
     weighted = {name: runs for name, runs in group.items() if "weight_end" in runs[0].curves}
     learned = {name: runs for name, runs in weighted.items() if "meta_loss" in runs[0].final}
-    figures = [_accuracy_figure(setting, group, folder)]
+    plain = group.get(METHODS[EXPERIMENT.baseline].label, [])
+
+    def accuracy(axis: Any, records: list[RunRecord]) -> None:
+        if plain:
+            style = _PALE | {"linestyle": "-"}
+            axis.plot(*_mean_by_epoch(plain, "accuracy"), **style, label="plain, mean")
+        for number, record in enumerate(records):
+            label = None if number else "method, by seed"
+            axis.plot(*_mean_by_epoch([record], "accuracy"), **_DARK, lw=0.9, label=label)
+
+    figures = [
+        _panels(
+            setting, group, folder, "accuracy", accuracy, ("epoch", "test accuracy (%)"),
+            "Test accuracy by epoch, each method's seeds beside the mean of plain training",
+        )
+    ]  # fmt: skip
     if weighted:
         figures += [
-            _function_figure(setting, weighted, folder),
-            _histogram_figure(setting, weighted, folder),
-        ]
+            _panels(
+                setting, weighted, folder, "weight-function", _functions, ("loss", "V(loss)"),
+                "The weight as a function of the loss, at the start and at the end of training, "
+                "one pair of lines per seed (a batch's weights are normalised, so only ratios "
+                "along a line matter)",
+            ),
+            _panels(
+                setting, weighted, folder, "weights", _histograms,
+                ("relative weight", "share of samples"),
+                "Relative weights of samples with right and with wrong labels in the last epoch, "
+                "all seeds together (the last bin holds all larger ones)",
+            ),
+        ]  # fmt: skip
     if learned:
-        figures.append(_movement_figure(setting, learned, folder))
+        figures.append(_movement(setting, learned, folder))
     return figures
 
 
-def _save(fig: Any, setting: tuple[str, str], folder: Path, stem: str, **texts: str) -> Figure:
-    return save_figure(fig, folder, "-".join((stem, *setting)).replace(" ", "-"), **texts)
+def _functions(axis: Any, records: list[RunRecord]) -> None:
+    for number, record in enumerate(records):
+        for name, style in (("start", _PALE), ("end", _DARK)):
+            label = None if number else name
+            curve = record.curves[f"weight_{name}"]
+            axis.plot(LOSS_GRID.numpy(), curve, **style, lw=0.9, label=label)
+    axis.set_ylim(0, 1)
+
+
+def _histograms(axis: Any, records: list[RunRecord]) -> None:
+    edges = np.linspace(0, HISTOGRAM_MAX, HISTOGRAM_BINS + 1)
+    for name, style in (("right", _DARK), ("wrong", _PALE)):
+        counts = np.sum([record.curves[f"histogram_{name}"] for record in records], axis=0)
+        if counts.sum():
+            look = {key: style[key] for key in ("color", "linestyle")}
+            axis.stairs(counts / counts.sum(), edges, **look, label=f"{name} labels")
+    axis.set_yscale("symlog", linthresh=0.01, linscale=0.5)
+    axis.set_ylim(0, 1)
 
 
 def _panels(
+    setting: tuple[str, str],
     group: Group,
+    folder: Path,
+    stem: str,
     draw: Callable[[Any, list[RunRecord]], None],
     labels: tuple[str, str],
-    save: Callable[[Any], Figure],
+    shows: str,
 ) -> Figure:
     """A panel for each method; the first has the legend."""
     columns = min(3, len(group))
+    rows = -(-len(group) // columns)
     with figure_style():
-        fig, axes = new_figure(
-            rows=-(-len(group) // columns),
-            columns=columns,
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-        )
+        fig, axes = new_figure(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axis in axes.flat[len(group) :]:
             axis.set_visible(False)
         for axis, (name, records) in zip(axes.flat, group.items(), strict=False):
@@ -64,104 +104,10 @@ def _panels(
             axis.set(xlabel=labels[0], ylabel=labels[1])
             axis.label_outer()
         axes.flat[0].legend(fontsize=6.5)
-        return save(fig)
+        return _save(fig, setting, folder, stem, shows, f"a panel for each of {', '.join(group)}")
 
 
-def _accuracy_figure(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
-    plain = group.get(METHODS[EXPERIMENT.baseline].label, [])
-    own, reference = series_styles(2)
-
-    def draw(axis: Any, records: list[RunRecord]) -> None:
-        if plain:
-            style = reference | {"marker": "", "linestyle": "-"}
-            axis.plot(*_mean_by_epoch(plain, "accuracy"), **style, label="plain, mean")
-        for record in records:
-            label = "method, by seed" if record is records[0] else None
-            style = own | {"marker": ""}
-            axis.plot(*_mean_by_epoch([record], "accuracy"), **style, lw=0.9, label=label)
-
-    return _panels(
-        group,
-        draw,
-        ("epoch", "test accuracy (%)"),
-        lambda fig: _save(
-            fig,
-            setting,
-            folder,
-            "accuracy",
-            alt=f"Test accuracy by epoch on {' '.join(setting)}, a panel for each of "
-            f"{', '.join(group)}, one line per seed beside plain training.",
-            caption=f"Test accuracy on {setting[0]}, noise {setting[1]}: each method's seeds "
-            "beside the mean of plain training.",
-        ),
-    )
-
-
-def _function_figure(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
-    end, start = series_styles(2)
-
-    def draw(axis: Any, records: list[RunRecord]) -> None:
-        for record in records:
-            for name, style in (("start", start), ("end", end)):
-                axis.plot(
-                    LOSS_GRID.numpy(),
-                    record.curves[f"weight_{name}"],
-                    **(style | {"marker": ""}),
-                    lw=0.9,
-                    label=name if record is records[0] else None,
-                )
-        axis.set_ylim(0, 1)
-
-    return _panels(
-        group,
-        draw,
-        ("loss", "V(loss)"),
-        lambda fig: _save(
-            fig,
-            setting,
-            folder,
-            "weight-function",
-            alt=f"The weight net's output over the loss on {' '.join(setting)}, at the start and "
-            f"at the end of training, in a panel for each of {', '.join(group)}.",
-            caption="The weight as a function of the loss, at the start and at the end, one pair "
-            f"of lines per seed ({setting[0]}, noise {setting[1]}). A batch's weights are "
-            "normalised, so only ratios along a line matter.",
-        ),
-    )
-
-
-def _histogram_figure(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
-    edges = np.linspace(0, HISTOGRAM_MAX, HISTOGRAM_BINS + 1)
-
-    def draw(axis: Any, records: list[RunRecord]) -> None:
-        for name, style in zip(("right", "wrong"), series_styles(2), strict=True):
-            counts = np.sum([record.curves[f"histogram_{name}"] for record in records], axis=0)
-            if counts.sum():
-                look = {key: style[key] for key in ("color", "linestyle")}
-                axis.stairs(counts / counts.sum(), edges, **look, label=f"{name} labels")
-        axis.set_yscale("symlog", linthresh=0.01, linscale=0.5)
-        axis.set_ylim(0, 1)
-
-    return _panels(
-        group,
-        draw,
-        ("relative weight", "share of samples"),
-        lambda fig: _save(
-            fig,
-            setting,
-            folder,
-            "weights",
-            alt="Distribution of relative weights in the last epoch, of samples with right and "
-            f"with wrong labels, on {' '.join(setting)}, in a panel for each of "
-            f"{', '.join(group)}.",
-            caption="Relative weights of samples with right and with wrong labels in the last "
-            f"epoch, all seeds together ({setting[0]}, noise {setting[1]}); the last bin holds "
-            "all larger ones.",
-        ),
-    )
-
-
-def _movement_figure(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
+def _movement(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
     """Norm of the hypergradient and distance of the weight net, a line per method."""
     quantities = {"hypergradient_norm": "hypergradient norm", "moved": "distance moved"}
     with figure_style():
@@ -172,17 +118,19 @@ def _movement_figure(setting: tuple[str, str], group: Group, folder: Path) -> Fi
                 axis.plot(*_mean_by_epoch(records, metric), label=name, **style, markevery=0.2)
             axis.set(xlabel="epoch", ylabel=label, yscale="log")
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        return _save(
-            fig,
-            setting,
-            folder,
-            "movement",
-            alt="Norm of the hypergradient and distance of the weight net from its start by "
-            f"epoch, on {' '.join(setting)}, for {', '.join(group)}.",
-            caption="Left: norm of the hypergradient that the weight net's optimiser is given, "
-            "mean over the epoch. Right: how far the weight net has moved. Means over seeds "
-            f"({setting[0]}, noise {setting[1]}).",
+        shows = (
+            "Left: norm of the hypergradient that the weight net's optimiser is given, mean over "
+            "the epoch. Right: distance of the weight net from its start. Means over seeds"
         )
+        return _save(fig, setting, folder, "movement", shows, f"lines for {', '.join(group)}")
+
+
+def _save(
+    fig: Any, setting: tuple[str, str], folder: Path, stem: str, shows: str, layout: str
+) -> Figure:
+    name = "-".join((stem, *setting)).replace(" ", "-")
+    caption = f"{shows}. {setting[0]}, noise {setting[1]}."
+    return save_figure(fig, folder, name, alt=f"{caption} Drawn as {layout}.", caption=caption)
 
 
 def _mean_by_epoch(records: list[RunRecord], metric: str) -> tuple[list[float], np.ndarray]:

@@ -140,14 +140,11 @@ def difference_table(groups: Groups) -> Table:
     rows = []
     for setting, group in groups.items():
         for name, runs in group.items():
-            differences = [
-                paired_difference(runs, group.get(reference, []))
-                for reference in (_PLAIN, _EXACT)
-                if reference != name
-            ]
-            cells = [Number(d.mean, d.ci95, signed=True) if d else "–" for d in differences]
-            if name in (_PLAIN, _EXACT):
-                cells.insert((_PLAIN, _EXACT).index(name), "–")
+            cells = []
+            for reference in (_PLAIN, _EXACT):
+                others = group.get(reference, []) if reference != name else []
+                found = paired_difference(runs, others)
+                cells.append(Number(found.mean, found.ci95, signed=True) if found else "–")
             rows.append((*setting, name, str(len(runs)), *cells))
     return Table(
         "Label noise: differences between methods, in points of accuracy",
