@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .base import Estimator
+from .checks import check_scalar
 from .problem import Hypergradient, Tensors
 
 Hyper = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
@@ -38,13 +39,14 @@ class HyperOptimizer:
     optimizer: of the hyperparameters, and of nothing else.
     generator: source of the estimator's random numbers; torch's global CPU generator if None.
 
-    Mixed precision: put ``torch.autocast`` inside the losses. In bfloat16 the losses of candidates
-    that lie close together differ by rounding only: take T1T2, or a larger sigma or radius. A
-    ``GradScaler`` belongs to the model's own step: the losses here are not scaled, and the
-    hyperparameters are stepped without it.
+    Mixed precision: ``torch.autocast`` may stand inside the losses or around the call; either way
+    it applies to the losses only. In bfloat16 the losses of candidates that lie close together
+    differ by rounding only: take T1T2, or a larger sigma or radius. A ``GradScaler`` belongs to the
+    model's own step: the losses here are not scaled, and the hyperparameters are stepped without
+    it.
 
-    Raises ValueError for losses that are no scalars, tensors that cannot be hyperparameters, and
-    an optimizer of other tensors.
+    Raises ValueError or TypeError for losses that are no scalars, tensors that cannot be
+    hyperparameters, and an optimizer of other tensors.
     """
 
     def __init__(
@@ -176,11 +178,7 @@ class _Losses(nn.Module):
 
     def forward(self, name: str, hyper: dict[str, Tensor], batch: Any) -> Tensor:
         given = self.hyper if isinstance(self.hyper, nn.Module) else hyper
-        loss = self.losses[name](self.model, given, batch)
-        if not isinstance(loss, Tensor) or loss.shape != ():
-            seen = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"{name} must return a scalar tensor, such as a mean; got {seen}")
-        return loss
+        return check_scalar(name, self.losses[name](self.model, given, batch))
 
 
 def _frozen(tensor: Tensor) -> bool:

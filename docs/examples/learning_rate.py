@@ -1,7 +1,7 @@
 """The learning rate of fifty steps of SGD with momentum, through all of them."""
 
 import torch
-from hypergradients import ForwardMode, HyperOptimizer
+from hypergradients import ForwardMode, HyperOptimizer, LearnedLR
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
@@ -11,20 +11,15 @@ images, order = images.float() / 16, torch.randperm(1797)
 train, valid, test = order[:1000], order[1000:1400], order[1400:]
 
 
-def train_loss(model, hyper, batch):
-    """The learning rate is a factor of the loss; the inner step size is 1."""
-    return hyper["log_lr"].exp() * F.cross_entropy(model(images[batch]), labels[batch])
-
-
-def valid_loss(model, hyper, batch):
+def loss(model, hyper, batch):
     return F.cross_entropy(model(images[batch]), labels[batch])
 
 
 model = torch.nn.Linear(64, 10)
 hyper = {"log_lr": torch.tensor(-7.0)}
 meta = torch.optim.Adam(hyper.values(), lr=0.3)
-estimator = ForwardMode(inner_lr=1.0, steps=50, momentum=0.9)
-hyper_optimizer = HyperOptimizer(model, hyper, train_loss, valid_loss, estimator, meta)
+estimator = ForwardMode(LearnedLR(lambda hyper: hyper["log_lr"].exp()), steps=50, momentum=0.9)
+hyper_optimizer = HyperOptimizer(model, hyper, loss, loss, estimator, meta)
 for step in range(25):
     batches = train[torch.randint(1000, (50, 100))]
     result = hyper_optimizer.step(list(batches), valid)

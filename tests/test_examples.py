@@ -1,0 +1,68 @@
+"""The examples of docs/examples show what the guide says they show."""
+
+import runpy
+import sys
+
+import pytest
+import torch
+
+import common.hypergrad
+from common.settings import ROOT
+
+EXAMPLES = ROOT / "docs" / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs an example; gives its variables and the numbers of each line it printed."""
+    monkeypatch.setitem(sys.modules, "hypergradients", common.hypergrad)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run_example(name):
+        path = EXAMPLES / f"{name}.py"
+        assert len(path.read_text().splitlines()) < 40
+        variables = runpy.run_path(str(path))
+        return variables, [numbers(line) for line in capsys.readouterr().out.splitlines()]
+
+    yield run_example
+    torch.set_num_threads(threads)
+
+
+def numbers(line):
+    words = [word.rstrip(",;") for word in line.split()]
+    return [float(word) for word in words if word.lstrip("-").replace(".", "").isdigit()]
+
+
+def test_sample_weights_recover_accuracy_under_wrong_labels(run):
+    _, [(plain, *_), (learned, right, wrong)] = run("sample_weights")
+    assert learned > plain + 0.01
+    assert wrong < right / 2
+
+
+def test_the_shift_of_the_images_to_come_is_found(run):
+    _, [(_, untouched), (pixels, learned)] = run("augmentation")
+    assert 1.6 < pixels < 2.5  # they are shifted by up to 2
+    assert learned < untouched / 3
+
+
+def test_a_mixture_moves_away_from_wrong_labels(run):
+    _, [(*_, even), (right, partly, random, learned)] = run("loss_mixing")
+    assert right > 0.8 and random < partly < 0.2
+    assert learned < even / 2
+
+
+def test_a_penalty_needs_more_than_a_single_step(run):
+    """One step at a time lowers it, then raises it again; the implicit gradient settles."""
+    _, lines = run("regulariser")
+    strengths = [strength for strength, _ in lines]
+    single, implicit = strengths[:6], strengths[6:]
+    assert max(single) - min(single) > 4
+    assert all(-6.5 < strength < -4.5 for strength in implicit[-3:])
+
+
+def test_the_learning_rate_is_found_through_all_steps(run):
+    variables, lines = run("learning_rate")
+    losses = [loss for *_, loss in lines]
+    assert losses[0] > 2 and losses[-1] < 0.25
+    assert 0.3 < variables["hyper"]["log_lr"].exp() < 2
