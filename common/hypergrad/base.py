@@ -270,7 +270,8 @@ class Estimator(ABC):
             with self._examined(at):
                 found = self.estimate(at, **given)
             reached = [found.indirect] if found.reached is None else found.reached
-            check_dependence(*reached, found.direct)
+            if not self._learns_rates:
+                check_dependence(*reached, found.direct)
             grads = zeros_for_none(found.indirect, at.hyper_values)
             if found.direct is not None:
                 grads = added(grads, found.direct)
@@ -278,6 +279,11 @@ class Estimator(ABC):
                 for name, grad in grads.items():
                     check_finite(f"the hypergradient of {name!r}", grad)
         return Hypergradient(grads, found.outer_loss, found.diagnostics)
+
+    @property
+    def _learns_rates(self) -> bool:
+        """Whether lambda acts on the inner steps themselves, so that no loss need depend on it."""
+        return isinstance(getattr(self, "inner_lr", None), LearnedLR)
 
     def _looks_at_values(self, at: Point) -> bool:
         wanted = at.device.type == "cpu" if self.check_finite is None else self.check_finite
@@ -293,7 +299,7 @@ class Estimator(ABC):
         if found is None:
             found = at.examine()
             remember(at.problem, found)
-        if not found.depends and not isinstance(getattr(self, "inner_lr", None), LearnedLR):
+        if not found.depends and not self._learns_rates:
             raise ValueError(UNUSED_HYPER)
         at.examination, before = found, found.versions()
         yield

@@ -40,6 +40,27 @@ def test_the_derivative_by_the_rates_is_that_of_the_steps_written_out(kind, mome
     torch.testing.assert_close(found.outer_loss, outer.detach())
 
 
+@pytest.mark.parametrize("kind", [Unrolled, ForwardMode])
+def test_step_sizes_may_be_the_only_hyperparameters(kind):
+    """One step, losses without lambda: -exp(log) dL_V(theta').dL_T(theta)."""
+    problem, log = Quadratic(direct=False), torch.tensor(-2.0, dtype=torch.float64)
+    la = problem.hyper["la"]
+
+    class Fixed:
+        def inner_loss(self, params, hyper, batch):
+            return problem.inner_loss(params, {"la": la})
+
+        def outer_loss(self, params, hyper, batch):
+            return problem.outer_loss(params, {"la": la})
+
+    estimator = kind(LearnedLR(lambda hyper: hyper["log"].exp()), 1)
+    grads = estimator(Fixed(), problem.params, {"log": log}, [None], None).grads
+    theta = problem.vector(problem.params)
+    slope = problem.inner_grad(theta)
+    after = theta - log.exp() * slope
+    torch.testing.assert_close(grads["log"], -log.exp() * (after - problem.t) @ slope)
+
+
 def test_rates_that_lambda_has_no_part_in_leave_the_rest_as_it_is():
     problem = Quadratic()
     batches = problem.batches(2)
