@@ -47,7 +47,7 @@ def run_command(main: Callable[[], object]) -> None:
         for number in _STOPS:
             if before[number] is not signal.SIG_IGN:
                 signal.signal(number, _stop)
-        _end_with_parent()
+        end_with_parent()
         keep_freed_memory()
         main()
         sys.stdout.flush()
@@ -94,7 +94,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """On Linux, asks for SIGTERM when the process named in ``PARENT`` ends, however it ends."""
     parent = os.environ.pop(PARENT, "")
     if parent and sys.platform == "linux":

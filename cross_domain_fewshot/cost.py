@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import torch
 
+from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size
 from common.reporting import published
-from common.study.case import Built, CostCase, Size
-from common.study.published import PublishedCost
 from common.training import seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.data import Episode, LabelledImages
@@ -34,7 +33,10 @@ def configurations(size: Size) -> list[Config]:
 
 def cases(size: Size) -> list[CostCase]:
     """The points of the figure, each built when it is asked for."""
-    return [CostCase(FIGURE, case_name(c), _builder(c)) for c in configurations(size)]
+    return [
+        CostCase(FIGURE, case_name(c), _builder(c), all_methods=size == "paper")
+        for c in configurations(size)
+    ]
 
 
 def published_costs() -> list[PublishedCost]:
@@ -81,16 +83,16 @@ def make_learner(config: Config, device: torch.device) -> Learner:
     return Learner(config, device, AUX_CLASSES)
 
 
-def _builder(config: Config) -> Callable[[torch.device], Built]:
+def _builder(config: Config) -> Callable[[torch.device], CostProblem]:
     """plain_step is that of method none, base_step that of ft (fixed), both with the auxiliary
     loss."""
 
-    def build(device: torch.device) -> Built:
+    def build(device: torch.device) -> CostProblem:
         plain = make_learner(replace(config, method="none"), device)
         learner = make_learner(replace(config, method="ft", ft="fixed"), device)
         seen, unseen = random_episode(config, device), random_episode(config, device)
         aux_batch = random_aux_batch(config, device)
-        return Built(
+        return CostProblem(
             problem=FeatureTransformProblem(learner.network),
             params=learner.params,
             hyper=learner.hyper,

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from common.command import run_command
+from common.fidelity_study.metrics import cosine, flat_gradient
+from common.fidelity_study.snapshots import cast
 from common.files import write_atomic
 from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
 from common.hypergrad.problem import BilevelProblem
 from common.reporting import Measured, Number, Table, collect_provenance
 from common.settings import ROOT
-from common.study.fidelity_metrics import cosine, flat_gradient
-from common.study.moments import cast
 from common.training import choose_device, configure, seed_everything
 from cross_domain_fewshot.config import PRESETS, Config
 from cross_domain_fewshot.data import Episode

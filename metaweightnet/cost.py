@@ -5,10 +5,9 @@ from functools import partial
 
 import torch
 
+from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size, Step
 from common.hypergrad.registry import ESTIMATORS
 from common.reporting import published
-from common.study.case import Built, CostCase, Size, Step
-from common.study.published import PublishedCost
 from metaweightnet.config import Config
 from metaweightnet.data import Split
 from metaweightnet.problem import Batch
@@ -16,6 +15,9 @@ from metaweightnet.steps import Learner
 
 WIDTHS, HIDDEN = "ResNet-32, label noise, by width", "ResNet-32, label noise, by weight net"
 DATASETS = "ResNet-32, label noise, by data set"
+
+_SHARED = {f"{entry.label}, shared": name for name, entry in ESTIMATORS.items() if entry.shares}
+"""Row -> estimator: those that take the base step's loss instead of computing it again."""
 
 
 def cases(size: Size) -> list[CostCase]:
@@ -35,12 +37,18 @@ def cases(size: Size) -> list[CostCase]:
     # Hardly a base step: the cost does not depend on where theta is.
     config = Config(method="evograd", learning_rate=1e-9)
     return [
-        CostCase(figure, x, partial(build, replace(config, **changes)))
+        CostCase(
+            figure,
+            x,
+            partial(build, replace(config, **changes)),
+            all_methods=not small or x == "width 1",
+            own_steps=tuple(_SHARED) if changes.get("width", 1) == 1 else (),
+        )
         for figure, x, changes in chosen
     ]
 
 
-def build(config: Config, device: torch.device) -> Built:
+def build(config: Config, device: torch.device) -> CostProblem:
     """The network, weight net and optimisers of a run, each batch random."""
     plain = Learner(replace(config, method="plain"), device)
     learner = Learner(config, device)
@@ -49,7 +57,7 @@ def build(config: Config, device: torch.device) -> Built:
     split = Split(*(t.to(device) for t in (images, labels, labels < 0)))
     index = torch.arange(config.batch_size, device=device)
     batch, outer_batch = split.batch(index), split.batch(index.flip(0))
-    return Built(
+    return CostProblem(
         problem=learner.meta.problem,
         params=dict(learner.network.named_parameters()),
         hyper=learner.meta.hyper,
@@ -71,9 +79,7 @@ def shared_steps(
         return Learner(replace(config, method=method, share_base_step=True), device)
 
     return {
-        f"{entry.label}, shared": partial(learner_of(name).step, batch, outer_batch)
-        for name, entry in ESTIMATORS.items()
-        if entry.shares
+        row: partial(learner_of(name).step, batch, outer_batch) for row, name in _SHARED.items()
     }
 
 

@@ -14,8 +14,14 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
+from common.fidelity_study.snapshots import (
+    PlannedSnapshot,
+    Snapshot,
+    copied,
+    parameters_later,
+    train_until,
+)
 from common.hypergrad import Tensors
-from common.study.moments import Moment, Planned, copied, parameters_later, train_until
 from common.training import new_generator, seed_everything
 from metaweightnet.config import Config
 from metaweightnet.problem import Batch, MetaWeightProblem
@@ -24,6 +30,8 @@ from metaweightnet.train import MetaWeightTask
 CANDIDATE, HELD = "candidate", "held"
 """What the weight net sees in the inner loss: the candidate's own losses (the paper's way), or the
 unperturbed model's (--vnet-input model)."""
+READINGS = {CANDIDATE: "weight net's input: the candidate's", HELD: "weight net's input held"}
+TITLE = "Label noise"
 
 
 _QUICK = replace(
@@ -106,27 +114,29 @@ def _inside(module: str, tensors: Tensors) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def moments(preset: str, device: torch.device, pairs: int, directory: Path) -> list[Planned]:
+def snapshots(
+    preset: str, device: torch.device, pairs: int, directory: Path
+) -> list[PlannedSnapshot]:
     """A run with EvoGrad before its first epoch, half-way and after its last; then, after one
     epoch, networks of width 1, 2, 4 and weight nets of 10 and 1000 hidden units."""
     config = replace(PRESETS[preset], method="evograd", seed=1)
     planned = []
     for stage, epochs in {"start": 0, "middle": config.epochs // 2, "end": config.epochs}.items():
-        build = partial(_moment, config, device, epochs, pairs, directory / "metaweightnet")
-        planned.append(Planned("metaweightnet", "stage", stage, build))
+        build = partial(_snapshot, config, device, epochs, pairs, directory / "metaweightnet")
+        planned.append(PlannedSnapshot("metaweightnet", "stage", stage, build))
     brief = replace(config, train_size=min(config.train_size, 5_000))
     sizes = [("width", 1), ("width", 2), ("width", 4), ("meta_hidden", 10), ("meta_hidden", 1000)]
     for axis, size in sizes:
         folder = directory / f"metaweightnet-{axis}-{size}"
         changed = replace(brief, **{axis: size})
-        build = partial(_moment, changed, device, 1, pairs, folder)
-        planned.append(Planned("metaweightnet", axis, str(size), build))
+        build = partial(_snapshot, changed, device, 1, pairs, folder)
+        planned.append(PlannedSnapshot("metaweightnet", axis, str(size), build))
     return planned
 
 
-def _moment(
+def _snapshot(
     config: Config, device: torch.device, epochs: int, pairs: int, directory: Path
-) -> Moment:
+) -> Snapshot:
     seed_everything(config.seed)
     task = MetaWeightTask(config, device)
     train_until(task, epochs, directory, config)
@@ -148,7 +158,7 @@ def _moment(
     params, hyper = present()
     own = [(batch(task.train), batch(task.meta)) for _ in range(pairs)]
     held = [(task.learner.meta.problem.held(params, inner), outer) for inner, outer in own]
-    return Moment(
+    return Snapshot(
         problem=problem,
         params=params,
         hyper=hyper,

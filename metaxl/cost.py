@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size
 from common.reporting import published
-from common.study.case import Built, CostCase, Size
-from common.study.published import PublishedCost
 from metaxl.config import Config
 from metaxl.models import is_head, random_encoder
 from metaxl.problem import Batch, InnerBatch
@@ -55,7 +54,13 @@ def cases(size: Size) -> list[CostCase]:
     """The cases of a size; at the paper's, also with fused attention."""
     kinds = {"": "eager"} | ({", fused attention": "sdpa"} if size == "paper" else {})
     return [
-        CostCase(FIGURE + suffix, x, _builder(shape, attention))
+        CostCase(
+            FIGURE + suffix,
+            x,
+            _builder(shape, attention),
+            all_methods=size == "paper",
+            own_steps=(SHARED, REPEATED),
+        )
         for suffix, attention in kinds.items()
         for x, shape in SHAPES[size].items()
     ]
@@ -69,11 +74,11 @@ def published_costs() -> list[PublishedCost]:
     return [PublishedCost(FIGURE, "XLM-R base, 12 sentences of 200", costs)]
 
 
-def _builder(shape: Shape, attention: str) -> Callable[[torch.device], Built]:
+def _builder(shape: Shape, attention: str) -> Callable[[torch.device], CostProblem]:
     return lambda device: build(shape, attention, device)
 
 
-def build(shape: Shape, attention: str, device: torch.device) -> Built:
+def build(shape: Shape, attention: str, device: torch.device) -> CostProblem:
     """A case on ``device``: plain_step is joint training on all sentences of both languages."""
     config = replace(
         Config(),
@@ -102,7 +107,7 @@ def build(shape: Shape, attention: str, device: torch.device) -> Built:
         learner.repeated_meta_step(inner_batch, meta)
         learner.base_step(inner_batch)
 
-    return Built(
+    return CostProblem(
         problem=learner.meta.problem,
         params=dict(learner.tagger.named_parameters()),
         hyper=learner.meta.hyper,

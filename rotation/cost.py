@@ -4,19 +4,23 @@ from functools import partial
 
 import torch
 
+from common.cost_study.case import CostCase, CostProblem, Size
 from common.hypergrad.registry import ESTIMATORS
-from common.study.case import Built, CostCase, Size
 from rotation.config import Config
 from rotation.problem import Batch
 from rotation.steps import Learner
 
+_SHARED = {f"{entry.label}, shared": name for name, entry in ESTIMATORS.items() if entry.shares}
+"""Row -> estimator: those that take the base step's loss instead of computing it again."""
+
 
 def cases(size: Size) -> list[CostCase]:
     """The paper's batch; small enough for every size."""
-    return [CostCase("LeNet, rotation", f"batch {Config.batch_size}", build)]
+    place = f"batch {Config.batch_size}"
+    return [CostCase("LeNet, rotation", place, build, own_steps=tuple(_SHARED))]
 
 
-def build(device: torch.device) -> Built:
+def build(device: torch.device) -> CostProblem:
     """LeNet on random digits that pass through the rotation layer."""
 
     # Hardly a step: the cost does not depend on where theta is.
@@ -26,7 +30,7 @@ def build(device: torch.device) -> Built:
     plain, learner = learner_of("baseline"), learner_of("evograd")
     pixels = torch.rand(Config.batch_size, 1, 28, 28, device=device)
     batch = Batch(pixels, torch.arange(Config.batch_size, device=device) % 10)
-    return Built(
+    return CostProblem(
         problem=learner.meta.problem,
         params=dict(learner.network.named_parameters()),
         hyper=learner.meta.hyper,
@@ -42,8 +46,6 @@ def build(device: torch.device) -> Built:
             "T1T2MixedMode": "no forward derivative of grid_sample's backward",
         },
         steps={
-            f"{ESTIMATORS[name].label}, shared": partial(learner_of(name, True).step, batch, batch)
-            for name in ESTIMATORS
-            if ESTIMATORS[name].shares
+            row: partial(learner_of(name, True).step, batch, batch) for row, name in _SHARED.items()
         },
     )

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import torch
 
-from common.study.moments import Moment, Planned, copied, parameters_later, train_until
+from common.fidelity_study.snapshots import (
+    PlannedSnapshot,
+    Snapshot,
+    copied,
+    parameters_later,
+    train_until,
+)
 from common.training import new_generator, seed_everything
 from rotation.config import PRESETS, Config
 from rotation.problem import RotationProblem
 from rotation.train import RotationTask
 
+TITLE = "Rotation"
 TEST_SIZE = 1_000
 """Test images that the training is watched on; accuracy is not studied here."""
 PARTS = {
@@ -21,20 +28,24 @@ PARTS = {
 }
 
 
-def moments(preset: str, device: torch.device, pairs: int, directory: Path) -> list[Planned]:
+def snapshots(
+    preset: str, device: torch.device, pairs: int, directory: Path
+) -> list[PlannedSnapshot]:
     """A run with EvoGrad, looked at before its first epoch, half-way and after its last."""
     config = replace(PRESETS[preset], method="evograd", seed=1, test_size=TEST_SIZE)
     stages = {"start": 0, "middle": config.epochs // 2, "end": config.epochs}
     return [
-        Planned("rotation", "stage", stage, partial(_moment, config, device, epochs, pairs, folder))
+        PlannedSnapshot(
+            "rotation", "stage", stage, partial(_snapshot, config, device, epochs, pairs, folder)
+        )
         for stage, epochs in stages.items()
         for folder in [directory / "rotation"]
     ]
 
 
-def _moment(
+def _snapshot(
     config: Config, device: torch.device, epochs: int, pairs: int, directory: Path
-) -> Moment:
+) -> Snapshot:
     seed_everything(config.seed)
     task = RotationTask(config, device)
     train_until(task, epochs, directory, config)
@@ -53,7 +64,7 @@ def _moment(
         return split.batch(index.to(device))
 
     params, hyper = present()
-    return Moment(
+    return Snapshot(
         problem=problem,
         params=params,
         hyper=hyper,

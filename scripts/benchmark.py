@@ -12,7 +12,6 @@ import argparse
 import importlib
 import math
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,32 +20,33 @@ import torch
 from tqdm import tqdm
 
 from common.command import Parser, run_command
+from common.cost_study.case import PublishedCost
+from common.cost_study.measuring import Rounds
+from common.cost_study.records import (
+    Measurement,
+    Point,
+    Settings,
+    by_device,
+    read_measurements,
+)
+from common.cost_study.report import section
+from common.cost_study.running import Job, Row, measure_case
+from common.cost_study.tables import estimators_table
 from common.errors import UserError
+from common.files import check_writable
 from common.reporting import Section, utc_now, write_report, write_table
 from common.settings import ROOT
-from common.study.measuring import Rounds
-from common.study.plan import Job, allowances
-from common.study.published import PublishedCost
-from common.study.records import Measurement, Point, Settings, by_device, read_measurements
-from common.study.report import section
-from common.study.tables import estimators_table
-from common.study.worker import Event, measure_case
 from common.training import choose_device
+from scripts.experiments import EXPERIMENTS as ALL
 
-EXPERIMENTS = ("rotation", "cross_domain_fewshot", "metaweightnet", "metaxl")
-"""Those with a room cost.py, in the order of the tables."""
+EXPERIMENTS = tuple(name for name in ALL if (ROOT / name / "cost.py").exists())
+"""Those whose costs are studied, in the order of the tables."""
 
 SIZES = ("small", "paper")
-SECONDS = {"small": 480.0, "paper": math.inf}
-"""What the measurements of a size may take in all; processes and figures come on top."""
 
 
-REPORTED = ("does not fit", "refused")
-"""Outcomes that one is told of at once."""
-
-
-def rooms(names: Sequence[str] = EXPERIMENTS) -> dict[str, ModuleType]:
-    """The cost rooms by experiment."""
+def cost_modules(names: Sequence[str] = EXPERIMENTS) -> dict[str, ModuleType]:
+    """The experiments' ``cost.py``."""
     return {n: importlib.import_module(f"{n}.cost") for n in names}
 
 
@@ -54,14 +54,14 @@ def points(size: str) -> list[Point]:
     """All points of a size, in the order of the tables."""
     return [
         Point(experiment=n, figure=c.figure, x=c.x)
-        for n, room in rooms().items()
-        for c in room.cases(size)
+        for n, module in cost_modules().items()
+        for c in module.cases(size)
     ]
 
 
 def published_costs() -> dict[str, list[PublishedCost]]:
-    """The paper's costs, where a room has them."""
-    return {n: getattr(room, "published_costs", list)() for n, room in rooms().items()}
+    """The paper's costs, where an experiment gives them."""
+    return {n: getattr(module, "published_costs", list)() for n, module in cost_modules().items()}
 
 
 def sections(measurements: Sequence[Measurement], size: str, folder: Path) -> list[Section]:
@@ -107,7 +107,7 @@ def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
     return [
         Job(
             point=Point(experiment=name, figure=case.figure, x=case.x),
-            cases=room.cases,
+            cases=module.cases,
             settings=settings,
             folder=arguments.runs / arguments.size / device.type,
             device=str(device),
@@ -115,58 +115,31 @@ def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
             words=tuple(arguments.methods),
             compiled=compiled,
         )
-        for name, room in rooms(arguments.experiments).items()
-        for case in room.cases(arguments.size)
+        for name, module in cost_modules(arguments.experiments).items()
+        for case in module.cases(arguments.size)
         if not arguments.figures
         or any(w.lower() in f"{case.figure}, {case.x}".lower() for w in arguments.figures)
     ]
 
 
-def measure_all(jobs: Sequence[Job], seconds: float) -> None:
-    """Measures what is pending, case after case, with a bar for the time left."""
-    before = [len(job.pending()) for job in jobs]
-    bar = tqdm(
-        total=sum(before),
-        desc="benchmark",
-        dynamic_ncols=True,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} measurements "
-        "[{elapsed}<{remaining}]{postfix}",
-    )
-    late: list[str] = []
-    with bar:
-        ended = 0
-        for job, count, allowance in zip(
-            jobs, before, allowances(jobs, seconds, time.monotonic), strict=True
-        ):
-            if not count:
-                continue
+def measure_all(jobs: Sequence[Job]) -> None:
+    """Measures what is pending, case after case; results other than costs are named at once."""
+    with tqdm(
+        total=sum(len(job.pending()) for job in jobs), desc="benchmark", dynamic_ncols=True
+    ) as bar:
+        for job in jobs:
             place = f"{job.point.figure}, {job.point.x}"
-            done = 0
 
-            def tell(event: Event, ended=ended, place=place) -> None:
-                nonlocal count, done
-                row = event.row and f"{event.row.name}{', compiled' * event.row.compiled}"
-                if event.kind == "rows":
-                    bar.total += done + event.value - count
-                    count = done + event.value
-                elif event.kind == "begin":
-                    bar.set_postfix_str(f"{place}: {row}", refresh=False)
-                elif event.kind == "left out":
-                    late.append(f"{place}: {row}")
-                elif event.kind == "done" and event.value[0] in REPORTED:
-                    bar.write(f"{place}: {row}: {': '.join(event.value)}", file=sys.stderr)
-                done += event.kind in ("done", "left out")
-                part = event.value if event.kind == "progress" else 0
-                bar.update(ended + done + part - bar.n)
+            def report(row: Row, done: Measurement | None, place: str = place) -> None:
+                if done is None:
+                    bar.set_postfix_str(f"{place}: {row}")
+                    return
+                bar.update()
+                if done.outcome in ("does not fit", "refused"):
+                    bar.write(f"{place}: {row}: {done.outcome}: {done.reason}", file=sys.stderr)
 
-            measure_case(job, allowance, tell)
-            ended += count
-    if late:
-        print(
-            f"{len(late)} measurements were left out for lack of time; the same command with "
-            "--seconds 0 makes them too",
-            file=sys.stderr,
-        )
+            if job.pending():
+                measure_case(job, report)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -174,14 +147,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs = planned_jobs(arguments)
     if not jobs:
         raise UserError(f"--figures {' '.join(arguments.figures)} names no figure of the study")
-    seconds = SECONDS[arguments.size] if arguments.seconds is None else arguments.seconds
-    measure_all(jobs, seconds or math.inf)
+    if all(len(job.rows()) == 1 for job in jobs):
+        raise UserError(f"--methods {' '.join(arguments.methods)} names no method of the study")
     folder = arguments.runs / arguments.size
-    measurements = read_measurements(folder)
     output = arguments.output or folder / "report"
-    made = sections(measurements, arguments.size, output)
+    check_writable(output)
+    measure_all(jobs)
+    measurements = read_measurements(folder)
     path = write_report(
-        made,
+        sections(measurements, arguments.size, output),
         output / "index.html",
         f"Cost of hypergradients (size {arguments.size})",
         [m.provenance for m in measurements],
@@ -202,7 +176,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--experiments", nargs="+", default=EXPERIMENTS, choices=EXPERIMENTS, metavar="NAME")
     add("--figures", nargs="+", default=(), metavar="WORD", help="only figures, x with such words")
     add("--methods", nargs="+", default=(), metavar="WORD", help="only methods with such words")
-    add("--seconds", type=float, help="for all measurements, 0: no limit (default: 480, paper 0)")
     add(
         "--seconds-each", type=float, default=3.0, help="of rounds for each measurement, at least 3"
     )
@@ -214,9 +187,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where measurements are")
     add("--output", type=Path, help="of the report; default RUNS/SIZE/report")
     arguments = parser.parse_args(argv)
-    for name in ("seconds", "seconds_each", "threads"):
+    for name in ("seconds_each", "threads"):
         value = getattr(arguments, name)
-        if value is not None and not 0 <= value < math.inf:
+        if not 0 <= value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value:g} must be 0 or more")
     return arguments
 

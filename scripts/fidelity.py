@@ -3,8 +3,8 @@
     python -m scripts.fidelity --preset quick
     python -m scripts.fidelity --preset quick --collect      and copy the records into results/
 
-Leaves runs/fidelity/PRESET/records/MOMENT.json, tables and figures beside them. A moment that is
-there is not measured again, a training that was cut off is continued.
+Leaves runs/fidelity/PRESET/records/SNAPSHOT.json, tables and figures beside them. A snapshot that
+is there is not measured again, a training that was cut off is continued.
 """
 
 import importlib
@@ -15,37 +15,38 @@ from tqdm import tqdm
 
 from common.command import Parser, run_command
 from common.errors import UserError
-from common.files import write_atomic
+from common.fidelity_study.measuring import measure_snapshot
+from common.fidelity_study.records import FidelityRecord
+from common.fidelity_study.report import draw
+from common.fidelity_study.settings import OPTIONS, Options
+from common.fidelity_study.snapshots import PlannedSnapshot
+from common.files import check_writable, write_atomic
 from common.reporting import collect_provenance
 from common.reporting.record_files import load, save
 from common.settings import ROOT
-from common.study.fidelity import measure_moment
-from common.study.fidelity_records import FidelityRecord
-from common.study.fidelity_report import draw
-from common.study.fidelity_settings import OPTIONS, Options
-from common.study.moments import Planned
 from common.training import choose_device, configure
+from scripts.experiments import EXPERIMENTS as ALL
 
-EXPERIMENTS = ("rotation", "metaweightnet")
-"""Those with a room ``fidelity.py``."""
+EXPERIMENTS = tuple(name for name in ALL if (ROOT / name / "fidelity.py").exists())
+"""Those that the study looks at, in the order of the tables."""
 
 
-def planned(preset: str, device: str, options: Options, folder: Path) -> list[Planned]:
-    """Every moment of the study, in the order in which training reaches them."""
+def planned(preset: str, device: str, options: Options, folder: Path) -> list[PlannedSnapshot]:
+    """Every snapshot of the study, in the order in which training reaches them."""
     found = []
     for experiment in EXPERIMENTS:
-        room = importlib.import_module(f"{experiment}.fidelity")
-        found += room.moments(preset, choose_device(device), options.pairs, folder / "training")
+        module = importlib.import_module(f"{experiment}.fidelity")
+        found += module.snapshots(preset, choose_device(device), options.pairs, folder / "training")
     return found
 
 
 def record_of(
-    moment: Planned, options: Options, preset: str, device: str, bar: tqdm
+    snapshot: PlannedSnapshot, options: Options, preset: str, device: str, bar: tqdm
 ) -> FidelityRecord:
-    """Measures one moment, showing how far it is on the bar."""
+    """Measures one snapshot, showing how far it is on the bar."""
     done, record = 0.0, None
-    for what, part, record in measure_moment(moment, options):  # noqa: B007 - the last is kept
-        bar.set_postfix_str(f"{moment.name}: {what}")
+    for what, part, record in measure_snapshot(snapshot, options):  # noqa: B007 - the last is kept
+        bar.set_postfix_str(f"{snapshot.name}: {what}")
         bar.update(min(part - done, bar.total - bar.n))
         done = part
     assert record is not None
@@ -68,26 +69,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(OPTIONS)}")
     configure(arguments.threads, tf32=False)
     options, folder = OPTIONS[arguments.preset], arguments.output / arguments.preset
-    moments = planned(arguments.preset, arguments.device, options, folder)
+    snapshots = planned(arguments.preset, arguments.device, options, folder)
     records = folder / "records"
-    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} moments [{elapsed}<{remaining}] "
+    check_writable(records)
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} snapshots [{elapsed}<{remaining}] "
     with tqdm(
-        total=len(moments), desc="fidelity", dynamic_ncols=True, bar_format=form + "{postfix}"
+        total=len(snapshots), desc="fidelity", dynamic_ncols=True, bar_format=form + "{postfix}"
     ) as bar:
-        for moment in moments:
-            path = records / f"{moment.name}.json"
+        for snapshot in snapshots:
+            path = records / f"{snapshot.name}.json"
             if path.exists():
                 load(path, FidelityRecord)
                 bar.update(1)
                 continue
-            record = record_of(moment, options, arguments.preset, arguments.device, bar)
+            record = record_of(snapshot, options, arguments.preset, arguments.device, bar)
             save(record, path)
-    draw(records, folder)
+    draw(records, folder, EXPERIMENTS)
     if arguments.collect:
         results = ROOT / "results" / "fidelity" / arguments.preset
         for path in records.glob("*.json"):
             write_atomic(results / "records" / path.name, path.read_bytes())
-        draw(results / "records", results)
+        draw(results / "records", results, EXPERIMENTS)
     print(f"tables and figures: {folder}")
 
 

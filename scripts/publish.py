@@ -20,14 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.command import Parser, run_command
+from common.cost_study.records import by_device, read_measurements, write_measurement
 from common.errors import UserError
+from common.fidelity_study import report as fidelity_report
 from common.files import write_atomic
 from common.record_settings import experiment_records, settings_of
 from common.reporting import check_blocks, fill_blocks, write_record
 from common.settings import ROOT
-from common.study import fidelity_report
-from common.study.records import by_device, read_measurements, write_measurement
-from scripts import benchmark
+from scripts import benchmark, fidelity
 from scripts.experiments import EXPERIMENTS
 
 RESULTS = ROOT / "results"
@@ -68,9 +68,9 @@ def draw(folder: Path) -> None:
             report.draw_studies(RESULTS / experiment, folder / experiment)
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
     for preset in PRESETS:
-        moments = RESULTS / "fidelity" / preset / "records"
-        if moments.exists():
-            fidelity_report.draw(moments, folder / "fidelity" / preset)
+        records = RESULTS / "fidelity" / preset / "records"
+        if records.exists():
+            fidelity_report.draw(records, folder / "fidelity" / preset, fidelity.EXPERIMENTS)
 
 
 def documents() -> list[Path]:

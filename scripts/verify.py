@@ -11,6 +11,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from common.study.fidelity_records import FidelityRecord
+from common.study.records import Measurement
+
 from common.command import Parser, run_command
 from common.datasets.__main__ import LOADERS
 from common.datasets.dataset import cached
@@ -19,8 +22,6 @@ from common.files import checked_files
 from common.record_settings import settings_of
 from common.reporting import RunRecord
 from common.reporting.record_files import Record, load
-from common.study.fidelity_records import FidelityRecord
-from common.study.records import Measurement
 from cross_domain_fewshot import embedded
 from metaxl.embedded import material
 from scripts import publish

@@ -1,20 +1,18 @@
-"""The paper's numbers, from published.json beside this file.
+"""The paper's numbers: each experiment has them in its published.json.
 
 Source: Bohdal, Yang, Hospedales, "EvoGrad: Efficient Gradient-Based Meta-Learning and
 Hyperparameter Optimization", NeurIPS 2021, arXiv:2106.10575v2.
 """
 
-import copy
-import functools
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 _COPIED = "_copied"
 
 
@@ -54,15 +52,15 @@ class Published:
 
 
 def published(experiment: str) -> dict[str, Any]:
-    """The paper's numbers for one experiment, as in published.json (a copy; toy_1d has none).
+    """The paper's numbers for one experiment, as in its published.json ({} without one).
 
-    Raises UserError for an unknown experiment.
+    UserError for an unknown experiment.
     """
-    data = _load()
-    if experiment not in _LOOKUPS and experiment != "toy_1d":
-        known = ", ".join(["toy_1d", *_LOOKUPS])
-        raise UserError(f"There is no experiment {experiment!r}: choose one of {known}.")
-    return copy.deepcopy(data.get(experiment, {}))
+    folder = ROOT / experiment
+    if not (folder / "config.py").exists():
+        raise UserError(f"There is no experiment {experiment!r}: no folder has that name.")
+    path = folder / "published.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def published_value(experiment: str, *keys: str) -> Published | None:
@@ -70,83 +68,31 @@ def published_value(experiment: str, *keys: str) -> Published | None:
 
         published_value("rotation", "evograd", "rotated")
         published_value("cross_domain_fewshot", "5shot", "resnet10", "lft_evograd", "cub")
-        published_value("metaweightnet", "cifar10", "0.4", "evograd")
-        published_value("metaxl", "evograd", "qu")
 
-    Methods whose name ends in _copied are the columns that the paper quotes; Meta-Weight-Net's
-    fine_tuning, l2rw and glc are quoted from the Meta-Weight-Net paper. Raises UserError for an
-    unknown experiment, metric, data set, noise level, domain, backbone or language.
+    The file says what the keys are (``keys``), what the spread is (``spread``), and which methods
+    are ``quoted`` from other papers, besides those whose name ends in _copied. UserError for
+    another number of keys and for a key, other than the method, that its values do not have.
     """
     table = published(experiment)
     if not table:
         return None
-    lookup, names = _LOOKUPS[experiment]
+    names = table["keys"]
     if len(keys) != len(names):
         raise UserError(
             f"A published value of {experiment} is found by {', '.join(names)}, not by {keys}."
         )
-    return lookup(table, *keys)
-
-
-@functools.cache
-def _load() -> dict[str, Any]:
-    return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
-
-
-def _choose(options: dict[str, Any] | list[str], key: str, what: str) -> Any:
-    """The entry for `key` (of a list: its index); UserError, naming the choices, without one."""
-    if key not in options:
-        raise UserError(
-            f"There is no published {what} {key!r}: choose one of {', '.join(options)}."
-        )
-    return options.index(key) if isinstance(options, list) else options[key]
-
-
-def _rotation(table: dict[str, Any], method: str, metric: str) -> Published | None:
-    _choose(table["rows"]["baseline"], metric, "metric")
-    value = table["rows"].get(method, {}).get(metric)
-    return None if value is None else Published(*value, "sd", n=5, population=True)
-
-
-def _cross_domain_fewshot(
-    table: dict[str, Any], shots: str, backbone: str, method: str, domain: str
-) -> Published | None:
-    by_backbone = _choose({k: table[k] for k in ("1shot", "5shot")}, shots, "setting")
-    by_method = _choose(by_backbone, backbone, "backbone")
-    index = _choose(table["domains"], domain, "domain")
-    if method not in by_method:
+    value: Any = table["values"]
+    for key, name in zip(keys, names, strict=True):
+        if key not in value:
+            if name == "method":
+                return None
+            raise UserError(
+                f"There is no published {name} {key!r}: choose one of {', '.join(value)}."
+            )
+        value = value[key]
+    if value is None:
         return None
-    return Published(*by_method[method][index], "ci95", n=1000, copied=method.endswith(_COPIED))
-
-
-def _metaweightnet(
-    table: dict[str, Any], dataset: str, noise: str, method: str
-) -> Published | None:
-    by_noise = _choose({k: table[k] for k in ("cifar10", "cifar100")}, dataset, "data set")
-    by_method = _choose(by_noise, noise, "noise level")
-    if method in by_method:
-        return Published(*by_method[method], "sd", n=5, copied=method.endswith(_COPIED))
-    related = table["related_work_same_network"][dataset]
-    if method in related:
-        return Published(*related[method][list(by_noise).index(noise)], "sd", n=5, copied=True)
-    return None
-
-
-def _metaxl(table: dict[str, Any], method: str, language: str) -> Published | None:
-    index = _choose(table["languages"], language, "language")
-    values = table.get(method)
-    if not isinstance(values, list) or method == "languages":
-        return None
-    return Published(values[index], copied=method.endswith(_COPIED))
-
-
-# experiment -> how its values are found, and what the keys are called
-_LOOKUPS: dict[str, tuple[Callable[..., Published | None], tuple[str, ...]]] = {
-    "rotation": (_rotation, ("method", "metric")),
-    "cross_domain_fewshot": (
-        _cross_domain_fewshot,
-        ("shots", "backbone", "method", "domain"),
-    ),
-    "metaweightnet": (_metaweightnet, ("dataset", "noise", "method")),
-    "metaxl": (_metaxl, ("method", "language")),
-}
+    method = keys[names.index("method")]
+    copied = method.endswith(_COPIED) or method in table.get("quoted", ())
+    mean, spread = value if isinstance(value, list) else (value, None)
+    return Published(mean, spread, copied=copied, **table.get("spread", {}))

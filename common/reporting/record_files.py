@@ -116,7 +116,7 @@ def load(path: str | Path, model: type[Kind]) -> Kind:
                                f"{model.SCHEMA_VERSION}")  # fmt: skip
         record = model(**content)
         record.check()
-        if expected not in (None, checksum(record.model_dump())):
+        if expected not in (None, checksum(content)):
             raise Inconsistent("it was changed after it was written (sha256 disagrees)")
     except FileNotFoundError:
         raise UserError(f"There is no record at {path}.") from None
@@ -138,7 +138,7 @@ def load_folder(folder: str | Path, model: type[Kind]) -> list[Kind]:
 
 
 def checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of a record's fields as JSON with sorted keys."""
+    """SHA-256 of what a file holds (kind, version and checksum aside), as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from common.cost_study.case import CostCase
 from common.hypergrad import T1T2, EvoGrad
-from common.study.case import CostCase
 from common.training import TensorMemory
 from metaxl.cost import REPEATED, SHAPES, SHARED, Shape, build, cases
 

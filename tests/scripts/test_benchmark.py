@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.command import run_command
-from common.study.records import read_measurements
+from common.cost_study.records import read_measurements
 from scripts import benchmark, publish
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def test_measures_resumes_reports_and_is_taken_over_into_results(
 
 
 def test_rotations_case_depends_on_its_angle():
-    case = benchmark.rooms()["rotation"].cases("paper")[0].build(torch.device("cpu"))
+    case = benchmark.cost_modules()["rotation"].cases("paper")[0].build(torch.device("cpu"))
     hyper = {n: t.detach().clone().requires_grad_() for n, t in case.hyper.items()}
     loss = case.problem.inner_loss(case.params, hyper, case.inner_batch)
     (grad,) = torch.autograd.grad(loss, list(hyper.values()))
@@ -62,7 +62,7 @@ def test_rotations_case_depends_on_its_angle():
 
 
 def test_the_study_has_the_papers_shapes():
-    room = benchmark.rooms()["metaweightnet"]
+    room = benchmark.cost_modules()["metaweightnet"]
     figures: dict[str, list] = {}
     for case in room.cases("paper"):
         figures.setdefault(case.figure, []).append(case)
@@ -90,7 +90,9 @@ def test_published_costs_belong_to_points_of_the_study():
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(["--figures", "nonsense"], "--figures nonsense"), (["--seconds", "-1"], "--seconds -1"),
+    [(["--figures", "nonsense"], "--figures nonsense"),
+     (["--seconds-each", "-1"], "--seconds-each -1"),
+     (["--methods", "nonsense"], "--methods nonsense"),
      (["--device", "tpu"], "--device tpu"), (["--threads", "-2"], "--threads -2")],
 )  # fmt: skip
 def test_refuses_in_one_sentence(words, more, message, capsys):

@@ -21,8 +21,8 @@ Pair = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A real bilevel problem at one moment of training, with batches to estimate on.
+class Snapshot:
+    """A real bilevel problem at one snapshot of training, with batches to estimate on.
 
     problem: the problem in a floating type, apart from the network that is trained.
     readings: the batches by how the inner loss is to be understood, the paper's way first; the
@@ -53,8 +53,8 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A moment before it is reached: its place in the study, and how to get there.
+class PlannedSnapshot:
+    """A snapshot before it is reached: its place in the study, and how to get there.
 
     axis: what the moments of a series differ in, "stage", "width" or "hidden"; x: this one's.
     """
@@ -62,7 +62,7 @@ class Planned:
     experiment: str
     axis: str
     x: str
-    build: Callable[[], Moment]
+    build: Callable[[], Snapshot]
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ def train_until(task: Task, epochs: int, directory: Path, config: RunSettings) -
 def parameters_later(
     task: Task, epoch: int, read: Callable[[], tuple[Tensors, Tensors]]
 ) -> Callable[[Sequence[int]], Iterator[tuple[Tensors, Tensors]]]:
-    """``Moment.later`` of a training task, which is put back afterwards as it was.
+    """``Snapshot.later`` of a training task, which is put back afterwards as it was.
 
     epoch: the one whose steps come next. read: copies of the present (params, hyper).
     """

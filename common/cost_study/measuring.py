@@ -3,7 +3,7 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -11,15 +11,12 @@ from typing import Any
 
 import torch
 
+from common.cost_study.case import CostProblem, Step
+from common.cost_study.methods import PLAIN, Method, reason_to_exclude
 from common.hypergrad import BatchedCandidates, BilevelProblem
-from common.study.case import Built, Step
-from common.study.estimators import PLAIN, Method, reason_to_exclude
 from common.training import TensorMemory, live_tensor_bytes, measure
 
 TURN_SECONDS = 0.02  # a turn repeats steps that are shorter
-
-Progress = Callable[[float], None]
-"""Told which part of a measurement is done."""
 
 
 @dataclass(frozen=True)
@@ -35,47 +32,30 @@ class Rounds:
         return max(self.least, min(self.most, int(self.seconds / round_seconds)))
 
 
-class OutOfTimeError(Exception):
-    """The measurement would end after its deadline."""
-
-
 class CaseMeter:
-    """A built case with its plain step measured, ready for method after method."""
+    """A case with its plain step measured, ready for method after method."""
 
-    def __init__(self, case: Built, device: torch.device) -> None:
+    def __init__(self, case: CostProblem, device: torch.device) -> None:
         self.case, self.device = case, device
         self.start = {n: t.detach().clone() for n, t in case.params.items()}
         case.base_step()  # optimisers make their states in the first step
         case.plain_step()
-        self.plain_seconds = timed(case.plain_step, device, 1)
         self.plain_peak, self.resident = peak_memory(case.plain_step, device)
 
     def measure(
-        self,
-        name: str,
-        method: Method | None,
-        compiled: bool,
-        rounds: Rounds,
-        progress: Progress,
-        deadline: float = math.inf,
+        self, name: str, method: Method | None, compiled: bool, rounds: Rounds
     ) -> dict[str, Any]:
         """What a Measurement says of a method (None: of one of the case's own steps, by name, or of
-        the plain step). OutOfTimeError if its rounds would not end by ``deadline`` (monotonic).
-        """
-        case = self.case
+        the plain step)."""
         sizes = {
-            "parameters": sum(t.numel() for t in case.params.values()),
-            "hyperparameters": sum(t.numel() for t in case.hyper.values()),
+            "parameters": sum(t.numel() for t in self.case.params.values()),
+            "hyperparameters": sum(t.numel() for t in self.case.hyper.values()),
         }
-        reason = reason_to_exclude(method, case) if method else None
+        reason = reason_to_exclude(method, self.case) if method else None
         if reason is not None:
             return sizes | {"outcome": "does not apply", "reason": reason}
-        guess = 1 + (method.guess if method else 1)
-        if time.monotonic() + rounds.least * guess * self.plain_seconds > deadline:
-            raise OutOfTimeError
         with self._same_start():
-            step = self._step(name, method, compiled)
-            found = self._costs(step, compiled, rounds, progress, deadline)
+            found = self._costs(self._step(name, method, compiled), compiled, rounds)
         return sizes | {"outcome": "measured", **found}
 
     def _step(self, name: str, method: Method | None, compiled: bool) -> Step:
@@ -85,9 +65,7 @@ class CaseMeter:
             return self.case.steps[name]
         return method_step(self.case, method, compiled)
 
-    def _costs(
-        self, step: Step, compiled: bool, rounds: Rounds, progress: Progress, deadline: float
-    ) -> dict[str, Any]:
+    def _costs(self, step: Step, compiled: bool, rounds: Rounds) -> dict[str, Any]:
         # On a CPU operators are counted one by one, which compiled code passes by; the allocator of
         # a GPU sees all.
         peak, began = None, time.monotonic()
@@ -99,18 +77,11 @@ class CaseMeter:
         if self.device.type == "cuda" or compiled:  # the first step made ready much besides
             once = timed(step, self.device, 1)
         plain_once = timed(self.case.plain_step, self.device, 1)
-        count = rounds.number(once + plain_once)
-        left = deadline - time.monotonic()
-        if count * (once + plain_once) > left:
-            count = rounds.least
-        if count * (once + plain_once) > left:
-            raise OutOfTimeError
         repeats, plain_repeats = (math.ceil(TURN_SECONDS / s) for s in (once, plain_once))
         seconds, plain_seconds = [], []
-        for done in range(1, count + 1):
+        for _ in range(rounds.number(once + plain_once)):
             plain_seconds.append(timed(self.case.plain_step, self.device, plain_repeats))
             seconds.append(timed(step, self.device, repeats))
-            progress(done / count)
         return {
             "seconds": seconds,
             "plain_seconds": plain_seconds,
@@ -133,7 +104,7 @@ class CaseMeter:
                 torch.cuda.empty_cache()
 
 
-def method_step(case: Built, method: Method, compiled: bool) -> Step:
+def method_step(case: CostProblem, method: Method, compiled: bool) -> Step:
     """A method's hypergradient, then the base step."""
     estimator = method.make(case)
     inner = [case.inner_batch] * method.inner_steps if method.inner_steps else case.inner_batch

@@ -1,5 +1,6 @@
 """Fidelity records: what the study measured at one moment of a training, a JSON file each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -79,7 +80,9 @@ class FidelityRecord(Record):
 
     axis: what the moments of a series differ in ("stage", "width" ...); x: this one's place.
     predictions: candidates K -> prediction, and ``dimensions``, the effective dimension for each
-    pair of batches. Precision and staleness are measured at stages only, costs at the last.
+    pair of batches. Precision and staleness are measured at stages only, costs at the last one.
+    costs: name of a step -> one measurement a round; fidelity_of: name of a step -> series and x of
+    the row that says how close its hypergradient is.
     """
 
     KIND: ClassVar[str] = "evograd-fidelity-record"
@@ -99,6 +102,7 @@ class FidelityRecord(Record):
     precision: list[Agreement] = Field(default_factory=list)
     staleness: list[Staleness] = Field(default_factory=list)
     costs: dict[Name, list[dict[Name, NotNegative]]] = Field(default_factory=dict)
+    fidelity_of: dict[Name, list[Finite | str]] = Field(default_factory=dict)
     preset: Name
     provenance: JsonObject
 
@@ -140,12 +144,15 @@ class FidelityRecord(Record):
             raise Inconsistent(f"{self.axis} is {self.x!r}, no number")
 
 
-def read_fidelity(folder: Path) -> list[FidelityRecord]:
-    """All records below a folder, stages in the order of training, then other sizes in theirs."""
+def read_fidelity(folder: Path, experiments: Sequence[str] = ()) -> list[FidelityRecord]:
+    """All records below a folder: of one experiment after the other (in the order given), stages in
+    the order of training, then other sizes in theirs."""
+    order = {name: index for index, name in enumerate(experiments)}
 
     def place(record: FidelityRecord) -> tuple:
         stage = record.axis == "stage"
         number = STAGES.index(record.x) if stage else int(record.x)
-        return record.experiment, not stage, record.axis, number
+        rank = order.get(record.experiment, len(order))
+        return rank, record.experiment, not stage, record.axis, number
 
     return sorted(load_folder(folder, FidelityRecord), key=place)

@@ -4,11 +4,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
+from common.cost_study.case import PublishedCost
+from common.cost_study.methods import METHODS, NOT_RUN, PLAIN, methods_of
+from common.cost_study.records import Measurement, Point
+from common.hypergrad.registry import ESTIMATORS
 from common.reporting import Cell, Heading, Number, Table
 from common.reporting.tables import MISSING
-from common.study.estimators import ESTIMATORS, PLAIN, Estimator
-from common.study.published import PublishedCost
-from common.study.records import Measurement, Point
 
 EVOGRAD, T1T2, HIGHER = "EvoGrad, K = 2", "T1T2", "HigherT1T2"
 
@@ -19,8 +20,7 @@ Figures = dict[tuple[str, str], dict[str, list[Measurement]]]
 def by_figure(measurements: Iterable[Measurement], order: Sequence[Point] = ()) -> Figures:
     """Sorted by ``order`` (points that are not in it follow) and by the table of estimators."""
     places = {point: index for index, point in enumerate(order)}
-    methods = [PLAIN, *(m.name for e in ESTIMATORS for m in e.methods)]
-    ranks = {name: index for index, name in enumerate(methods)}
+    ranks = {name: index for index, name in enumerate([PLAIN, *(m.name for m in METHODS)])}
 
     def key(m: Measurement) -> tuple:
         return (places.get(m.point, len(places)), m.compiled, ranks.get(m.method, len(ranks)))
@@ -40,7 +40,7 @@ def machine(measurements: Sequence[Measurement]) -> str:
     return ", ".join(first.provenance.get("devices") or [first.settings.device])
 
 
-def cost_table(figure: str, points: Mapping[str, Sequence[Measurement]]) -> Table:
+def steps_table(figure: str, points: Mapping[str, Sequence[Measurement]]) -> Table:
     """Milliseconds, megabytes, and both relative to a plain step, by place and method."""
     rows: list = []
     for x, measurements in points.items():
@@ -52,6 +52,11 @@ def cost_table(figure: str, points: Mapping[str, Sequence[Measurement]]) -> Tabl
         rows.append(Heading(f"{x}: {counts}"))
         rows += [_cost_row(m) for m in measurements]
     some = next(iter(points.values()))
+    notes = ["K: EvoGrad's candidates. A method of several inner steps does them all in a step."]
+    for x, measurements in points.items():
+        found = {m.method for m in measurements}
+        if missing := [m.name for m in METHODS if m.name not in found]:
+            notes.append(f"{x}: {NOT_RUN}: {'; '.join(missing)}.")
     return Table(
         f"Cost of a training step: {figure} ({machine(some)})",
         ("step", "ms", "× plain", "quartiles", "peak MB", "× plain", "note"),
@@ -59,9 +64,7 @@ def cost_table(figure: str, points: Mapping[str, Sequence[Measurement]]) -> Tabl
         caption="Hypergradient and base step together, beside a plain training step; medians over "
         "rounds in which the method and the plain step took turns. Peak: memory beyond what was in "
         "use before the step.",
-        notes=(
-            "K: EvoGrad's candidates. A method of several inner steps does them all in a step.",
-        ),
+        notes=tuple(notes),
     )
 
 
@@ -73,7 +76,7 @@ def _cost_row(m: Measurement) -> tuple[Cell, ...]:
     milliseconds = 1e3 * statistics.median(m.seconds)
     peak = MISSING if m.peak_bytes is None else Number(m.peak_bytes / 1e6, digits=1)
     rounds = f"{len(m.seconds)} rounds"
-    quartiles = f"{low:.2f} to {high:.2f}"
+    quartiles = MISSING if m.is_plain else f"{low:.2f} to {high:.2f}"
     times, memory = Number(m.time_ratio), _number(m.memory_ratio)
     return (m.row, Number(milliseconds, digits=1), times, quartiles, peak, memory, rounds)
 
@@ -143,15 +146,18 @@ def estimators_table(measurements: Sequence[Measurement], references: Mapping[st
     columns = ["estimator", "needs", "exactness"]
     for title in references:
         columns += [f"time, {title}", f"memory, {title}"]
-    found = {(m.point, m.row): m for m in measurements if m.outcome == "measured"}
+    found = {(m.point, m.row): m for m in measurements}
     rows = []
-    for estimator in ESTIMATORS:
+    for name, entry in ESTIMATORS.items():
+        title = methods_of(name)[0].name
         costs: list[Cell] = []
         for point in references.values():
-            m = found.get((point, estimator.methods[0].name))
-            costs += [_number(m and m.time_ratio), _number(m and m.memory_ratio)]
-        entry = estimator.entry
-        rows.append((title_of(estimator), entry.needs, entry.exactness, *costs, entry.choose))
+            m = found.get((point, title))
+            if m is None or m.outcome != "measured":
+                costs += [m.outcome if m else NOT_RUN] * 2
+            else:
+                costs += [_number(m.time_ratio), _number(m.memory_ratio)]
+        rows.append((title, entry.needs, entry.exactness, *costs, entry.choose))
     return Table(
         "Hypergradient estimators",
         (*columns, "choose it for"),
@@ -161,8 +167,3 @@ def estimators_table(measurements: Sequence[Measurement], references: Mapping[st
         + (f" ({machine(measurements)})" if measurements else "")
         + "; memory beyond what was in use before.",
     )
-
-
-def title_of(estimator: Estimator) -> str:
-    """The estimator's first method, by which it stands in the page."""
-    return estimator.methods[0].name

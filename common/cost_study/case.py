@@ -16,7 +16,7 @@ Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Built:
+class CostProblem:
     """A case on its device, ready to be measured.
 
     plain_step: an ordinary training step of the network, forward, backward and update, without
@@ -48,9 +48,28 @@ class CostCase:
     """One point of a figure: built only when its turn comes, on synthetic tensors.
 
     figure: the figure or table it belongs to ("ResNet-32 by width"); x: its place there
-    ("width 2"). An experiment's room ``cost.py`` offers ``cases(size) -> list[CostCase]``.
+    ("width 2"). all_methods: whether every method is measured here, or the main ones only.
+    own_steps: names of the steps that the built problem brings along. An experiment's ``cost.py``
+    offers ``cases(size) -> list[CostCase]``.
     """
 
     figure: str
     x: str
-    build: Callable[[torch.device], Built]
+    build: Callable[[torch.device], CostProblem]
+    all_methods: bool = True
+    own_steps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PublishedCost:
+    """What the paper measured at one point of a figure.
+
+    costs: name of the row in this study -> (gigabytes in use, seconds), for whatever amount of work
+    the paper took, since only ratios between methods are compared; in the order plain (if there),
+    EvoGrad, T1-T2. An experiment's ``cost.py`` that has such values offers ``published_costs() ->
+    list[PublishedCost]``.
+    """
+
+    figure: str
+    x: str
+    costs: Mapping[str, tuple[float, float]]

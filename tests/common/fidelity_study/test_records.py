@@ -6,9 +6,9 @@ import math
 import pytest
 
 from common.errors import UserError
+from common.fidelity_study.records import FidelityRecord, read_fidelity
 from common.reporting.record_files import load
 from common.settings import ROOT
-from common.study.fidelity_records import FidelityRecord, read_fidelity
 
 RECORDS = ROOT / "results" / "fidelity" / "quick" / "records"
 WHOLE = json.loads((RECORDS / "rotation-stage-end.json").read_text())

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
+from common.fidelity_study.cost import REFERENCE
+from common.fidelity_study.records import FidelityRecord
+from common.fidelity_study.rows import find, main_heading, main_number, stage_records, titles
 from common.reporting import Number, Table
 from common.reporting.tables import MISSING
-from common.study.fidelity_cost import REFERENCE
-from common.study.fidelity_rows import NAMES, Record, find, number, stage_records
 
 
-def variants_table(records: Sequence[Record], experiment: str) -> Table:
+def variants_table(records: Sequence[FidelityRecord], experiment: str) -> Table:
     """Cost of a whole step relative to EvoGrad's, beside fidelity."""
     stages = stage_records(records, experiment)
-    costs = stages["end"]["costs"]
+    last = list(stages.values())[-1]
+    costs = last.costs
     # The fastest round: other work on the machine can only add to it.
     least = {
         name: [min(c[key] for c in found) for key in ("seconds", "peak_bytes")]
@@ -22,31 +24,17 @@ def variants_table(records: Sequence[Record], experiment: str) -> Table:
     steps = {name: (seconds / reference, peak / reference_peak)
              for name, (seconds, peak) in least.items()}  # fmt: skip
     steps |= {f"EvoGrad every {m} steps": ((base + meta / m) / reference, 1.0) for m in (2, 5, 10)}
-    places = {
-        REFERENCE: ("K", 2),
-        "EvoGrad, K = 8": ("K", 8),
-        "one candidate at theta": ("kind", "one at theta"),
-        "one candidate at theta, shared with the base step": ("kind", "one at theta"),
-        "along g": ("along g", 0.01),
-        "finite difference": ("finite difference", 0.01),
-        "shared features, K = 2": ("kind", "last stage"),
-        "vmapped, K = 2": ("K", 2),
-        "vmapped, K = 8": ("K", 8),
-    } | {f"{part} perturbed": ("kind", part) for part in ("last stage", "last layer",
-                                                          "linear layers")}  # fmt: skip
-    measure, scale = ("sign_agreement", 100) if experiment == "rotation" else ("cosine", 1)
     rows = []
     for name, (seconds, peak) in steps.items():
-        place = places.get(name)
+        place = last.fidelity_of.get(name)
         cells = [
-            number(find(record, *place), measure, 0 if scale == 100 else 2, scale)
-            if place else MISSING
+            main_number(record, find(record, *place)) if place else MISSING
             for record in stages.values()
-        ]  # fmt: skip
+        ]
         rows.append((name, Number(seconds), Number(peak), *cells))
-    what = "sign %" if experiment == "rotation" else "cosine"
+    what = main_heading(last)
     return Table(
-        f"{NAMES[experiment]}: cheaper variants, cost and fidelity",
+        f"{titles(records)[experiment]}: cheaper variants, cost and fidelity",
         ("step", "time", "memory", *(f"{what}, {stage}" for stage in stages)),
         tuple(rows),
         caption="Hypergradient and base step together, relative to EvoGrad with K = 2; fastest of "

@@ -53,8 +53,8 @@ class Measurement(Record):
     torch or by the estimator; with the reason. seconds: one entry a round, of a whole step;
     plain_seconds: of the plain step just before it. peak_bytes: most memory in use during a step
     beyond resident_bytes, which was in use before (parameters, optimiser states, batches); None
-    where it cannot be counted. parameters, hyperparameters: entries of theta and lambda. own_steps,
-    for the plain step only: the names of the steps that the case brought along.
+    where it cannot be counted. parameters, hyperparameters: entries of theta and lambda. own_steps:
+    in older records, the names of the steps that the case brought along.
     """
 
     KIND: ClassVar[str] = "evograd-cost-measurement"
@@ -95,8 +95,15 @@ class Measurement(Record):
         return f"{self.method}, compiled" if self.compiled else self.method
 
     @property
+    def is_plain(self) -> bool:
+        """Whether this is the plain step itself, whose ratios are 1 by definition."""
+        return self.method == "plain" and not self.compiled
+
+    @property
     def time_ratios(self) -> list[float]:
         """Method / plain, round by round."""
+        if self.is_plain:
+            return [1.0 for _ in self.seconds]
         return [a / b for a, b in zip(self.seconds, self.plain_seconds, strict=True)]
 
     @property

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from common.datasets import ImageDataset
+from common.fidelity_study.metrics import flat_gradient
 from common.hypergrad import T1T2
-from common.study.fidelity_metrics import flat_gradient
 from common.training import seed_everything
 from metaweightnet import data as label_noise_data
 from metaweightnet import fidelity as label_noise
@@ -56,7 +56,7 @@ def small(monkeypatch):
 
 
 def stages(room, folder):
-    return {p.x: p for p in room.moments("smoke", CPU, 2, folder) if p.axis == "stage"}
+    return {p.x: p for p in room.snapshots("smoke", CPU, 2, folder) if p.axis == "stage"}
 
 
 def test_label_noise_is_looked_at_along_one_training(small, tmp_path):
@@ -88,7 +88,7 @@ def test_both_readings_of_label_noise_have_one_second_order_hypergradient(small,
 
 
 def test_sizes_are_those_asked_for(small, tmp_path):
-    planned = {p.name: p for p in label_noise.moments("smoke", CPU, 1, tmp_path)}
+    planned = {p.name: p for p in label_noise.snapshots("smoke", CPU, 1, tmp_path)}
     wide = planned["metaweightnet-width-2"].build()
     assert wide.params["fc.weight"].shape == (10, 128)
     hidden = planned["metaweightnet-meta_hidden-10"].build()

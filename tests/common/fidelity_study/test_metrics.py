@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from common.hypergrad import EvoGrad
-from common.study.fidelity_metrics import (
+from common.fidelity_study.metrics import (
     compare,
     effective_dimension,
     predicted_cosine,
     predicted_norm_ratio,
     predicted_sign_agreement,
 )
+from common.hypergrad import EvoGrad
 from tests.common.hypergrad.problems import Network, Quadratic
 
 

@@ -7,12 +7,18 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.fidelity_study.measuring import Bench, measure_snapshot
+from common.fidelity_study.records import FidelityRecord
+from common.fidelity_study.report import draw
+from common.fidelity_study.settings import OPTIONS, settings
+from common.fidelity_study.snapshots import (
+    PlannedSnapshot,
+    Snapshot,
+    cast,
+    parameters_later,
+    train_until,
+)
 from common.reporting.record_files import save
-from common.study.fidelity import Bench, measure_moment
-from common.study.fidelity_records import FidelityRecord
-from common.study.fidelity_report import draw
-from common.study.fidelity_settings import OPTIONS, settings
-from common.study.moments import Moment, Planned, cast, parameters_later, train_until
 from metaweightnet.fidelity import SharedTrunk, VmappedCandidates, last_stages
 from metaweightnet.models import ResNet, VNet
 from metaweightnet.problem import Batch, MetaWeightProblem
@@ -32,9 +38,9 @@ class Typed(Quadratic):
             setattr(self, name, getattr(self, name).to(dtype))
 
 
-def quadratic_moment() -> Moment:
+def quadratic_snapshot() -> Snapshot:
     problem = Quadratic(direct=False)
-    return Moment(
+    return Snapshot(
         problem=Typed,
         params=cast(problem.params, torch.float32),
         hyper=cast(problem.hyper, torch.float32),
@@ -47,7 +53,7 @@ def quadratic_moment() -> Moment:
 
 
 def test_the_reference_is_the_closed_form():
-    moment, bench = quadratic_moment(), Bench(quadratic_moment())
+    moment, bench = quadratic_snapshot(), Bench(quadratic_snapshot())
     problem = Typed(torch.float64)
     problem.params, problem.hyper = cast((moment.params, moment.hyper), torch.float64)
     for (batch, _), exact in zip(moment.paper_pairs, bench.exact, strict=True):
@@ -57,8 +63,8 @@ def test_the_reference_is_the_closed_form():
 
 
 def test_estimators_without_noise_come_near_and_small_precision_does_not():
-    bench, found = Bench(quadratic_moment()), {}
-    for setting in settings(quadratic_moment(), TINY, brief=False):
+    bench, found = Bench(quadratic_snapshot()), {}
+    for setting in settings(quadratic_snapshot(), TINY, brief=False):
         found[setting.series, setting.x] = bench.row(setting)
     assert found["finite difference", 0.01]["cosine"] > 0.999
     assert found["finite difference", 0.01]["gain"] == pytest.approx(1, abs=0.01)
@@ -71,8 +77,8 @@ def test_a_record_has_its_tables_and_figures(tmp_path):
     records.mkdir()
     for experiment in ("rotation", "metaweightnet"):
         for stage in ("start", "end"):
-            planned = Planned(experiment, "stage", stage, quadratic_moment)
-            steps = list(measure_moment(planned, TINY))
+            planned = PlannedSnapshot(experiment, "stage", stage, quadratic_snapshot)
+            steps = list(measure_snapshot(planned, TINY))
             assert [part for _, part, _ in steps] == sorted(part for _, part, _ in steps)
             assert all(record is None for _, _, record in steps[:-1])
             record = steps[-1][2]

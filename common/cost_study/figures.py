@@ -1,11 +1,16 @@
 """The study's figures: time and memory by method, and the paper's ratios beside those measured."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.cost_study.case import PublishedCost
+from common.cost_study.methods import PLAIN
+from common.cost_study.records import Measurement
+from common.cost_study.tables import EVOGRAD, HIGHER, T1T2, machine, ratio
 from common.reporting import (
     Figure,
     bar_style,
@@ -14,10 +19,6 @@ from common.reporting import (
     save_figure,
     series_styles,
 )
-from common.study.estimators import PLAIN
-from common.study.published import PublishedCost
-from common.study.records import Measurement
-from common.study.tables import EVOGRAD, HIGHER, T1T2, machine, ratio
 
 Points = Mapping[str, Sequence[Measurement]]
 _PANELS = ("time / plain step", "peak memory / plain step")
@@ -104,7 +105,7 @@ def _lines(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> N
     for style, row in zip(series_styles(len(rows)), rows, strict=True):
         heights, errors = _values([found.get(row) for found in measured.values()], value)
         axis.errorbar(places, heights, yerr=errors, label=row, elinewidth=0.6, **style)
-    axis.set_xticks(places, [x.replace(" hidden units", "\nhidden") for x in measured])
+    axis.set_xticks(places, [textwrap.fill(x, 10) for x in measured])
     axis.set_ylim(bottom=0)
 
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from common.fidelity_study.snapshots import Snapshot
 from common.hypergrad import T1T2, AnchoredEvoGrad, EvoGrad, EvoGradAlongGradient, FiniteDifference
-from common.study.moments import Moment
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much is measured at each moment."""
+    """How much is measured at each snapshot."""
 
     pairs: int = 3
     """Pairs of batches."""
@@ -54,10 +54,10 @@ def expected_step(estimator: Any) -> float:
     return getattr(estimator, "effective_inner_lr", None) or estimator.inner_lr
 
 
-def settings(moment: Moment, options: Options, brief: bool) -> list[Setting]:
+def settings(snapshot: Snapshot, options: Options, brief: bool) -> list[Setting]:
     """What is compared. brief: K, and the estimators without noise."""
-    found, eta = [], moment.inner_lr
-    readings = [moment.noise_prediction] if brief else moment.readings
+    found, eta = [], snapshot.inner_lr
+    readings = [snapshot.noise_prediction] if brief else snapshot.readings
     for number, reading in enumerate(readings):
         for count in options.brief_candidates if brief else options.candidates:
             draws = max(4, 2 * options.draws // count)
@@ -83,7 +83,7 @@ def settings(moment: Moment, options: Options, brief: bool) -> list[Setting]:
             "antithetic": replace(paper, antithetic=True),
             "gaussian": replace(paper, perturbation="gaussian"),
             "one at theta": AnchoredEvoGrad(),
-        } | {name: replace(paper, perturb=which) for name, which in moment.parts.items()}
+        } | {name: replace(paper, perturb=which) for name, which in snapshot.parts.items()}
         found += [Setting("kind", n, e, reading, draws) for n, e in kinds.items()]
         for count in options.brief_candidates:
             mirrored = EvoGrad(count, antithetic=True)

@@ -1,6 +1,6 @@
-"""How near each estimator comes to the exact one-step hypergradient, on a real problem.
+"""How close each estimator gets to the exact one-step hypergradient, on a real problem.
 
-At one moment of training every estimator is run several times on the same pairs of batches, and
+At one snapshot of training every estimator is run several times on the same pairs of batches, and
 compared with T1T2 in float64 (``fidelity_metrics.compare``). What is varied, one at a time from
 EvoGrad's setting in the paper (K = 2, sigma = 1e-3, tau = 0.05, signs): K, sigma, tau, antithetic
 and Gaussian candidates, the part that is perturbed, the precision; beside them the estimators that
@@ -14,10 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient
-from common.hypergrad.problem import BilevelProblem
-from common.study.fidelity_cost import variant_costs
-from common.study.fidelity_metrics import (
+from common.fidelity_study.cost import variant_costs
+from common.fidelity_study.metrics import (
     compare,
     cosine,
     effective_dimension,
@@ -26,8 +24,10 @@ from common.study.fidelity_metrics import (
     predicted_norm_ratio,
     predicted_sign_agreement,
 )
-from common.study.fidelity_settings import Options, Setting, expected_step, settings
-from common.study.moments import Moment, Pair, Planned, cast
+from common.fidelity_study.settings import Options, Setting, expected_step, settings
+from common.fidelity_study.snapshots import Pair, PlannedSnapshot, Snapshot, cast
+from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient
+from common.hypergrad.problem import BilevelProblem
 from common.training import autocast
 
 Row = dict[str, Any]
@@ -49,25 +49,25 @@ class Autocast:
 
 
 class Bench:
-    """Runs estimators at one moment: the same draws for the same number, in any precision."""
+    """Runs estimators at one snapshot: the same draws for the same number, in any precision."""
 
-    def __init__(self, moment: Moment) -> None:
-        self.moment = moment
-        self.device = next(iter(moment.params.values())).device
-        problem = {d: moment.problem(d) for d in (torch.float32, torch.float64)}
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.device = next(iter(snapshot.params.values())).device
+        problem = {d: snapshot.problem(d) for d in (torch.float32, torch.float64)}
         self.problems = {
             "float64": (problem[torch.float64], torch.float64),
             "float32": (problem[torch.float32], torch.float32),
             "bfloat16": (Autocast(problem[torch.float32], self.device), torch.float32),
         }
-        exact = T1T2(moment.inner_lr)
+        exact = T1T2(snapshot.inner_lr)
         self._rows: dict[tuple[Any, str, int], Row] = {}
-        self.exact = [self.estimate(exact, pair, "float64") for pair in moment.paper_pairs]
+        self.exact = [self.estimate(exact, pair, "float64") for pair in snapshot.paper_pairs]
 
     def estimate(self, estimator: Any, pair: Pair, precision: str, draw: int = 0) -> Tensor:
         """The hypergradient as one float64 vector (H,)."""
         problem, dtype = self.problems[precision]
-        tensors = (self.moment.params, self.moment.hyper, *pair)
+        tensors = (self.snapshot.params, self.snapshot.hyper, *pair)
         generator = torch.Generator().manual_seed(draw)
         return flat_gradient(estimator(problem, *cast(tensors, dtype), generator).grads)
 
@@ -82,23 +82,23 @@ class Bench:
     def _compared(self, estimator: Any, reading: str, draws: int) -> Row:
         samples = []
         for number, (pair, exact) in enumerate(
-            zip(self.moment.readings[reading], self.exact, strict=True)
+            zip(self.snapshot.readings[reading], self.exact, strict=True)
         ):
             found = [
                 self.estimate(estimator, pair, "float32", 1000 * number + draw)
                 for draw in range(draws)
             ]
             samples.append((torch.stack(found), exact))
-        return compare(samples, expected_step(estimator) / self.moment.inner_lr)
+        return compare(samples, expected_step(estimator) / self.snapshot.inner_lr)
 
 
 def precision_rows(bench: Bench, options: Options) -> list[Row]:
     """Estimates in float32 and bfloat16 against the same draws in float64: rounding alone."""
-    moment, rows = bench.moment, []
+    snapshot, rows = bench.snapshot, []
     kinds = [("EvoGrad, sigma", s, EvoGrad(sigma=s)) for s in options.sigmas]
     kinds += [("along g, radius", r, EvoGradAlongGradient(r)) for r in options.radii]
-    kinds += [("T1-T2", "", T1T2(moment.inner_lr))]
-    pairs = moment.readings[moment.noise_prediction]
+    kinds += [("T1-T2", "", T1T2(snapshot.inner_lr))]
+    pairs = snapshot.readings[snapshot.noise_prediction]
     for name, x, estimator in kinds:
         draws = 4 if name.startswith("EvoGrad") else 1
         cases = [(pair, draw) for pair in pairs for draw in range(draws)]
@@ -112,10 +112,11 @@ def precision_rows(bench: Bench, options: Options) -> list[Row]:
 
 def predictions(bench: Bench, options: Options) -> Row:
     """The effective dimension in float64, and the noise it predicts for each K."""
-    moment = bench.moment
+    snapshot = bench.snapshot
     problem, dtype = bench.problems["float64"]
     params, hyper, pairs = cast(
-        (moment.params, moment.hyper, tuple(moment.readings[moment.noise_prediction])), dtype
+        (snapshot.params, snapshot.hyper, tuple(snapshot.readings[snapshot.noise_prediction])),
+        dtype,
     )
     generator = torch.Generator().manual_seed(0)
     dimensions = [
@@ -131,7 +132,7 @@ def predictions(bench: Bench, options: Options) -> Row:
             "cosine": mean(predicted_cosine, count),
             "sign_agreement": mean(predicted_sign_agreement, count),
             "norm_ratio": mean(
-                predicted_norm_ratio, count, EvoGrad(count).effective_inner_lr / moment.inner_lr
+                predicted_norm_ratio, count, EvoGrad(count).effective_inner_lr / snapshot.inner_lr
             ),
         }
         for count in sorted({*options.candidates, *options.brief_candidates})
@@ -143,20 +144,20 @@ def staleness(bench: Bench, options: Options) -> list[Row]:
 
     With m = 0: on other batches at the same parameters, for comparison.
     """
-    moment = bench.moment
+    snapshot = bench.snapshot
     others = [*bench.exact[1:], bench.exact[0]]
     rows = [{"m": 0, "cosine": _mean_cosine(bench.exact, others)}]
-    if moment.later is None:
+    if snapshot.later is None:
         return rows
     problem, dtype = bench.problems["float64"]
     for count, (params, hyper) in zip(
-        options.steps_later, moment.later(options.steps_later), strict=True
+        options.steps_later, snapshot.later(options.steps_later), strict=True
     ):
         later = [
             flat_gradient(
-                T1T2(moment.inner_lr)(problem, *cast((params, hyper, *pair), dtype)).grads
+                T1T2(snapshot.inner_lr)(problem, *cast((params, hyper, *pair), dtype)).grads
             )
-            for pair in moment.paper_pairs
+            for pair in snapshot.paper_pairs
         ]
         rows.append({"m": count, "cosine": _mean_cosine(bench.exact, later)})
     return rows
@@ -167,13 +168,15 @@ def _mean_cosine(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     return sum(found) / len(found)
 
 
-def measure_moment(planned: Planned, options: Options) -> Iterator[tuple[str, float, Row | None]]:
+def measure_snapshot(
+    planned: PlannedSnapshot, options: Options
+) -> Iterator[tuple[str, float, Row | None]]:
     """Yields what comes next and the part that is done; at last the whole record."""
     yield "training", 0.0, None
-    moment = planned.build()
-    bench = Bench(moment)
+    snapshot = planned.build()
+    bench = Bench(snapshot)
     brief = planned.axis != "stage"
-    rows, todo = [], settings(moment, options, brief)
+    rows, todo = [], settings(snapshot, options, brief)
     for number, setting in enumerate(todo):
         yield f"{setting.series} {setting.x}", 0.1 + 0.6 * number / len(todo), None
         rows.append(bench.row(setting))
@@ -182,11 +185,11 @@ def measure_moment(planned: Planned, options: Options) -> Iterator[tuple[str, fl
         "experiment": planned.experiment,
         "axis": planned.axis,
         "x": planned.x,
-        "inner_lr": moment.inner_lr,
-        "parameters": sum(t.numel() for t in moment.params.values()),
-        "hyperparameters": sum(t.numel() for t in moment.hyper.values()),
-        "readings": list(moment.readings),
-        "noise_prediction": moment.noise_prediction,
+        "inner_lr": snapshot.inner_lr,
+        "parameters": sum(t.numel() for t in snapshot.params.values()),
+        "hyperparameters": sum(t.numel() for t in snapshot.hyper.values()),
+        "readings": list(snapshot.readings),
+        "noise_prediction": snapshot.noise_prediction,
         "options": {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(options).items()},
         "exact_norm": sum(e.norm().item() for e in bench.exact) / len(bench.exact),
         "rows": rows,
@@ -199,5 +202,5 @@ def measure_moment(planned: Planned, options: Options) -> Iterator[tuple[str, fl
         record["staleness"] = staleness(bench, options)
         if planned.x == "end":
             yield "cost", 0.95, None
-            record["costs"] = variant_costs(moment, options.cost_rounds)
+            record["costs"], record["fidelity_of"] = variant_costs(snapshot, options.cost_rounds)
     yield "done", 1.0, record

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.cost_study.case import PublishedCost
+from common.cost_study.figures import cost_figure, published_figure
+from common.cost_study.records import Measurement, Point, slug
+from common.cost_study.tables import by_figure, published_table, steps_table
 from common.reporting import Figure, Section, Table, write_table
-from common.study.figures import cost_figure, published_figure
-from common.study.published import PublishedCost
-from common.study.records import Measurement, Point, slug
-from common.study.tables import by_figure, cost_table, published_table
 
 INTRO = """
 Time and peak memory of one training step with each hypergradient, in units of a plain training
@@ -40,7 +40,7 @@ def section(
     device = slug(measurements[0].settings.device)
     for (experiment, figure), points in figures.items():
         stem = slug(figure)
-        add_table(cost_table(figure, points), stem)
+        add_table(steps_table(figure, points), stem)
         pictures.append(cost_figure(figure, points, folder, f"{stem}-{device}"))
         beside = [p for p in published.get(experiment, ()) if p.figure == figure]
         stem = f"{stem}-published-{device}"

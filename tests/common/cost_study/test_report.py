@@ -2,11 +2,11 @@
 
 import pytest
 
+from common.cost_study.case import PublishedCost
+from common.cost_study.records import Measurement, Point, Settings
+from common.cost_study.report import section
+from common.cost_study.tables import by_figure, estimators_table, published_table, steps_table
 from common.reporting import Heading, to_markdown
-from common.study.published import PublishedCost
-from common.study.records import Measurement, Point, Settings
-from common.study.report import section
-from common.study.tables import by_figure, cost_table, estimators_table, published_table
 
 SETTINGS = Settings(size="small", device="cpu", threads=2, tf32=False)
 POINTS = [Point(experiment="lab", figure="A figure", x=x) for x in ("small", "large", "huge")]
@@ -19,6 +19,7 @@ def measurement(point: Point, method: str, seconds=None, peak=None, **more) -> M
         compiled=False,
         settings=SETTINGS,
         outcome="measured" if seconds else "does not fit",
+        reason="" if seconds else "memory",
         seconds=seconds or [],
         plain_seconds=[1.0, 2.0, 1.0, 2.0] if seconds else [],
         peak_bytes=peak,
@@ -51,13 +52,18 @@ def test_ratios_are_paired_by_round():
 
 def test_a_figures_table_has_every_place_in_order():
     figures = by_figure(reversed(study()), POINTS)
-    table = cost_table("A figure", figures["lab", "A figure"])
+    table = steps_table("A figure", figures["lab", "A figure"])
     headings = [row.text for row in table.rows if isinstance(row, Heading)]
     assert headings == [f"{p.x}: 1,000 parameters, 7 hyperparameters" for p in POINTS]
     rows = [[str(c) for c in row] for row in table.rows if not isinstance(row, Heading)]
     assert [row[0] for row in rows[:3]] == ["plain", "EvoGrad, K = 2", "T1T2"]
     assert rows[2] == ["T1T2", "7000.0", "4.00", "4.00 to 4.50", "0.0", "5.00", "4 rounds"]
+    assert rows[0][1:4] == ["1500.0", "1.00", "–"]  # plain is 1 of itself
     assert rows[-1] == ["HigherT1T2", *["–"] * 5, "does not fit"]
+    (missing,) = (
+        note for note in table.notes if note.startswith("small: not measured at this size")
+    )
+    assert "Neumann, 4 terms" in missing and " T1T2;" not in missing
     assert "cpu, 2 threads" in table.title
 
 
@@ -81,7 +87,7 @@ def test_the_page_shows_the_cases_that_stand_for_all():
     rows = {row[0]: [str(c) for c in row[3:7]] for row in table.rows}
     assert rows["EvoGrad, K = 2"] == ["2.00", "1.00", "2.00", "1.00"]
     assert rows["T1T2"] == ["4.00", "5.00", "12.00", "5.00"]
-    assert rows["HigherT1T2"] == ["–"] * 4
+    assert rows["HigherT1T2"] == ["not measured at this size"] * 2 + ["does not fit"] * 2
     assert "Neumann" in to_markdown(estimators_table([], {"small": POINTS[0]}))
 
 

@@ -4,18 +4,19 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from common.fidelity_study.records import STAGES, FidelityRecord
+from common.fidelity_study.rows import (
+    find,
+    main_heading,
+    main_number,
+    number,
+    reading_label,
+    stage_records,
+    titles,
+)
+from common.fidelity_study.variants import variants_table
 from common.reporting import Heading, Number, Table
 from common.reporting.tables import MISSING
-from common.study.fidelity_rows import (
-    HELD,
-    NAMES,
-    STAGES,
-    Record,
-    find,
-    number,
-    stage_records,
-)
-from common.study.fidelity_variants import variants_table
 
 # Rows of the summary: name -> series and x. The paper's setting comes first.
 SUMMARY = {
@@ -37,7 +38,7 @@ SUMMARY = {
 }
 
 
-def tables(records: Sequence[Record]) -> dict[str, Table]:
+def tables(records: Sequence[FidelityRecord]) -> dict[str, Table]:
     """File name -> table; those without rows are left out."""
     found = {
         "summary": _summary(records),
@@ -46,71 +47,68 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
         "sizes": _sizes(records),
         "staleness": _staleness(records),
     }
-    for experiment in NAMES:
-        end = stage_records(records, experiment).get("end", {})
-        if end.get("costs"):
+    for experiment in titles(records):
+        end = stage_records(records, experiment).get(STAGES[-1])
+        if end is not None:
             found[f"variants-{experiment}"] = variants_table(records, experiment)
     return {stem: table for stem, table in found.items() if table.rows}
 
 
-def _summary(records: Sequence[Record]) -> Table:
-    """Estimators by moment: cosine (label noise), sign agreement (rotation)."""
-    blocks = []
-    stages = {experiment: stage_records(records, experiment) for experiment in NAMES}
-    for title, reading in (("", None), ("Label noise, weight net's input held", HELD)):
-        rows = []
+def _summary(records: Sequence[FidelityRecord]) -> Table:
+    """Estimators by moment; a block for each reading of an inner loss beside the paper's."""
+    names = titles(records)
+    columns = [r for e in names for r in stage_records(records, e).values()]
+    blocks: list[tuple[str, list[str | None]]] = [("", [r.readings[0] for r in columns])]
+    for experiment, title in names.items():
+        first = next(iter(stage_records(records, experiment).values()), None)
+        for reading in first.readings[1:] if first else ():
+            own = [reading if r.experiment == experiment else None for r in columns]
+            blocks.append((f"{title}, {reading_label(first, reading)}", own))
+    rows: list[Any] = []
+    for heading, readings in blocks:
+        found = []
         for name, place in SUMMARY.items():
-            cells = []
-            for experiment, measure, scale, digits in (
-                ("rotation", "sign_agreement", 100, 0),
-                ("metaweightnet", "cosine", 1, 2),
-            ):
-                known = stages[experiment]
-                usable = reading is None or experiment == "metaweightnet"
-                for stage in STAGES:
-                    row = find(known[stage], *place, reading) if stage in known and usable else None
-                    cells.append(number(row, measure, digits, scale))
+            cells = [
+                MISSING if reading is None else main_number(r, find(r, *place, reading))
+                for r, reading in zip(columns, readings, strict=True)
+            ]
             if any(cell != MISSING for cell in cells):
-                rows.append((name, *cells))
-        if rows:
-            blocks += [Heading(title), *rows] if title else rows
-    columns = (
-        *(f"rotation {stage}: sign %" for stage in STAGES),
-        *(f"label noise {stage}: cosine" for stage in STAGES),
-    )
+                found.append((name, *cells))
+        rows += [Heading(heading), *found] if heading and found else found
     return Table(
         "Fidelity to the exact one-step hypergradient",
-        ("estimator", *columns),
-        tuple(blocks),
+        ("estimator", *(f"{names[r.experiment]} {r.x}: {main_heading(r)}" for r in columns)),
+        tuple(rows),
         caption="One estimate against T1-T2 at the training's inner step, in float64 on the same "
-        "batches. Rotation has one hyperparameter: the share of estimates with the right sign (a "
-        "coin has 50). Label noise: cosine over the weight net's parameters.",
+        "batches: cosine over the hyperparameters; for a single hyperparameter the share of "
+        "estimates with the right sign (a coin has 50).",
         notes=("±: standard error over draws and batches.",),
     )
 
 
-def _settings(records: Sequence[Record]) -> Table:
+def _settings(records: Sequence[FidelityRecord]) -> Table:
     """Everything that was varied, with all measures."""
     rows: list[Any] = []
+    names = titles(records)
     for record in records:
-        name = NAMES[record["experiment"]]
-        rows.append(Heading(f"{name}, {record['axis'].replace('_', ' ')} {record['x']}"))
-        for row in record["rows"]:
+        name = names[record.experiment]
+        rows.append(Heading(f"{name}, {record.axis.replace('_', ' ')} {record.x}"))
+        for row in record.rows:
             rows.append(
                 (
-                    row["series"],
-                    str(row["x"]),
-                    row["reading"] or "–",
+                    row.series,
+                    str(row.x),
+                    row.reading or MISSING,
                     number(row, "cosine", 3),
                     number(row, "sign_agreement", 3),
-                    f"{row['norm_ratio']:.3g}",
-                    f"{row['expected_ratio']:.3g}",
+                    f"{row.norm_ratio:.3g}",
+                    f"{row.expected_ratio:.3g}",
                     number(row, "gain", 2),
-                    Number(row["mean_cosine"], None, 3),
-                    str(row["draws"]),
+                    Number(row.mean_cosine, None, 3),
+                    str(row.draws),
                 )
             )
-    columns = ("varied", "value", "weight net's input", "cosine", "sign agreement", "norm ratio",
+    columns = ("varied", "value", "inner loss", "cosine", "sign agreement", "norm ratio",
                "expected ratio", "gain", "cosine of the mean", "draws")  # fmt: skip
     return Table(
         "Fidelity: every setting at every moment",
@@ -124,20 +122,20 @@ def _settings(records: Sequence[Record]) -> Table:
     )
 
 
-def _precision(records: Sequence[Record]) -> Table:
+def _precision(records: Sequence[FidelityRecord]) -> Table:
     rows = []
-    for experiment, name in NAMES.items():
+    for experiment, name in titles(records).items():
         found: dict[tuple[str, str], dict[str, list[Any]]] = {}
         for record in stage_records(records, experiment).values():
-            for row in record.get("precision", []):
-                key = row["series"], str(row["x"])
-                found.setdefault(key, {}).setdefault(row["precision"], []).append(row)
+            for row in record.precision:
+                key = row.series, str(row.x)
+                found.setdefault(key, {}).setdefault(row.precision, []).append(row)
         for (series, x), kinds in found.items():
             cells: list[Any] = []
             for precision in ("float32", "bfloat16"):
                 measured = kinds[precision]
-                cosine = statistics.fmean(row["cosine"] for row in measured)
-                ratio = statistics.fmean(row["norm_ratio"] for row in measured)
+                cosine = statistics.fmean(row.cosine for row in measured)
+                ratio = statistics.fmean(row.norm_ratio for row in measured)
                 cells += [Number(cosine, None, 3), f"{ratio:.3g}"]
             rows.append((name, series, x, *cells))
     return Table(
@@ -150,21 +148,21 @@ def _precision(records: Sequence[Record]) -> Table:
     )  # fmt: skip
 
 
-def _sizes(records: Sequence[Record]) -> Table:
-    rows = []
+def _sizes(records: Sequence[FidelityRecord]) -> Table:
+    rows, names = [], titles(records)
     for record in records:
-        reading, predicted = record["noise_prediction"], record["predictions"]
-        axis = record["axis"].replace("_", " ")
+        reading, predicted = record.noise_prediction, record.predictions
+        axis = record.axis.replace("_", " ")
         cells: list[Any] = []
         for count in (2, 8):
             cells.append(number(find(record, "K", count, reading), "cosine"))
-            cells.append(Number(predicted[str(count)]["cosine"]) if str(count) in predicted
-                         else MISSING)  # fmt: skip
+            known = predicted.get(str(count))
+            cells.append(Number(known.cosine) if known else MISSING)
         rows.append(
             (
-                f"{NAMES[record['experiment']]}, {axis} {record['x']}",
-                f"{record['parameters']:,}",
-                f"{record['hyperparameters']:,}",
+                f"{names[record.experiment]}, {axis} {record.x}",
+                f"{record.parameters:,}",
+                f"{record.hyperparameters:,}",
                 f"{statistics.median(predicted['dimensions']):,.0f}",
                 *cells,
                 number(find(record, "along g", 0.01, reading), "cosine"),
@@ -175,22 +173,20 @@ def _sizes(records: Sequence[Record]) -> Table:
         ("problem", "parameters", "hyperparameters", "effective dimension", "K = 2", "predicted",
          "K = 8", "predicted ", "along g"),
         tuple(rows),
-        caption="Cosine of one estimate, weight net's input held. Effective dimension D = "
-        "|M|² |g|² / |M g|² (M the mixed second derivative), median over batches; predicted: "
-        "1 / √(1 + (D + 1) / (K − 1)).",
+        caption="Cosine of one estimate, with the inner loss that the prediction is for. Effective "
+        "dimension D = |M|² |g|² / |M g|² (M the mixed second derivative), median over batches. "
+        "Predicted: 1 / √(1 + (D + 1) / (K − 1)).",
     )  # fmt: skip
 
 
-def _staleness(records: Sequence[Record]) -> Table:
+def _staleness(records: Sequence[FidelityRecord]) -> Table:
     rows, steps = [], []
-    for experiment, name in NAMES.items():
+    for experiment, name in titles(records).items():
         for stage, record in stage_records(records, experiment).items():
-            found = record.get("staleness", [])
-            steps = [row["m"] for row in found] or steps
+            found = record.staleness
+            steps = [row.m for row in found] or steps
             if found:
-                rows.append(
-                    (f"{name}, {stage}", *(Number(row["cosine"], None, 2) for row in found))
-                )
+                rows.append((f"{name}, {stage}", *(Number(row.cosine, None, 2) for row in found)))
     columns = ["other batches" if m == 0 else f"{m} steps later" for m in steps]
     return Table(
         "How fast the exact hypergradient turns",

@@ -1,7 +1,6 @@
 """What the cost study counts and records, on problems whose costs are known."""
 
 import json
-import math
 import os
 import signal
 from dataclasses import replace
@@ -12,13 +11,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from common.errors import UserError
-from common.hypergrad.registry import ESTIMATORS as REGISTRY
-from common.study.case import Built, CostCase
-from common.study.estimators import ESTIMATORS, PLAIN, all_methods, reason_to_exclude
-from common.study.measuring import CaseMeter, OutOfTimeError, Rounds
-from common.study.plan import Job, Row, allowances
-from common.study.records import (
+from common.cost_study.case import CostCase, CostProblem
+from common.cost_study.measuring import CaseMeter, Rounds
+from common.cost_study.methods import METHODS, PLAIN, reason_to_exclude
+from common.cost_study.records import (
     Measurement,
     Point,
     Settings,
@@ -26,7 +22,9 @@ from common.study.records import (
     read_measurements,
     write_measurement,
 )
-from common.study.worker import is_memory_error, measure_case
+from common.cost_study.running import Job, is_memory_error, measure_case
+from common.errors import UserError
+from common.hypergrad.registry import ESTIMATORS as REGISTRY
 
 CPU = torch.device("cpu")
 POINT = Point(experiment="somewhere", figure="A figure", x="one place")
@@ -51,7 +49,7 @@ class Weighted:
         return (functional_call(self.network, dict(params), (inputs,)) - targets).square().sum(1)
 
 
-def build(device: torch.device, **changes) -> Built:
+def build(device: torch.device, **changes) -> CostProblem:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(30, 50), nn.Tanh(), nn.Linear(50, 2))
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
@@ -62,7 +60,7 @@ def build(device: torch.device, **changes) -> Built:
         (network(batch[0]) - batch[1]).square().sum(1).mean().backward()
         optimizer.step()
 
-    case = Built(
+    case = CostProblem(
         problem=Weighted(network),
         params=dict(network.named_parameters()),
         hyper={"weights": torch.ones(64)},
@@ -76,18 +74,22 @@ def build(device: torch.device, **changes) -> Built:
     return replace(case, **changes)
 
 
-def build_deadly(device: torch.device) -> Built:
+def build_deadly(device: torch.device) -> CostProblem:
     """Whose own step is what the system does to a process that takes too much memory."""
     return build(device, steps={"greedy": lambda: os.kill(os.getpid(), signal.SIGKILL)})
 
 
-def build_too_large(device: torch.device) -> Built:
+def build_too_large(device: torch.device) -> CostProblem:
     return build(device, plain_step=lambda: torch.empty(2**55, dtype=torch.int8))
 
 
 def cases(size):
-    builders = {"one place": build, "deadly": build_deadly, "too large": build_too_large}
-    return [CostCase("A figure", x, builder) for x, builder in builders.items()]
+    return [
+        CostCase("A figure", "one place", build, own_steps=("two plain steps",)),
+        CostCase("A figure", "deadly", build_deadly, own_steps=("greedy",)),
+        CostCase("A figure", "too large", build_too_large),
+        CostCase("A figure", "main", build, all_methods=False),
+    ]
 
 
 def job(folder: Path, x: str = "one place", **changes) -> Job:
@@ -101,15 +103,15 @@ def meter() -> CaseMeter:
 
 
 def find(name: str):
-    return next(m for m in all_methods() if m.name == name)
+    return next(m for m in METHODS if m.name == name)
 
 
 def measure(meter: CaseMeter, name: str) -> dict:
     method = None if name in (PLAIN, *meter.case.steps) else find(name)
-    return meter.measure(name, method, False, QUICK, lambda part: None)
+    return meter.measure(name, method, False, QUICK)
 
 
-@pytest.mark.parametrize("method", all_methods(), ids=lambda m: m.name)
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_every_method_of_the_table_can_be_measured(meter, method):
     found = measure(meter, method.name)
     if method.most_hyper:
@@ -164,15 +166,6 @@ def test_every_method_begins_at_the_same_parameters(meter):
     assert all(torch.equal(seen[0][n], before[n]) for n in before)
 
 
-def test_what_would_end_too_late_is_not_begun(meter):
-    began = []
-    case = replace(meter.case, steps={"step": lambda: began.append(1)})
-    late = CaseMeter(case, CPU)
-    with pytest.raises(OutOfTimeError):
-        late.measure("step", None, False, QUICK, lambda part: None, deadline=-math.inf)
-    assert not began
-
-
 def test_rounds_fill_the_time_within_their_bounds():
     rounds = Rounds(seconds=3.0, least=3, most=30)
     assert [rounds.number(s) for s in (10.0, 0.5, 0.001)] == [3, 6, 30]
@@ -180,73 +173,68 @@ def test_rounds_fill_the_time_within_their_bounds():
 
 def test_cases_exclude_by_any_name_of_a_method():
     case = build(CPU, excluded={"t1t2_forward": "a", "EvoGrad graph": "b", "EvoGrad, K = 4": "c"})
-    reasons = {m.name: reason_to_exclude(m, case) for m in all_methods()}
+    reasons = {m.name: reason_to_exclude(m, case) for m in METHODS}
     assert reasons["T1T2Forward"] == "a" and reasons["T1T2"] is None
     assert reasons["EvoGrad graph, K = 2"] == reasons["EvoGrad graph, K = 16"] == "b"
     assert reasons["EvoGrad, K = 4"] == "c" and reasons["EvoGrad, K = 2"] is None
 
 
-def test_the_table_has_every_estimator_of_the_registry():
-    assert [estimator.name for estimator in ESTIMATORS] == list(REGISTRY)
-    names = [method.name for method in all_methods()]
+def test_every_estimator_of_the_registry_is_measured_by_its_own_settings():
+    assert list(dict.fromkeys(m.estimator for m in METHODS)) == list(REGISTRY)
+    names = [method.name for method in METHODS]
     assert len(names) == len(set(names))
+    made = {m.name: m.make(build(CPU)) for m in METHODS}
+    assert made["EvoGrad forward, K = 16"].num_candidates == 16
+    assert made["EvoGrad forward, K = 16"].mode == "forward"
+    assert made["Reversible, 4 steps"].steps == 4 and made["T1T2"].inner_lr == 0.1
+    assert made["LayerSampled, last layer"].layers == ["2"]
+
+
+def measured_rows(folder: Path, wanted: Job) -> dict[str, Measurement]:
+    measure_case(wanted, lambda row, done: None)
+    assert wanted.pending() == []
+    return {m.row: m for m in read_measurements(folder)}
 
 
 def test_a_case_is_measured_in_its_own_process_and_not_again(tmp_path):
-    events = []
     wanted = job(tmp_path)
-    measure_case(wanted, math.inf, events.append)
-    found = {m.row: m for m in read_measurements(tmp_path)}
-    assert {PLAIN, "T1T2", "HigherT1T2", "T1T2Forward"} == set(found)
-    assert found[PLAIN].own_steps == ["two plain steps"]
-    assert found["T1T2"].memory_ratio > 1 and found[PLAIN].memory_ratio == 1
-    assert wanted.pending() == [] and wanted.spent() > 0
+    found = measured_rows(tmp_path, wanted)
+    assert {PLAIN, "T1T2", "HigherT1T2", "T1T2Forward", "T1T2MixedMode"} == set(found)
+    assert found["T1T2"].memory_ratio > 1 and found["T1T2"].wall_seconds > 0
+    assert found[PLAIN].time_ratio == found[PLAIN].memory_ratio == 1
+    assert found["T1T2"].provenance["torch_threads"] == 1
 
     # What is missing is made again, and nothing else.
-    path = measurement_path(tmp_path, POINT, "T1T2", False)
-    path.unlink()
+    measurement_path(tmp_path, POINT, "T1T2", False).unlink()
     assert [row.name for row in wanted.pending()] == ["T1T2"]
     kept = measurement_path(tmp_path, POINT, "HigherT1T2", False).read_text()
-    measure_case(wanted, math.inf, events.append)
-    assert wanted.pending() == []
+    measured_rows(tmp_path, wanted)
     assert measurement_path(tmp_path, POINT, "HigherT1T2", False).read_text() == kept
     # Other settings are another measurement.
-    assert len(job(tmp_path, settings=SETTINGS.model_copy(update={"threads": 2})).pending()) == 4
+    other = job(tmp_path, settings=SETTINGS.model_copy(update={"threads": 2}))
+    assert len(other.pending()) == 5
 
 
 def test_a_process_ended_by_the_system_is_a_row_that_does_not_fit(tmp_path):
-    measure_case(job(tmp_path, "deadly", words=("greedy", "T1T2Forward")), math.inf, lambda e: None)
-    found = {m.row: m.outcome for m in read_measurements(tmp_path)}
-    assert found == {PLAIN: "measured", "greedy": "does not fit", "T1T2Forward": "measured"}
+    found = measured_rows(tmp_path, job(tmp_path, "deadly", words=("greedy", "T1T2Forward")))
+    outcomes = {row: m.outcome for row, m in found.items()}
+    assert outcomes == {PLAIN: "measured", "greedy": "does not fit", "T1T2Forward": "measured"}
 
 
 def test_a_network_that_does_not_fit_is_a_result(tmp_path):
-    measure_case(job(tmp_path, "too large", words=("HigherT1T2",)), math.inf, lambda e: None)
-    assert {m.outcome for m in read_measurements(tmp_path)} == {"does not fit"}
+    found = measured_rows(tmp_path, job(tmp_path, "too large", words=("HigherT1T2",)))
+    assert {m.outcome for m in found.values()} == {"does not fit"} and len(found) == 2
 
 
-def test_without_time_only_what_is_always_measured_is(tmp_path):
-    left_out = []
-
-    def tell(event):
-        if event.kind == "left out":
-            left_out.append(event.row.name)
-
-    measure_case(job(tmp_path, words=("T1T2", "two")), 0.0, tell)
-    assert {m.row for m in read_measurements(tmp_path)} == {PLAIN, "T1T2"}
-    assert set(left_out) == {"two plain steps", "HigherT1T2", "T1T2Forward"}
-
-
-def test_time_is_dealt_out_and_what_is_left_over_goes_on(tmp_path):
-    jobs = [job(tmp_path, x) for x in ("one place", "deadly", "too large")]
-    now = [100.0]
-    shares = allowances(jobs, 80.0, lambda: now[0])
-    assert next(shares) == 48.0  # the first case of an experiment counts three times
-    now[0] += 10
-    assert next(shares) == 35.0
-    now[0] += 60
-    assert next(shares) == 10.0
-    assert list(allowances(jobs, math.inf, lambda: 0.0)) == [math.inf] * 3
+def test_the_size_fixes_which_rows_there_are(tmp_path):
+    names = [row.name for row in job(tmp_path, words=()).rows()]
+    assert names == [PLAIN, "two plain steps", *(m.name for m in METHODS)]
+    main = [row.name for row in job(tmp_path, "main", words=()).rows()]
+    assert main == [PLAIN, *(m.name for m in METHODS if m.main)]
+    assert {"EvoGrad, K = 2", "T1T2", "HigherT1T2", "EvoGradAlongGradient"} < set(main)
+    compiled = [str(r) for r in job(tmp_path, words=(), compiled=True).rows() if r.compiled]
+    assert compiled == [f"{n}, compiled" for n in (PLAIN, "EvoGrad, K = 2", "FiniteDifference",
+                                                   "T1T2")]  # fmt: skip
 
 
 MUTATIONS = [
@@ -291,12 +279,3 @@ def test_memory_errors_are_told_from_others():
     with pytest.raises(RuntimeError) as other:
         torch.zeros(2) @ torch.zeros(3)
     assert not is_memory_error(other.value)
-
-
-def test_rows_begin_with_what_is_always_measured(tmp_path):
-    rows = job(tmp_path, words=()).rows(["own", "T1T2Forward"])
-    assert rows[0] == Row(PLAIN)
-    assert [row.name for row in rows[1:5]] == ["EvoGrad, K = 2", "T1T2", "own", "T1T2Forward"]
-    assert next(row for row in rows if row.name == "T1T2Forward").method is None
-    compiled = [r.name for r in job(tmp_path, words=(), compiled=True).rows([]) if r.compiled]
-    assert compiled == [PLAIN, "EvoGrad, K = 2", "T1T2", "FiniteDifference"]
