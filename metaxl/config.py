@@ -217,24 +217,19 @@ def planned_runs(preset: str) -> list[Config]:
 def variant(settings: Mapping[str, Any]) -> list[str]:
     """What a run's settings (or a record's config) decide otherwise than its preset, in the
     choices that results are to be compared in."""
-    default = PRESETS[settings["preset"]]
-    found = []
-    if settings["faithful"]:
-        found.append("authors passes")
-    if settings["detach_input"] != default.detach_input:
-        found.append("input detached" if settings["detach_input"] else "input not detached")
-    if settings["inputs"] != default.inputs:
-        found.append(f"{settings['inputs']} inputs")
-    for name in ("decay", "meta_decay"):
-        if settings[name] != getattr(default, name):
-            found.append(f"{settings[name]} {name.replace('_', ' ')}")
-    if settings["meta_learning_rate"] != default.meta_learning_rate:
-        found.append(f"meta rate {settings['meta_learning_rate']:g}")
-    if list(settings["layers"]) != list(default.layers):
-        found.append("layers " + " ".join(map(str, settings["layers"])))
-    if settings["target_sentences"] != default.target_sentences:
-        found.append(f"{settings['target_sentences']} sentences")
-    return found
+    default = PRESETS[settings["preset"]].deciding()
+    words = {
+        "faithful": "authors passes",
+        "detach_input": "input detached" if settings["detach_input"] else "input not detached",
+        "inputs": f"{settings['inputs']} inputs",
+        "decay": f"{settings['decay']} decay",
+        "meta_decay": f"{settings['meta_decay']} meta decay",
+        "meta_learning_rate": f"meta rate {settings['meta_learning_rate']:g}",
+        "layers": "layers " + " ".join(map(str, settings["layers"])),
+        "target_sentences": f"{settings['target_sentences']} sentences",
+    }
+    chosen = {**settings, "layers": list(settings["layers"])}
+    return [word for name, word in words.items() if chosen[name] != default[name]]
 
 
 EXPERIMENT = Experiment(

@@ -20,23 +20,8 @@ import numpy as np
 from common.errors import UserError
 from metaxl import embedded, masakhaner, wikiann
 from metaxl.conll import ParseLine, find_files, parse_columns, parse_wikiann, read_folder
-from metaxl.sentences import Corpus, Sentence, checksum, counts, entity_types, label_list
+from metaxl.sentences import Corpus, Sentence, checksum
 
-__all__ = [
-    "LANGUAGES",
-    "TYPES",
-    "Corpus",
-    "Sentence",
-    "corpus_checksums",
-    "counts",
-    "entity_types",
-    "label_list",
-    "load_corpus",
-    "running_text",
-    "sample",
-]
-
-DATASETS = ("embedded", "wikiann", "masakhaner", "conll")
 TYPES: dict[str, tuple[str, ...]] = {
     "embedded": embedded.TYPES,
     "wikiann": wikiann.TYPES,
@@ -91,8 +76,8 @@ def load_corpus(dataset: str, language: str, data_dir: Path | None = None) -> Co
     Raises UserError, in one sentence, when it is missing or cannot be had, or a file of it is
     malformed, has an unknown tag or is empty.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"--dataset {dataset} is unknown: use {', '.join(DATASETS)}")
+    if dataset not in TYPES:
+        raise UserError(f"--dataset {dataset} is unknown: use {', '.join(TYPES)}")
     if dataset == "embedded":
         return embedded.load_embedded(language)
     parse: ParseLine = parse_wikiann(language) if dataset == "wikiann" else parse_columns

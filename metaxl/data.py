@@ -12,20 +12,11 @@ from common.errors import UserError
 from common.files import file_digest
 from metaxl import hub
 from metaxl.config import SMALL, Config
-from metaxl.corpora import (
-    LANGUAGES,
-    TYPES,
-    corpus_checksums,
-    counts,
-    entity_types,
-    label_list,
-    load_corpus,
-    running_text,
-    sample,
-)
+from metaxl.corpora import LANGUAGES, TYPES, corpus_checksums, load_corpus, running_text, sample
 from metaxl.models import load_encoder
 from metaxl.pretrain import Pretraining, encoder_checksums, pretrained_encoder
 from metaxl.problem import Batch
+from metaxl.sentences import counts, entity_types, label_list
 from metaxl.tokens import encode, load_tokenizer
 from metaxl.transformers_import import PreTrainedTokenizerFast, XLMRobertaModel
 

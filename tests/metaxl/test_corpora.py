@@ -12,18 +12,8 @@ import pytest
 
 from common.errors import UserError
 from metaxl import hub, masakhaner, wikiann
-from metaxl.corpora import (
-    LANGUAGES,
-    TYPES,
-    Sentence,
-    corpus_checksums,
-    counts,
-    entity_types,
-    label_list,
-    load_corpus,
-    running_text,
-    sample,
-)
+from metaxl.corpora import LANGUAGES, TYPES, corpus_checksums, load_corpus, running_text, sample
+from metaxl.sentences import Sentence, counts, entity_types, label_list
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,10 @@ import pytest
 
 from common.datasets.sources import Piece
 from common.errors import UserError
-from metaxl.corpora import Sentence, label_list, load_corpus, running_text
+from metaxl.corpora import load_corpus, running_text
 from metaxl.embedded import LANGUAGES, SIZES, TYPES, generate, material, unlabelled
 from metaxl.embedded.material import (
     MATERIAL,
-    PARTS,
-    TOKEN,
     divided,
     load_language,
     pieces_of,
@@ -21,7 +19,7 @@ from metaxl.embedded.material import (
     split_of_mention,
     without_marks,
 )
-from metaxl.sentences import checksum
+from metaxl.sentences import Sentence, checksum, label_list
 from tools.embedded_data.metaxl import build
 
 SPLITS = ("train", "dev", "test")
@@ -100,42 +98,6 @@ def test_splits_share_no_mention_and_no_text(corpora, language):
 @pytest.mark.parametrize("target", LANGUAGES[1:])
 def test_no_mention_of_a_targets_test_set_is_in_the_source(corpora, target):
     assert not all_mentions(corpora["eng"]["train"]) & all_mentions(corpora[target]["test"])
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_the_words_are_the_declarations_and_the_lists(corpora, language):
-    """Whatever is outside of mentions stands in the declaration or is a written phrase."""
-    material = json.loads((MATERIAL / f"{language}.json").read_text(encoding="utf-8"))
-    text = " ".join(p for ps in material["declaration"].values() for p in ps).casefold()
-    words = set(TOKEN.findall(text))
-    outside = [
-        token.casefold()
-        for s in corpora[language]["train"]
-        for token, tag in zip(s.tokens, s.tags, strict=True)
-        if tag == "O" and token[0].isalpha()
-    ]
-    assert sum(word in words for word in outside) / len(outside) > 0.85
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_capitals_alone_do_not_tell_entities(corpora, language):
-    """Taking every capitalised word for part of an entity would often be wrong, both ways."""
-    rows = [pair for s in corpora[language]["train"] for pair in zip(s.tokens, s.tags, strict=True)]
-    capitals = [tag for token, tag in rows if token[0].isupper()]
-    entities = [token for token, tag in rows if tag != "O" and token[0].isalpha()]
-    assert sum(tag != "O" for tag in capitals) / len(capitals) < 0.6
-    assert sum(token[0].isupper() for token in entities) / len(entities) < 0.95
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-@pytest.mark.parametrize("split", SPLITS)
-def test_every_split_can_fill_all_patterns(language, split):
-    loaded = load_language(language)
-    patterns = " ".join((*loaded.organisations, *loaded.decoys, "{given} {family} {place}"))
-    for kind in PARTS:
-        assert loaded.parts[kind] or f"{{{kind}}}" not in patterns
-    for kind in (k for k in ("place", "language", "noun") if f"{{{k}}}" in patterns):
-        assert any(split_of_mention(name) == split for name in loaded.parts[kind])
 
 
 def test_the_division_of_names_and_sentences():

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from common.errors import UserError
-from metaxl.corpora import Sentence, label_list
+from metaxl.sentences import Sentence, label_list
 from metaxl.tokens import IGNORED, SPECIAL, decode_tags, encode, load_tokenizer, train_tokenizer
 
 LABELS = label_list(("PER", "ORG", "LOC"))
