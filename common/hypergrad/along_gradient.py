@@ -67,8 +67,8 @@ class EvoGradAlongGradient(Estimator):
         length = norm(g)
         slope = self.radius * length
         if self.one_sided:
-            second = at.hyper_gradient(shifted(at, g, length, self.radius))
-            sides = [at.anchor(anchor), second]
+            moved = at.hyper_gradient(shifted(at, g, length, self.radius))
+            sides = [at.anchor(anchor), moved]
             slopes = torch.stack([torch.zeros_like(slope), slope])
         else:
             sides = [at.hyper_gradient(shifted(at, g, length, s * self.radius)) for s in (1, -1)]

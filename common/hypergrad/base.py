@@ -107,7 +107,8 @@ class Point:
         outer_batch: Any,
         seeds: Seeds,
         replay: Callable[[int], None],
-        autocast: torch.dtype | None = None,
+        autocast: torch.dtype | None,
+        finite: bool | None,
     ) -> None:
         self.problem, self.inner_batches, self.outer_batch = problem, inner_batches, outer_batch
         self.seeds, self.replay, self._autocast = seeds, replay, autocast
@@ -115,11 +116,12 @@ class Point:
         trained = [n for n, p in params.items() if p.requires_grad] or list(params)
         self.params = {n: params[n] for n in trained}
         self.theta = {n: self.values[n] for n in trained}
-        self._originals = [*params.values(), *hyper.values()]
+        self.originals = [*params.values(), *hyper.values()]
         self.device = next(iter(self.theta.values())).device
         # Under torch.func's transforms, tensors have no values to look at.
         self.transformed = torch._C._functorch.peek_interpreter_stack() is not None
-        self.check_finite = False
+        on_cpu = self.device.type == "cpu"
+        self.check_finite = (on_cpu if finite is None else finite) and not self.transformed
         self.examination: Examination | None = None
 
     @cached_property
@@ -160,14 +162,6 @@ class Point:
         )
         return check_scalar("outer_loss", loss, self.check_finite)
 
-    def examine(self) -> Examination:
-        """What both losses' graphs tell; ValueError for a mistake."""
-        found, theta = Examination(), leaves(self.theta)
-        handed = (theta, self.hyper, self._originals)
-        found.look_at("inner_loss", lambda: self.inner_loss(theta), *handed)
-        found.look_at("outer_loss", lambda: self.outer_loss(theta), *handed)
-        return found
-
     def refuse_compiled(self, loss: str, derivative: str) -> None:
         """ValueError if torch.compile has made the loss, whose functions lack the derivative."""
         if self.examination is not None and loss in self.examination.compiled:
@@ -182,9 +176,9 @@ class Point:
     ) -> dict[str, Tensor]:
         """theta + scale * by; ValueError if rounding takes it. setting, value: what sets it."""
         total = added(theta, by, scale)
-        if self.examination is not None and (setting, value) not in self.examination.resolved:
-            check_resolution(setting, value, theta, total, {n: scale * by[n] for n in theta})
-            self.examination.resolved.add((setting, value))
+        resolved = None if self.examination is None else self.examination.resolved
+        if resolved is not None and (setting, value) not in resolved:
+            check_resolution(resolved, setting, value, theta, total, by, scale)
         return total
 
     def outer_step(self, theta: Tensors) -> tuple[Tensor, dict[str, Tensor], Tensors | None]:
@@ -265,8 +259,8 @@ class Estimator(ABC):
         seeds = self.draw_seeds(generator)
         tensors = [*params.values(), *hyper.values()]
         with replayed_randomness(tensors) as replay, own_modes(tensors[0].device.type) as autocast:
-            at = Point(problem, params, hyper, batches, outer_batch, seeds, replay, autocast)
-            at.check_finite = self._looks_at_values(at)
+            modes = (autocast, self.check_finite)
+            at = Point(problem, params, hyper, batches, outer_batch, seeds, replay, *modes)
             with self._examined(at):
                 found = self.estimate(at, **given)
             reached = [found.indirect] if found.reached is None else found.reached
@@ -285,10 +279,6 @@ class Estimator(ABC):
         """Whether lambda acts on the inner steps themselves, so that no loss need depend on it."""
         return isinstance(getattr(self, "inner_lr", None), LearnedLR)
 
-    def _looks_at_values(self, at: Point) -> bool:
-        wanted = at.device.type == "cpu" if self.check_finite is None else self.check_finite
-        return wanted and not at.transformed
-
     @contextmanager
     def _examined(self, at: Point) -> Iterator[None]:
         """Examines a new problem before, and looks after every problem's buffers."""
@@ -297,7 +287,9 @@ class Estimator(ABC):
             return
         found = examination_of(at.problem)
         if found is None:
-            found = at.examine()
+            found, theta = Examination(), leaves(at.theta)
+            for name, loss in (("inner_loss", at.inner_loss), ("outer_loss", at.outer_loss)):
+                found.look_at(name, loss, theta, at.hyper, at.originals)
             remember(at.problem, found)
         if not found.depends and not self._learns_rates:
             raise ValueError(UNUSED_HYPER)
@@ -337,6 +329,7 @@ class InnerSGD(Estimator):
     @property
     def eta(self) -> float:
         """The inner step size now."""
+        assert not isinstance(self.inner_lr, LearnedLR)  # whose values Unrolled takes
         return current(self.inner_lr)
 
 

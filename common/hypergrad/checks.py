@@ -80,20 +80,35 @@ def check_finite(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_resolution(name: str, value: float, at: Tensors, moved: Tensors, by: Tensors) -> None:
-    """ValueError if most of theta + eps - theta = eps is lost in rounding (16-bit parameters)."""
+def check_resolution(
+    resolved: set[tuple[str, float]],
+    name: str,
+    value: float,
+    at: Tensors,
+    moved: Tensors,
+    by: Tensors,
+    scale: float | Tensor,
+) -> None:
+    """ValueError if most of a perturbation scale * by is lost in rounding (16-bit parameters).
+
+    Else adds (name, value) to ``resolved``, unless the perturbation is 0, which tells nothing.
+    """
     low = [n for n, t in at.items() if torch.finfo(t.dtype).bits < 32]
     if not low:
+        resolved.add((name, value))
         return
-    wanted = sum(by[n].double().square().sum() for n in low)
-    lost = sum((moved[n].double() - at[n].double() - by[n].double()).square().sum() for n in low)
-    if lost > 0.25 * wanted:
+    wanted = torch.cat([(scale * by[n].double()).reshape(-1) for n in low])
+    found = torch.cat([(moved[n].double() - at[n].double()).reshape(-1) for n in low])
+    lost = (found - wanted).norm() / wanted.norm()
+    if lost > 0.5:
         dtype = str(at[low[0]].dtype).removeprefix("torch.")
         raise ValueError(
             f"{name} = {value:g} is below what {dtype} parameters resolve: rounding takes "
-            f"{(lost / wanted).sqrt().item():.0%} of the perturbation; raise {name}, or keep the "
+            f"{lost.item():.0%} of the perturbation; raise {name}, or keep the "
             "parameters in float32 and use torch.autocast inside the losses"
         )
+    if wanted.any():
+        resolved.add((name, value))
 
 
 class Examination:
@@ -113,17 +128,17 @@ class Examination:
     def look_at(
         self,
         name: str,
-        evaluate: Callable[[], Tensor],
+        loss_at: Callable[[Tensors], Tensor],
         theta: Tensors,
         hyper: Tensors,
         originals: list[Tensor],
     ) -> None:
-        """Takes in the loss ``evaluate()``; ValueError for a mistake.
+        """Takes in the loss at the leaves ``theta`` and ``hyper``; ValueError for a mistake.
 
-        theta, hyper: the leaves it is evaluated at. originals: the caller's own tensors.
+        originals: the caller's own tensors.
         """
         with _watched_buffers() as used, _no_gradient_scaler(name):
-            loss = _without_activations(evaluate)
+            loss = _without_activations(lambda: loss_at(theta))
         self._check_buffers(name, list(used.values()))
         nodes, leaf_tensors = _graph(loss)
         found = {id(t) for t in leaf_tensors}

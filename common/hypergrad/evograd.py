@@ -150,7 +150,9 @@ class EvoGrad(Estimator):
                 return candidates.losses_at_once(stacked, hyper)
             return candidates.losses_in_turn(stacked, hyper, variations)
 
-        candidates.shifted(candidates.epsilon(0))  # raises if rounding takes the perturbation
+        candidates.shifted(
+            candidates.epsilon(self.num_candidates - 1)
+        )  # raises if rounding takes the perturbation
         try:
             grads, outer_loss, losses, weights = textbook_evograd(
                 inner_losses,
@@ -175,11 +177,11 @@ class EvoGrad(Estimator):
     ) -> Estimate:
         """sum_k c_k dl_k/dlambda + direct term, one graph at a time."""
         values: list[LossGradient] = []
+        loss_grads: list[Mapping[str, Tensor | None]] = []
         if candidates.batched:
             if anchor is not None:
                 raise ValueError("anchor cannot be used with a problem that has inner_losses")
             losses = candidates.losses_at_once(candidates.stacked(), at.hyper)
-            loss_grads = []
         else:
             pairs = [
                 at.hyper_gradient(candidates.shifted(candidates.epsilon(k)), variations[k])
@@ -189,8 +191,8 @@ class EvoGrad(Estimator):
                 values = outer_values(at, candidates)
             if self.anchored:
                 pairs.insert(0, at.anchor(anchor))
-            parts, loss_grads = zip(*pairs, strict=True)
-            losses = torch.stack(parts)
+            losses = torch.stack([loss for loss, _ in pairs])
+            loss_grads = [grads for _, grads in pairs]
         weights = softmax_weights(losses.detach(), self.temperature)
         if self.mode == "differences":
             slopes = _slopes_by_differences(values or outer_values(at, candidates), weights)
@@ -224,7 +226,7 @@ def weighted_sum(
 
 def outer_values(at: Point, candidates: Candidates) -> list[LossGradient]:
     """L_V and dL_V/dlambda at every candidate; no graph leads to theta."""
-    values = []
+    values: list[LossGradient] = []
     for k in range(candidates.count):
         loss = at.outer_loss(candidates.shifted(candidates.epsilon(k)))
         values.append((loss.detach(), gradients_or_none(loss, at.hyper)))
@@ -236,10 +238,11 @@ def _slopes_by_differences(
 ) -> tuple[Tensor, Tensors | None, Tensor]:
     """sum_k w_k L_V(theta_k), the same mean of the direct terms, and L_V(theta_k) - L_V(theta_1)
     (K,): without the common part, which rounding would leave a trace of in the coefficients."""
-    values, grads = zip(*values, strict=True)
-    losses = torch.stack(values).to(weights.dtype)
-    direct = {n: g for n, g in weighted_sum(weights, grads).items() if g is not None}
-    return (weights * losses).sum().to(values[0].dtype), direct or None, losses - losses[0]
+    losses = torch.stack([loss for loss, _ in values])
+    slopes = losses.to(weights.dtype)
+    grads = weighted_sum(weights, [grads for _, grads in values])
+    direct = {n: g for n, g in grads.items() if g is not None}
+    return (weights * slopes).sum().to(losses.dtype), direct or None, slopes - slopes[0]
 
 
 def _slopes_reverse(
@@ -247,8 +250,8 @@ def _slopes_reverse(
 ) -> tuple[Tensor, Tensors | None, Tensor]:
     """L_V at theta*, its direct term, and <g, eps_k> (K,) with g from one backward."""
     outer_loss, g, direct = at.outer_step(merged)
-    g = flat(g)
-    slope = torch.stack([g @ candidates.epsilon(k) for k in range(candidates.count)])
+    vector = flat(g)
+    slope = torch.stack([vector @ candidates.epsilon(k) for k in range(candidates.count)])
     return outer_loss, direct, slope
 
 
@@ -257,7 +260,9 @@ def _slopes_forward(
 ) -> tuple[Tensor, Tensors | None, Tensor]:
     """The same with <g, eps_k - eps_1> by forward-mode derivatives: only differences matter."""
     at.refuse_compiled("outer_loss", "a forward-mode derivative")
-    slopes, outer_loss, direct = [], None, None
+    slopes: list[Tensor] = []
+    outer_loss: Tensor | None = None
+    direct: Tensors | None = None
     first = candidates.epsilon(0)
     for k in range(1, candidates.count):
         direction = candidates.split(candidates.epsilon(k) - first)
@@ -271,4 +276,5 @@ def _slopes_forward(
             slopes.append(torch.zeros_like(outer_loss))
         slopes.append(torch.zeros_like(outer_loss) if slope is None else slope.detach())
         del value, slope
+    assert outer_loss is not None  # there are two candidates at least
     return outer_loss, direct, torch.stack(slopes)

@@ -4,6 +4,7 @@ Franceschi, Donini, Frasconi, Pontil. Forward and Reverse Gradient-Based Hyperpa
 Optimization. ICML 2017, arXiv:1703.01785 (there: Forward-HG).
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -101,18 +102,19 @@ class _Tangents:
     ) -> None:
         """Through one SGD step from the leaves ``theta``; keeps the graph of the gradients."""
         for row, (name, index) in enumerate(self.entries):
-            outputs, vectors = [], []
+            outputs: list[Tensor] = []
+            vectors: list[Tensor] = []
             if self.started:  # before, z is zero
                 outputs += inner_grads.values()
                 vectors += [self.z[n][row] for n in inner_grads]
-            if hyper_grads[name] is not None:
-                outputs.append(hyper_grads[name])
+            if (grad := hyper_grads[name]) is not None:
+                outputs.append(grad)
                 vectors.append(self._unit(name, index))
             for n, change in gradients(outputs, theta, vectors, retain_graph=True).items():
                 if self.w is not None:
                     change = self.w[n][row].mul_(self.momentum).add_(change)
                 if self.eta.learned is None:
-                    self.z[n][row].sub_(change, alpha=self.eta[n])
+                    self.z[n][row].sub_(change, alpha=self.eta.fixed)
                 else:
                     self.z[n][row].sub_(self.eta[n] * change)
         self.started = True
@@ -140,5 +142,5 @@ class _Tangents:
     def along(self, v: Tensors) -> dict[str, Tensor]:
         """v . Z by hyperparameter."""
         rows = len(self.entries)
-        total = sum(self.z[n].reshape(rows, t.numel()) @ t.reshape(-1) for n, t in v.items())
-        return split_like(total, self.hyper)
+        parts = (self.z[n].reshape(rows, t.numel()) @ t.reshape(-1) for n, t in v.items())
+        return split_like(functools.reduce(torch.add, parts), self.hyper)

@@ -23,7 +23,7 @@ InnerStep = float | Callable[[], float] | Optimizer
 rates, momentum and moments are read at every call."""
 
 
-def check_inner_lr(inner_lr: InnerLR) -> None:
+def check_inner_lr(inner_lr: float | Callable[[], float]) -> None:
     """ValueError or TypeError for what is no positive number; functions are asked later."""
     if not callable(inner_lr):
         _check_number(inner_lr)
@@ -31,7 +31,7 @@ def check_inner_lr(inner_lr: InnerLR) -> None:
             raise ValueError(f"inner_lr must be positive, got {inner_lr}")
 
 
-def current(inner_lr: InnerLR) -> float:
+def current(inner_lr: float | Callable[[], float]) -> float:
     """The step size now; a schedule may come to 0."""
     if not callable(inner_lr):
         return inner_lr

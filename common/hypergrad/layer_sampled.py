@@ -4,10 +4,11 @@ Xu, Zhu, Jiang, Yang. Faster Meta Update Strategy for Noise-Robust Deep Learning
 CVPR 2021, arXiv:2104.15092. There the layers are chosen by learned samplers; here uniformly.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .base import Estimate, InnerSGD, Point, Seeds
 from .problem import norm
@@ -62,7 +63,8 @@ class LayerSampled(InnerSGD):
         outer_loss, v, direct = at.outer_step(step.theta)
         del step
         inner = inner_gradient(at, at.theta, names=chosen)
-        found = reached = inner.mixed_product({n: -eta * factor * v[n] for n in chosen})
+        found = inner.mixed_product({n: -eta * factor * v[n] for n in chosen})
+        reached: Mapping[str, Tensor | None] = found
         if all(grad is None for grad in found.values()):
             # lambda may act on other layers (a weight decay per layer): then zero is right.
             _, reached = at.hyper_gradient(at.theta)

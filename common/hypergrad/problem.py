@@ -99,11 +99,10 @@ def gradients_or_none(
     connected = [(o, v) for o, v in zip(outputs, output_grads, strict=True) if o.requires_grad]
     if not connected:
         return dict.fromkeys(inputs)
-    outputs, output_grads = zip(*connected, strict=True)
     found = torch.autograd.grad(
-        outputs,
+        [o for o, _ in connected],
         list(inputs.values()),
-        output_grads,
+        [v for _, v in connected],
         retain_graph=create_graph or retain_graph,
         create_graph=create_graph,
         allow_unused=True,
@@ -132,7 +131,7 @@ def zeros_for_none(
     found: Mapping[Any, Tensor | None], inputs: Mapping[Any, Tensor]
 ) -> dict[Any, Tensor]:
     """``found`` with None replaced by zeros of the input's shape."""
-    return {n: torch.zeros_like(t) if found[n] is None else found[n] for n, t in inputs.items()}
+    return {n: torch.zeros_like(t) if (g := found[n]) is None else g for n, t in inputs.items()}
 
 
 def gradients_by_both(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .base import Estimate, InnerSGD, Point, Seeds, check_at_least
 from .inner_step import LearnedLR
-from .problem import Tensors, added, detached, gradients_or_none, norm
+from .problem import Tensors, added, detached, gradients_or_none, norm, zeros_for_none
 from .randomness import draw_seeds
 from .second_order import InnerGradient, inner_gradient
 
@@ -47,17 +47,17 @@ class Rates:
     """Step sizes: one number, or a scalar tensor for each parameter, with a graph to lambda."""
 
     def __init__(self, rates: float | Tensors) -> None:
-        self.learned = dict(rates) if isinstance(rates, Mapping) else None
-        self.values = rates if self.learned is None else detached(self.learned)
+        self.learned = rates if isinstance(rates, Mapping) else None
+        self.fixed = 0.0 if isinstance(rates, Mapping) else rates
 
     def __getitem__(self, name: str) -> float | Tensor:
-        return self.values[name] if isinstance(self.values, dict) else self.values
+        return self.fixed if self.learned is None else self.learned[name].detach()
 
     def stepped(self, theta: Tensors, momentum: Tensors) -> dict[str, Tensor]:
         """theta - eta m."""
-        if isinstance(self.values, dict):
-            return {n: t - self.values[n] * momentum[n] for n, t in theta.items()}
-        return added(theta, momentum, -self.values)
+        if self.learned is None:
+            return added(theta, momentum, -self.fixed)
+        return {n: t - self[n] * momentum[n] for n, t in theta.items()}
 
     def gradient(self, by_rate: Tensors, hyper: Tensors) -> dict[str, Tensor | None]:
         """The part of dL_V/dlambda that goes through the rates; by_rate: dL_V/deta by parameter."""
@@ -84,7 +84,7 @@ class Adjoint:
 
     def __init__(self, v: Tensors, eta: Rates, momentum: float) -> None:
         self.eta, self.momentum = eta, momentum
-        self.a = dict(v)
+        self.a: Mapping[str, Tensor] = v
         self.b: dict[str, Tensor] | None = None
         self.found: dict[str, Tensor | None] = {}
 
@@ -101,7 +101,7 @@ class Adjoint:
             mixed = inner.mixed_product(self.b)
         else:
             curvature, mixed = inner.products(self.b)
-            self.a = _sum(self.a, curvature)
+            self.a = zeros_for_none(_sum(self.a, curvature), self.a)
         self.found = _sum(self.found, mixed)
 
 
