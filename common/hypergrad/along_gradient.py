@@ -85,8 +85,7 @@ class EvoGradAlongGradient(Estimator):
             "coefficients": coefficients,
             "outer_grad_norm": length,
         }
-        reached = [grads for _, grads in sides]
-        return Estimate(outer_loss, found, direct, diagnostics, reached=reached)
+        return Estimate(outer_loss, found, direct, diagnostics)
 
 
 def shifted(at: Point, direction: Tensors, length: Tensor, radius: float) -> dict[str, Tensor]:

@@ -14,15 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .checks import (
-    Examination,
-    check_arguments,
-    check_finite,
-    check_resolution,
-    check_scalar,
-    examination_of,
-    remember,
-)
+from . import checks
 from .inner_step import (
     InnerLR,
     InnerStep,
@@ -39,7 +31,6 @@ from .problem import (
     Hypergradient,
     Tensors,
     added,
-    check_dependence,
     gradients,
     gradients_or_none,
     leaves,
@@ -122,7 +113,7 @@ class Point:
         self.transformed = torch._C._functorch.peek_interpreter_stack() is not None
         on_cpu = self.device.type == "cpu"
         self.check_finite = (on_cpu if finite is None else finite) and not self.transformed
-        self.examination: Examination | None = None
+        self.examination: checks.Examination | None = None
 
     @cached_property
     def hyper(self) -> dict[str, Tensor]:
@@ -152,7 +143,7 @@ class Point:
         hyper = self.hyper if hyper is None else hyper
         seed, batch = self.seeds.inner[step] ^ variation, self.inner_batches[step]
         loss = self.evaluate(self.problem.inner_loss, seed, theta, hyper, batch)
-        return check_scalar("inner_loss", loss, self.check_finite)
+        return checks.check_scalar("inner_loss", loss, self.check_finite)
 
     def outer_loss(self, theta: Tensors, hyper: Tensors | None = None) -> Tensor:
         """L_V at ``theta``, with a graph to ``hyper`` (None: to lambda)."""
@@ -160,7 +151,7 @@ class Point:
         loss = self.evaluate(
             self.problem.outer_loss, self.seeds.outer, theta, hyper, self.outer_batch
         )
-        return check_scalar("outer_loss", loss, self.check_finite)
+        return checks.check_scalar("outer_loss", loss, self.check_finite)
 
     def refuse_compiled(self, loss: str, derivative: str) -> None:
         """ValueError if torch.compile has made the loss, whose functions lack the derivative."""
@@ -178,7 +169,7 @@ class Point:
         total = added(theta, by, scale)
         resolved = None if self.examination is None else self.examination.resolved
         if resolved is not None and (setting, value) not in resolved:
-            check_resolution(resolved, setting, value, theta, total, by, scale)
+            checks.check_resolution(resolved, setting, value, theta, total, by, scale)
         return total
 
     def outer_step(self, theta: Tensors) -> tuple[Tensor, dict[str, Tensor], Tensors | None]:
@@ -216,15 +207,13 @@ class Estimate:
     """What an estimator has found.
 
     indirect: by hyperparameter, None where nothing leads. direct: dL_V/dlambda at fixed theta, None
-    if L_V has no lambda in it. reached: gradients that are all None only if lambda is not used at
-    all, where ``indirect`` itself does not tell.
+    if L_V has no lambda in it.
     """
 
     outer_loss: Tensor
     indirect: Mapping[str, Tensor | None]
     direct: Tensors | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
-    reached: Sequence[Mapping[str, Tensor | None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -253,8 +242,11 @@ class Estimator(ABC):
         ``estimate`` takes besides. The first call with a problem evaluates both losses once more,
         to find mistakes that would make the number wrong (ValueError, TypeError; see checks.py).
         """
-        check_arguments("params", params)
-        check_arguments("hyper", hyper)
+        checks.check_named("params", params)
+        checks.check_named("hyper", hyper)
+        if not checks.examination_of(problem).passed:
+            checks.check_tensors("params", params)
+            checks.check_tensors("hyper", hyper)
         batches = self.inner_batches(inner_batch)
         seeds = self.draw_seeds(generator)
         tensors = [*params.values(), *hyper.values()]
@@ -263,21 +255,13 @@ class Estimator(ABC):
             at = Point(problem, params, hyper, batches, outer_batch, seeds, replay, *modes)
             with self._examined(at):
                 found = self.estimate(at, **given)
-            reached = [found.indirect] if found.reached is None else found.reached
-            if not self._learns_rates:
-                check_dependence(*reached, found.direct)
             grads = zeros_for_none(found.indirect, at.hyper_values)
             if found.direct is not None:
                 grads = added(grads, found.direct)
             if at.check_finite:
                 for name, grad in grads.items():
-                    check_finite(f"the hypergradient of {name!r}", grad)
+                    checks.check_finite(f"the hypergradient of {name!r}", grad)
         return Hypergradient(grads, found.outer_loss, found.diagnostics)
-
-    @property
-    def _learns_rates(self) -> bool:
-        """Whether lambda acts on the inner steps themselves, so that no loss need depend on it."""
-        return isinstance(getattr(self, "inner_lr", None), LearnedLR)
 
     @contextmanager
     def _examined(self, at: Point) -> Iterator[None]:
@@ -285,13 +269,14 @@ class Estimator(ABC):
         if at.transformed:
             yield
             return
-        found = examination_of(at.problem)
-        if found is None:
-            found, theta = Examination(), leaves(at.theta)
+        found = checks.examination_of(at.problem)
+        if not found.passed:
+            theta = leaves(at.theta)
             for name, loss in (("inner_loss", at.inner_loss), ("outer_loss", at.outer_loss)):
                 found.look_at(name, loss, theta, at.hyper, at.originals)
-            remember(at.problem, found)
-        if not found.depends and not self._learns_rates:
+            found.passed = True
+        # lambda may also act on the inner steps alone.
+        if not found.depends and not isinstance(getattr(self, "inner_lr", None), LearnedLR):
             raise ValueError(UNUSED_HYPER)
         at.examination, before = found, found.versions()
         yield
@@ -355,12 +340,11 @@ def own_modes(device_type: str) -> Iterator[torch.dtype | None]:
 
     The losses get the autocast back: it is meant for them, not for sums over parameters.
     """
-    autocast = None
+    inference, active = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(device_type)
     with ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
+        if inference:
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        if torch.is_autocast_enabled(device_type):
-            autocast = torch.get_autocast_dtype(device_type)
+        if active:
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        yield autocast
+        yield torch.get_autocast_dtype(device_type) if active else None

@@ -1,15 +1,15 @@
 """What would make a hypergradient silently wrong: found, and named with its remedy.
 
-``check_arguments`` and ``check_scalar`` look at every call. ``Examination`` evaluates both losses
-once more, the first time an estimator meets a problem, without keeping activations, and looks at
-their graphs; so it costs two forwards per problem, and no step after the first is slower.
+Mappings, scalars and, on a CPU, finite values are looked for at every call. An ``Examination``
+evaluates both losses once more, the first time an estimator meets a problem, without keeping
+activations, and looks at their graphs: two forwards per problem.
 """
 
+import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +31,17 @@ class NotFiniteError(ValueError):
     """A loss or hypergradient is infinite or not a number."""
 
 
-def check_arguments(what: str, tensors: Any) -> None:
-    """Raises TypeError or ValueError unless ``tensors`` are differentiable tensors by name."""
+def check_named(what: str, tensors: Any) -> None:
+    """TypeError or ValueError unless ``tensors`` is a mapping that is not empty."""
     if not isinstance(tensors, Mapping):
         got = "an iterator" if isinstance(tensors, Iterator) else f"a {type(tensors).__name__}"
         raise TypeError(f"{what} must be tensors by name, such as {HANDED}, got {got}")
     if not tensors:
         raise ValueError(f"{what} is empty")
+
+
+def check_tensors(what: str, tensors: Tensors) -> None:
+    """TypeError or ValueError unless all are dense floating-point tensors with values."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{what}[{name!r}] must be a tensor, got a {type(tensor).__name__}")
@@ -47,8 +51,10 @@ def check_arguments(what: str, tensors: Any) -> None:
                 "materialise the model first (model.to_empty(device=...), then load its weights)"
             )
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
-            kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
-            raise ValueError(f"{what}[{name!r}] must be a dense floating-point tensor, got {kind}")
+            raise ValueError(
+                f"{what}[{name!r}] must be dense and floating-point, got {tensor.dtype}, "
+                f"{tensor.layout}"
+            )
 
 
 def check_scalar(name: str, loss: Any, finite: bool = False) -> Tensor:
@@ -72,8 +78,8 @@ def check_scalar(name: str, loss: Any, finite: bool = False) -> Tensor:
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """NotFiniteError if an entry is infinite or not a number; waits for the device."""
-    if not torch.isfinite(tensor).all():
+    """NotFiniteError if the sum is infinite or not a number; waits for the device."""
+    if not math.isfinite(tensor.detach().sum().item()):
         raise NotFiniteError(
             f"{name} is not finite: the training has diverged, or a perturbation (sigma, radius) "
             "or inner step size is too large; check_finite=False lets such numbers pass"
@@ -114,13 +120,14 @@ def check_resolution(
 class Examination:
     """What two evaluations tell of a problem.
 
-    depends: whether a loss depends on lambda. compiled: which losses torch.compile has made.
-    buffers: the modules' own that the losses used, by "name of Module", which a loss must not
-    change. resolved: settings and values whose perturbations do not vanish in rounding.
+    passed: nothing was wrong. depends: whether a loss depends on lambda. compiled: which losses
+    torch.compile has made. buffers: the modules' own that the losses used, by "name of Module",
+    which a loss must not change. resolved: settings and values whose perturbations do not vanish in
+    rounding.
     """
 
     def __init__(self) -> None:
-        self.depends = False
+        self.passed = self.depends = False
         self.compiled: set[str] = set()
         self.buffers: dict[str, Tensor] = {}
         self.resolved: set[tuple[str, float]] = set()
@@ -137,9 +144,9 @@ class Examination:
 
         originals: the caller's own tensors.
         """
-        with _watched_buffers() as used, _no_gradient_scaler(name):
+        with _watched(name) as used:
             loss = _without_activations(lambda: loss_at(theta))
-        self._check_buffers(name, list(used.values()))
+        self._check_buffers(name, used.values())
         nodes, leaf_tensors = _graph(loss)
         found = {id(t) for t in leaf_tensors}
         own = {t.data_ptr() for t in originals if t.numel()}
@@ -160,7 +167,7 @@ class Examination:
             self.compiled.add(name)
         self.depends |= depends
 
-    def _check_buffers(self, name: str, used: list[Buffer]) -> None:
+    def _check_buffers(self, name: str, used: Iterable[Buffer]) -> None:
         moved = []
         for module, key, buffer, before in used:
             if module._buffers.get(key) is not buffer:
@@ -214,62 +221,47 @@ def _graph(loss: Tensor) -> tuple[set[Node], list[Tensor]]:
 
 
 @contextmanager
-def _watched_buffers() -> Iterator[dict[int, Buffer]]:
-    """Buffers of the modules called meanwhile, by id: as they were before the first call."""
+def _watched(name: str) -> Iterator[dict[int, Buffer]]:
+    """Buffers, by id, of the modules called meanwhile, as they were; ValueError for a scaler."""
     used: dict[int, Buffer] = {}
+    scale = torch.amp.GradScaler.scale
 
     def note(module: nn.Module, inputs: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        for name, buffer in module.named_buffers(recurse=False):
+        for key, buffer in module.named_buffers(recurse=False):
             if id(buffer) not in used:
-                used[id(buffer)] = (module, name, buffer, buffer.detach().clone())
+                used[id(buffer)] = (module, key, buffer, buffer.detach().clone())
+
+    def refuse(self: torch.amp.GradScaler, outputs: Any) -> Any:
+        if not self.is_enabled():
+            return scale(self, outputs)
+        raise ValueError(
+            f"{name} is scaled by a GradScaler: return the loss unscaled, since the hypergradient "
+            "would be scaled with it, and EvoGrad's softmax changed; the scaler belongs to the "
+            "model's own step"
+        )
 
     handle = nn.modules.module.register_module_forward_pre_hook(note)
+    setattr(torch.amp.GradScaler, "scale", refuse)  # noqa: B010
     try:
         yield used
     finally:
         handle.remove()
-
-
-@contextmanager
-def _no_gradient_scaler(name: str) -> Iterator[None]:
-    """ValueError if a torch.amp.GradScaler scales anything meanwhile."""
-    scale = torch.amp.GradScaler.scale
-
-    def refuse(self: torch.amp.GradScaler, outputs: Any) -> Any:
-        if self.is_enabled():
-            raise ValueError(
-                f"{name} is scaled by a GradScaler: return the loss unscaled, since the "
-                "hypergradient would be scaled with it, and EvoGrad's softmax changed; "
-                "the scaler belongs to the model's own step"
-            )
-        return scale(self, outputs)
-
-    with patch.object(torch.amp.GradScaler, "scale", refuse):
-        yield
+        setattr(torch.amp.GradScaler, "scale", scale)  # noqa: B010
 
 
 _examined: dict[int, tuple[weakref.ref[Any], Examination]] = {}
 
 
-def examination_of(problem: Any) -> Examination | None:
-    """The problem's examination if it has passed one."""
-    anchor = _anchor(problem)
-    reference, examination = _examined.get(id(anchor), (None, None))
-    return examination if reference is not None and reference() is anchor else None
-
-
-def remember(problem: Any, examination: Examination) -> None:
-    """Keeps the examination as long as the problem lives."""
-    anchor, key = _anchor(problem), id(_anchor(problem))
-    _examined[key] = (weakref.ref(anchor, lambda _: _examined.pop(key, None)), examination)
-
-
-def _anchor(problem: Any) -> Any:
-    """The problem itself, or its function where it cannot be referenced weakly."""
+def examination_of(problem: Any) -> Examination:
+    """The problem's examination, kept as long as it lives; a new one, not passed, at first."""
     try:
         weakref.ref(problem)
-    except TypeError:
-        return getattr(problem.inner_loss, "__func__", problem.inner_loss)
-    return problem
+    except TypeError:  # its function stands for it
+        problem = getattr(problem.inner_loss, "__func__", problem.inner_loss)
+    key = id(problem)
+    if key not in _examined or _examined[key][0]() is not problem:
+        drop = weakref.ref(problem, lambda _: _examined.pop(key, None))
+        _examined[key] = (drop, Examination())
+    return _examined[key][1]

@@ -44,4 +44,4 @@ class FiniteDifference(OneStep):
         factor = step.factor * length / (2 * self.radius)
         found = {n: factor * (plus[n] - minus[n]) for n in at.hyper}
         diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": norm(v)}
-        return Estimate(outer_loss, found, direct, diagnostics, reached=sides)
+        return Estimate(outer_loss, found, direct, diagnostics)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Estimate, Point, check_at_least
+from .base import Estimate, Point
 from .problem import (
     Tensors,
     added,
@@ -23,11 +23,11 @@ from .problem import (
     split_like,
     zeros_for_none,
 )
-from .unrolled import Rates, SeveralSteps, check_momentum
+from .unrolled import Rates, Unrolled
 
 
 @dataclass(frozen=True)
-class ForwardMode(SeveralSteps):
+class ForwardMode(Unrolled):
     """Unrolled's hypergradient, with the Jacobian Z_t = dtheta_t/dlambda carried along the steps.
 
         W_{t+1} = mu W_t + d2L_T/dtheta2 Z_t + d2L_T/(dtheta dlambda),   W_0 = 0
@@ -38,32 +38,18 @@ class ForwardMode(SeveralSteps):
 
         d/dtheta ( <dL_T/dtheta, z_i> + <dL_T/dlambda, e_i> )
 
-    by double backward: right wherever T1T2 is, through batch normalisation in training mode too.
-    (Forward-mode differentiation of the backward pass would give the same, but torch lacks it for
-    SiLU, GroupNorm and others.) Cost for H entries in all hyperparameters together: k + 1 forwards,
-    k + 1 backwards, k H backwards through a backward; memory: one graph of the first derivatives
-    and H vectors of theta's size (2 H with momentum), whatever k. For a handful of hyperparameters
-    and many steps.
+    by double backward: right wherever T1T2 is (torch lacks the forward-mode derivative of many
+    backward passes). Cost for H entries of lambda: k + 1 forwards, k + 1 backwards, k H backwards
+    through a backward; memory: one graph of the first derivatives and H vectors of theta's size
+    (2 H with momentum), whatever k.
 
-    inner_lr: eta, one value for the k steps, or a ``LearnedLR``, whose -m deta/dlambda is added to
-    every step. steps: k. momentum: mu. inner_batch is a sequence of k batches, used in order.
-    outer_loss is L_V at theta_k. Diagnostics as Unrolled.
+    Settings and diagnostics as Unrolled; of a ``LearnedLR`` -m deta/dlambda is added to every step.
     """
-
-    learns_rates = True
-    steps: int
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, steps=self.steps)
-        check_momentum(self.momentum)
 
     def estimate(self, at: Point) -> Estimate:
         at.refuse_compiled("inner_loss", "a second derivative")
         eta, theta = self.rates(at), at.theta
         inner_losses = []
-        reached: dict[str, Tensor] = {}
         momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
         tangents = _Tangents(theta, at.hyper, eta, self.momentum)
         for step in range(self.steps):
@@ -74,14 +60,13 @@ class ForwardMode(SeveralSteps):
             inner_grads = zeros_for_none(found, start)
             del loss, found
             tangents.step(start, inner_grads, hyper_grads)
-            reached |= {n: g.detach() for n, g in hyper_grads.items() if g is not None}
             momentum = added(detached(inner_grads), momentum, self.momentum)
             tangents.step_rates(momentum)
             theta = eta.stepped(theta, momentum)
             del start, inner_grads, hyper_grads  # the graph, before the next
         outer_loss, v, direct = at.outer_step(theta)
         diagnostics = {"inner_losses": torch.stack(inner_losses), "outer_grad_norm": norm(v)}
-        return Estimate(outer_loss, tangents.along(v), direct, diagnostics, reached=[reached])
+        return Estimate(outer_loss, tangents.along(v), direct, diagnostics)
 
 
 class _Tangents:

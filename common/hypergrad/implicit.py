@@ -94,14 +94,10 @@ class ImplicitCG(Implicit):
     all at theta, which is taken for an optimum of the inner problem: away from one (see
     ``inner_grad_norm``) this is no hypergradient. H times a vector is one double backward. Cost: 2
     forwards, 2 backwards and at most iterations + 1 backwards through a backward; memory: the graph
-    of dL_T/dtheta and 5 vectors of theta's size. For inner problems that are solved, or nearly: no
-    trajectory, no step size. In exact arithmetic as many iterations as parameters are exact; a few
-    dozen do if the eigenvalues of H + damping I lie together.
-
-    The matrix must be positive definite, and a network's H need not be. A direction of negative
-    curvature ends the iterations with the x so far, and is reported; if already the first one is
-    such, ValueError: raise damping. (A positive damping also bounds x along flat directions, and
-    is iMAML's proximal term.)
+    of dL_T/dtheta and 5 vectors of theta's size. As many iterations as parameters are exact; a few
+    dozen do if the eigenvalues of H + damping I lie together. The matrix must be positive definite:
+    a direction of negative curvature ends the iterations with the x so far, and is reported; if
+    already the first one is such, ValueError: raise damping (iMAML's proximal term).
 
     iterations: at most so many. damping: added to the diagonal, in units of H. tolerance: ends the
     iterations at this residual relative to |v|. inner_batch is one batch, best a large one: the

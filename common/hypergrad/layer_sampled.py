@@ -4,11 +4,10 @@ Xu, Zhu, Jiang, Yang. Faster Meta Update Strategy for Noise-Robust Deep Learning
 CVPR 2021, arXiv:2104.15092. There the layers are chosen by learned samplers; here uniformly.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .base import Estimate, InnerSGD, Point, Seeds
 from .problem import norm
@@ -27,18 +26,16 @@ class LayerSampled(InnerSGD):
 
         indirect term = -eta (L / |S|) sum_{l in S} v_l . d2L_T/(dtheta_l dlambda)
 
-    v = dL_V/dtheta at theta' = theta - eta dL_T/dtheta, for all layers, as in T1T2. With S drawn
-    uniformly (``layers`` a number) the factor L / |S| makes the estimate unbiased: its mean over
-    all S is T1T2's number. With a fixed S the factor is 1, and the sum is over the parameters of S
-    alone: biased as a rule. Cost: 3 forwards, 2 backwards, and for S only 1 backward and 1
-    through it, which go no deeper than the shallowest layer of S (if lambda enters after the
-    network); memory: a plain step's or the graph of dL_T/dtheta_S, whichever is more. For
-    networks whose double backward costs too much; last layers only are the cheapest.
+    v as in T1T2, for all layers. With S drawn uniformly (``layers`` a number) the factor L / |S|
+    makes the estimate unbiased: its mean over all S is T1T2's number. With a fixed S the factor is
+    1: biased as a rule. Cost: 3 forwards, 2 backwards, and for S only 1 backward and 1 through it,
+    which go no deeper than the shallowest layer of S (if lambda enters after the network); memory:
+    a plain step's or the graph of dL_T/dtheta_S, whichever is more.
 
     A layer is a module with parameters of its own, named as in ``named_parameters`` without the
     last part. layers: the size of S, drawn anew at each call without replacement; or a predicate on
-    layer names, or a list of them. inner_lr: eta. outer_loss is L_V at theta'. Diagnostics as T1T2,
-    and ``sampled`` (L,), which layers are in S, in the order of their first parameters.
+    layer names, or a list of them. Diagnostics as T1T2, and ``sampled`` (L,), which layers are in
+    S, in the order of their first parameters.
     """
 
     layers: int | Callable[[str], bool] | Collection[str]
@@ -64,16 +61,12 @@ class LayerSampled(InnerSGD):
         del step
         inner = inner_gradient(at, at.theta, names=chosen)
         found = inner.mixed_product({n: -eta * factor * v[n] for n in chosen})
-        reached: Mapping[str, Tensor | None] = found
-        if all(grad is None for grad in found.values()):
-            # lambda may act on other layers (a weight decay per layer): then zero is right.
-            _, reached = at.hyper_gradient(at.theta)
         diagnostics = {
             "inner_loss": inner_loss,
             "outer_grad_norm": norm(v),
             "sampled": torch.tensor([n in sampled for n in names]),
         }
-        return Estimate(outer_loss, found, direct, diagnostics, reached=[reached])
+        return Estimate(outer_loss, found, direct, diagnostics)
 
     def _choose(self, names: list[str], seed: int) -> tuple[set[str], float]:
         """S out of the names of all layers, and the factor."""

@@ -199,12 +199,3 @@ def norm(tensors: Tensors) -> Tensor:
     return torch.linalg.vector_norm(
         torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors.values()])
     )
-
-
-def check_dependence(*found: Mapping[str, Tensor | None] | None) -> None:
-    """A hypergradient that is zero because nothing depends on lambda is a mistake; say so.
-
-    found: what ``gradients_or_none`` gave for the indirect terms, and the direct term or None.
-    """
-    if not any(grad is not None for grads in found if grads for grad in grads.values()):
-        raise ValueError(UNUSED_HYPER)

@@ -10,7 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from .base import Estimate, Point, check_at_least
+from .base import Estimate, Point
 from .problem import Tensors, detached, flat, norm, split_like
 from .second_order import inner_gradient
 from .unrolled import Adjoint, Rates, SeveralSteps
@@ -157,24 +157,20 @@ class Reversible(SeveralSteps):
 
         theta_t = theta_{t+1} + eta m_{t+1},   m_t = (m_{t+1} - dL_T/dtheta(theta_t)) / mu
 
-    undoes a step (in Unrolled's notation; the paper writes m as -v / (1 - mu)). In floating point
-    this would amplify rounding by 1/mu a step; so theta and m are integers times
-    2^-fraction_bits, and the bits that the decay by mu drops are kept: the way back meets the same
-    theta_t bit for bit, from theta_0 rounded to that grid. The hypergradient is exact for that
-    rounded trajectory; a step rounds m by up to n + 1/2 and theta by 1/2 unit of 2^-fraction_bits
+    undoes a step (in Unrolled's notation). In floating point this would amplify rounding by 1/mu a
+    step; so theta and m are integers times 2^-fraction_bits, and the bits that the decay by mu
+    drops are kept: the way back meets the same theta_t bit for bit. The hypergradient is exact for
+    that trajectory, whose steps round m by up to n + 1/2 and theta by 1/2 unit of 2^-fraction_bits
     (mu = n/d; 6e-14 by default).
 
     Cost: 2 k + 1 forwards, 2 k + 1 backwards, k backwards through a backward; memory: one graph of
-    dL_T/dtheta, 5 vectors of theta's size, 3 of them int64, and temporary ones, whatever k; to
-    which log2(1/mu) bits per parameter and step are added, in words of 64 (for mu = 0.9 a word per
-    390 steps). For long horizons. dL_T/dtheta must be reproducible bit for bit, else RuntimeError
-    (on a GPU: torch.use_deterministic_algorithms).
+    dL_T/dtheta, 5 vectors of theta's size, 3 of them int64, and log2(1/mu) bits per parameter and
+    step, in words of 64 (for mu = 0.9 a word per 390 steps). dL_T/dtheta must be reproducible bit
+    for bit, else RuntimeError (on a GPU: torch.use_deterministic_algorithms).
 
-    inner_lr: eta, one value for the k steps. momentum: mu, strictly between 0 and 1, a fraction
-    n/d with d up to 1000, as every decimal of three digits is. steps: k. fraction_bits: resolution
-    2^-fraction_bits; parameters, gradients and momentum must stay below 2^(62 - fraction_bits)
-    (262144 with the default), else ValueError. inner_batch is a sequence of k batches, used in
-    order. outer_loss is L_V at theta_k. Diagnostics as Unrolled.
+    momentum: mu, strictly between 0 and 1, a fraction n/d with d up to 1000, as every decimal of
+    three digits is. fraction_bits: parameters, gradients and momentum must stay below
+    2^(62 - fraction_bits) (262144 with the default), else ValueError. The rest as Unrolled.
     """
 
     momentum: float | Fraction
@@ -184,7 +180,6 @@ class Reversible(SeveralSteps):
     def __post_init__(self) -> None:
         super().__post_init__()
         as_ratio(self.momentum)
-        check_at_least(1, steps=self.steps)
         if not 1 <= self.fraction_bits <= 61:
             raise ValueError(f"fraction_bits must be from 1 to 61, got {self.fraction_bits}")
 

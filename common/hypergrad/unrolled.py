@@ -24,6 +24,10 @@ class SeveralSteps(InnerSGD):
 
     steps: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, steps=self.steps)
+
     def rates(self, at: Point) -> "Rates":
         """The step sizes of a call."""
         if isinstance(self.inner_lr, LearnedLR):
@@ -65,11 +69,6 @@ class Rates:
             return {}
         vectors = [by_rate[n] for n in self.learned]
         return gradients_or_none(list(self.learned.values()), hyper, vectors)
-
-
-def check_momentum(momentum: float) -> None:
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
 
 
 class Adjoint:
@@ -126,13 +125,10 @@ class Unrolled(SeveralSteps):
         indirect term = sum_t dL_V/dm_{t+1} . d2L_T/(dtheta dlambda)(theta_t)
 
     by reverse mode: the graph of every dL_T/dtheta is kept, and dL_V/dtheta_t, dL_V/dm_t are
-    carried back through them by double backward. Exact; ``steps=1`` is T1T2. Cost: k + 1 forwards,
-    k + 1 backwards, k backwards through a backward; memory: k graphs of dL_T/dtheta. For short
-    horizons, whatever the number of parameters and hyperparameters; for long ones the memory of
-    Reversible hardly grows with k, and that of ForwardMode, with few hyperparameters, not at all.
-
-    The derivative is the one autograd sees: what the inner loss detaches (Meta-Weight-Net's inputs)
-    counts as constant, also where it depends on lambda through an earlier step.
+    carried back through them by double backward. Exact; ``steps=1`` is T1T2. What the inner loss
+    detaches (Meta-Weight-Net's inputs) counts as constant, also where it depends on lambda through
+    an earlier step. Cost: k + 1 forwards, k + 1 backwards, k backwards through a backward; memory:
+    k graphs of dL_T/dtheta; that of Reversible hardly grows with k, that of ForwardMode not at all.
 
     inner_lr: eta, one value for the k steps; a ``LearnedLR`` makes it a function of lambda, whose
     part dL_V/deta = -sum_t <dL_V/dtheta_{t+1}, m_{t+1}> is added, for k vectors of theta's size.
@@ -147,8 +143,8 @@ class Unrolled(SeveralSteps):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, steps=self.steps)
-        check_momentum(self.momentum)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
 
     def estimate(self, at: Point) -> Estimate:
         eta, theta = self.rates(at), at.theta
