@@ -12,12 +12,11 @@ results/cross_domain_fewshot/noise/records.
 """
 
 import argparse
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,10 +24,10 @@ from torch import Tensor
 from common.command import run_command
 from common.fidelity_study.metrics import cosine, flat_gradient
 from common.fidelity_study.snapshots import cast
-from common.files import write_atomic
 from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
 from common.hypergrad.problem import BilevelProblem
 from common.reporting import Measured, Number, Table, collect_provenance
+from common.reporting.record_files import JsonObject, Record, save
 from common.settings import ROOT
 from common.training import choose_device, configure, seed_everything
 from cross_domain_fewshot.config import PRESETS, Config
@@ -40,6 +39,17 @@ CANDIDATES = {2: 16, 8: 6, 32: 3}
 EXACT_DRAWS = 64
 """Draws of the noise over which the exact hypergradient is averaged."""
 Row = dict[str, Any]
+
+
+class NoiseRecord(Record):
+    """What was measured with one seed; rows: see ``pair_rows``."""
+
+    KIND: ClassVar[str] = "evograd-fewshot-noise"
+
+    seed: int
+    config: JsonObject
+    rows: list[JsonObject]
+    provenance: JsonObject
 
 
 class SameNoise:
@@ -122,11 +132,11 @@ def measure_seed(config: Config, pairs: int) -> list[Row]:
     return rows
 
 
-def table(records: Sequence[Mapping[str, Any]]) -> Table:
+def noise_table(records: Sequence[NoiseRecord]) -> Table:
     """Means over seeds and pairs of episodes, with 95 % intervals."""
     rows = []
     for moment in ("start", "end"):
-        found = [row for record in records for row in record["rows"] if row["moment"] == moment]
+        found = [row for record in records for row in record.rows if row["moment"] == moment]
 
         def chosen(noise: str, count: int | None = None, found: list[Row] = found) -> list[Row]:
             return [row for row in found if row["noise"] == noise and row.get("K") == count]
@@ -153,7 +163,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> Table:
                         _interval(same, "to_mean"),
                     )
                 )
-    pairs = {(r["seed"], row["pair"]) for r in records for row in r["rows"]}
+    pairs = {(r.seed, row["pair"]) for r in records for row in r.rows}
     return Table(
         "Few-shot: noise of the transformations in the candidates",
         ("moment", "hypergradient, noise", "K", "sd of losses", "share of noise %",
@@ -181,12 +191,6 @@ def _interval(rows: Sequence[Row], name: str) -> Number:
     return Number(measured.mean, measured.ci95, digits=3)
 
 
-def read(folder: Path) -> list[Mapping[str, Any]]:
-    """The records in a folder, by seed."""
-    files = sorted(folder.glob("seed*.json"))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m cross_domain_fewshot.noise_study",
@@ -206,9 +210,10 @@ def main() -> None:
         preset = PRESETS[options.preset]
         config = replace(preset, method="lft_evograd", seed=seed, threads=options.threads)
         rows = measure_seed(config.validate(), options.pairs)
-        record = {"seed": seed, "config": config.deciding(), "rows": rows}
-        record["provenance"] = collect_provenance()
-        write_atomic(path, (json.dumps(record, indent=1) + "\n").encode())
+        record = NoiseRecord(
+            seed=seed, config=config.deciding(), rows=rows, provenance=collect_provenance()
+        )
+        save(record, path)
         print(path)
 
 

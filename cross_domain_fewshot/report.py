@@ -20,10 +20,11 @@ from common.reporting import (
     published_value,
     write_table,
 )
-from cross_domain_fewshot import noise_study
+from common.reporting.record_files import load_folder
 from cross_domain_fewshot.config import EXPERIMENT, METHODS, Config, planned_runs, variant
 from cross_domain_fewshot.data import DOMAINS
 from cross_domain_fewshot.figures import Cells, contact_sheets, draw_figures
+from cross_domain_fewshot.noise_study import NoiseRecord, noise_table
 
 EPISODES_NOTE = (
     "A run's accuracy is the mean over its test episodes, which are the same for all methods of "
@@ -84,8 +85,8 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 def draw_studies(records: Path, folder: Path) -> None:
     """The tables of what is no run: from records/STUDY/records into folder/STUDY."""
-    if found := noise_study.read(records / "noise" / "records"):
-        write_table(noise_study.table(found), folder / "noise", "noise")
+    if found := load_folder(records / "noise" / "records", NoiseRecord):
+        write_table(noise_table(found), folder / "noise", "noise")
 
 
 def setting_name(config: Mapping[str, Any]) -> str:

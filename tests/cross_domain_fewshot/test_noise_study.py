@@ -1,6 +1,5 @@
 """The study of the candidates' noise, on a problem whose answers are known."""
 
-import json
 import sys
 
 import pytest
@@ -8,8 +7,9 @@ import torch
 
 from common.command import run_command
 from common.hypergrad import EvoGrad
+from common.reporting.record_files import load_folder
 from cross_domain_fewshot import noise_study
-from cross_domain_fewshot.noise_study import EXACT_DRAWS, pair_rows, table
+from cross_domain_fewshot.noise_study import EXACT_DRAWS, NoiseRecord, noise_table, pair_rows
 
 
 class NoisyBilinear:
@@ -84,9 +84,10 @@ def test_the_table_has_shares_and_intervals():
         for count in noise_study.CANDIDATES:
             rows += [row("shared", 0.01, [value], K=count, pair=0),
                      row("separate", 0.04, [value, -value], K=count, pair=0)]  # fmt: skip
-        records.append({"seed": seed, "rows": rows + [r | {"moment": "end"} for r in rows]})
-    made = {tuple(r[:3]): [str(cell) for cell in r[3:]] for r in
-            [(str(r[0]), str(r[1]), str(r[2]), *r[3:]) for r in table(records).rows]}  # fmt: skip
+        rows += [r | {"moment": "end"} for r in rows]
+        records.append(NoiseRecord(seed=seed, config={}, rows=rows, provenance={}))
+    texts = [[str(cell) for cell in row] for row in noise_table(records).rows]
+    made = {tuple(row[:3]): row[3:] for row in texts}
     # t for 2 degrees of freedom is 4.303, the standard error of 0.1, 0.2, 0.6 is 0.2646 / sqrt(3).
     assert made["start", "EvoGrad, shared", "8"] == [
         "0.100", "–", "0.75", "0.300 ± 0.657", "0.300 ± 0.657",
@@ -102,5 +103,4 @@ def test_a_finished_seed_is_not_measured_again(monkeypatch, tmp_path, capsys):
     run_command(noise_study.main)
     run_command(noise_study.main)
     assert calls == [4, 5]
-    assert json.loads((tmp_path / "seed5.json").read_text())["seed"] == 5
-    assert [record["seed"] for record in noise_study.read(tmp_path)] == [4, 5]
+    assert [record.seed for record in load_folder(tmp_path, NoiseRecord)] == [4, 5]
