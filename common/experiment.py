@@ -129,11 +129,13 @@ class Experiment:
     def main(self, argv: Sequence[str] | None = None) -> None:
         """``python -m NAME``: one run, from settings to its last metrics."""
         from common.cli import parse_settings
+        from common.training.processes import is_first
 
         config = parse_settings(self.presets, self.description, argv)
         record = self.file("train").run(config)
         final = ", ".join(f"{name} {value:.4g}" for name, value in record.final.items())
-        print(f"{config.run_name()}: {final}")
+        if is_first():
+            print(f"{config.run_name()}: {final}")
 
 
 def load_experiment(name: str) -> Experiment:

@@ -1,5 +1,6 @@
 """One run from settings to record: kept when finished, continued when cut off."""
 
+import contextlib
 import shutil
 import statistics
 import sys
@@ -30,6 +31,7 @@ from common.training import (
     fit,
     seed_everything,
 )
+from common.training.processes import count, first_before_others, is_first, together
 
 RECORD = "record.json"
 PATIENCE = 60.0
@@ -42,7 +44,8 @@ class RecordedTask(Task, Protocol):
     """What ``execute`` needs beside the training loop.
 
     A task may also have ``curves() -> dict[str, list[float]]``: series for figures, by name, as
-    they stand after the last epoch.
+    they stand after the last epoch. A task whose steps may be shared by processes (see
+    common/training/processes.py) has ``several_processes = True``.
     """
 
     checksums: Mapping[str, str]
@@ -75,23 +78,29 @@ def execute(
     """
     directory = config.directory()
     if (record := finished_record(config)) is not None:
-        print(f"finished already: {directory / RECORD}", file=sys.stderr)
+        if is_first():
+            print(f"finished already: {directory / RECORD}", file=sys.stderr)
         return record
-    device = choose_device(config.device)
-    with locked(directory, patience=PATIENCE):
-        if (record := finished_record(config)) is not None:  # while this process waited
-            return record
-        if config.restart:
-            _clear(directory)
-        configure(_threads(config), config.tf32)
-        started = utc_now()
-        seed_everything(config.seed)
-        task = make_task(config, device)
+    with (
+        together(choose_device(config.device), config.experiment, make_task) as device,
+        locked(directory, patience=PATIENCE) if is_first() else contextlib.nullcontext(),
+    ):
+        with first_before_others():
+            if (record := finished_record(config)) is not None:  # while this process waited
+                return record
+            if config.restart and is_first():
+                _clear(directory)
+            configure(_threads(config), config.tf32)
+            started = utc_now()
+            seed_everything(config.seed)
+            task = make_task(config, device)
+        # Sums over another number of processes differ in their last digits.
+        processes = {"processes": count()} if count() > 1 else {}
         history = fit(
             task,
             epochs,
             directory,
-            config.deciding(),
+            config.deciding() | processes,
             config.log_every,
             f"{config.experiment} {config.run_name()}",
             config.tensorboard,
@@ -114,6 +123,7 @@ def execute(
             data=dict(task.checksums),
             provenance={
                 **collect_provenance(),
+                **processes,
                 "device": str(device),
                 "started": started,
                 "finished": utc_now(),
@@ -121,7 +131,8 @@ def execute(
             },
             curves=curves,
         )
-        write_record(record, directory / RECORD)
+        if is_first():
+            write_record(record, directory / RECORD)
     return record
 
 

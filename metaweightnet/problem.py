@@ -8,6 +8,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from common.hypergrad import Tensors
+from common.training.processes import share_of_sum
 
 
 class Batch(NamedTuple):
@@ -20,8 +21,11 @@ class Batch(NamedTuple):
 
 
 def normalised(weights: Tensor) -> Tensor:
-    """weights / sum(weights), so that they sum to one; left as they are if the sum is 0."""
-    total = weights.sum()
+    """weights / sum(weights), so that they sum to one; left as they are if the sum is 0.
+
+    Where processes share the batch the sum is over all of it, see ``SharedProblem``.
+    """
+    total = share_of_sum(weights.sum())
     return weights / torch.where(total == 0, 1.0, total)
 
 

@@ -13,6 +13,7 @@ from common.training.device import autocast, choose_device, configure
 from common.training.loop import History, Task, fit
 from common.training.meta import MetaStep
 from common.training.metrics_log import METRICS, metrics_lines, progress
+from common.training.processes import gathered, shared_backward, sharing
 from common.training.seeds import derived_seed, new_generator, seed_everything
 from common.training.state import Best, restore, state_of
 
@@ -35,6 +36,7 @@ __all__ = [
     "configure",
     "derived_seed",
     "fit",
+    "gathered",
     "live_tensor_bytes",
     "load_checkpoint",
     "measure",
@@ -44,5 +46,7 @@ __all__ = [
     "restore",
     "save_checkpoint",
     "seed_everything",
+    "shared_backward",
+    "sharing",
     "state_of",
 ]

@@ -21,6 +21,7 @@ from common.training.checkpoints import (
 )
 from common.training.device import cpu_threads
 from common.training.metrics_log import MetricsLog
+from common.training.processes import is_first
 from common.training.seeds import random_states, restore_random_states
 from common.training.state import Part, restore, state_of
 
@@ -89,6 +90,7 @@ def fit(
         unit="step",
         dynamic_ncols=True,
         mininterval=0.5,
+        disable=not is_first(),
     )
     with cpu_threads(checkpoint_threads(checkpoint)), bar, contextlib.closing(log):
         for epoch in range(done + 1, epochs + 1):
@@ -115,7 +117,8 @@ def fit(
                 "traces": history.traces,
                 "seconds": history.seconds,
             }
-            save_checkpoint(checkpoint, state, settings)
+            if is_first():
+                save_checkpoint(checkpoint, state, settings)
     return history
 
 

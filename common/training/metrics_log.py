@@ -11,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from common.files import write_atomic
+from common.training.processes import is_first
 
 METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for."""
+    """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for.
+
+    Of several processes on one run only the first writes.
+    """
 
     def __init__(self, directory: Path, tensorboard: bool, last_iteration: int, total: int) -> None:
         self._path = directory / METRICS
         self._writer: Any = None
         self._told = False
+        if not is_first():
+            return
         # Lines of an epoch that was cut off are written again by the resumed run.
         kept = [
             line
@@ -40,6 +46,8 @@ class MetricsLog:
             self._give_up(error)
 
     def write(self, kind: str, iteration: int, epoch: int, values: Mapping[str, float]) -> None:
+        if not is_first():
+            return
         line = {"kind": kind, "iteration": iteration, "epoch": epoch, **values}
         try:
             with self._path.open("a") as file:
