@@ -3,10 +3,10 @@
 #
 #   bash scripts/slurm_test.sh
 #
-# Runs rotation and metaweightnet at preset smoke through it, interrupts three of the jobs (requeued
-# as by preemption; told of its time limit; cancelled), and compares all records with those of
-# --launcher local, bit for bit. Needs: Debian's slurm-wlm and munge, installed but not running; a
-# root shell, or slurmd that runs without. Takes: some five minutes on two cores, at most 30.
+# Runs three methods of rotation and of metaweightnet at preset smoke through it, interrupts three of
+# the jobs (requeued as by preemption; told of its time limit; cancelled), and compares all records
+# with those of --launcher local, bit for bit. Needs: Debian's slurm-wlm and munge, installed but not running; a
+# root shell, or slurmd that runs without. Takes: some three minutes on two cores, at most 30.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for program in munged slurmctld slurmd sbatch; do
@@ -23,6 +23,9 @@ daemons=()
 clean_up() {
   status=$?
   trap - EXIT
+  # Jobs outlive Slurm's daemons.
+  scancel --full --signal=KILL --user="$(id -un)" &> /dev/null || true
+  for _ in $(seq 50); do squeue --noheader 2> /dev/null | grep -q . || break; sleep 0.2; done
   for daemon in "${daemons[@]}"; do kill "$daemon" 2> /dev/null || true; done
   wait "${daemons[@]}" 2> /dev/null || true
   if [ "$status" -ne 0 ]; then tail -n 20 "$scratch"/*.log >&2 || true; fi
