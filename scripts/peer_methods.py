@@ -27,8 +27,10 @@ from common.hypergrad import (
     ImplicitCG,
     Neumann,
     T1T2Forward,
+    T1T2MixedMode,
 )
 from scripts.peer_problems import ETA, Work
+from scripts.peer_tables import HERE
 
 LIBRARIES = {n: importlib.metadata.version(n) for n in ("betty-ml", "torchopt", "higher")}
 META_LR = 1e-3
@@ -55,13 +57,6 @@ class Method:
     scale: Callable[[Work], float] = lambda work: 1.0
     network_only: bool = False
     quadratic_only: bool = False
-
-    @property
-    def ours(self) -> bool:
-        return self.library == HERE
-
-
-HERE = "here"
 
 
 class Ours:
@@ -221,10 +216,11 @@ def along(work: Work) -> EvoGradAlongGradient:
     return EvoGradAlongGradient(1e-2 if work.network else 1e-4, temperature=1.0)
 
 
-EVOGRAD, ANCHORED = EvoGrad(), AnchoredEvoGrad()
+EVOGRAD, ANCHORED, BY_FORWARDS = EvoGrad(), AnchoredEvoGrad(), EvoGrad(mode="differences")
 
 METHODS = (
     ours("EvoGrad, K = 2", "at theta", lambda work: EVOGRAD, scale=effective(EVOGRAD)),
+    ours("EvoGrad by differences", "at theta", lambda work: BY_FORWARDS, scale=effective(EVOGRAD)),
     ours("AnchoredEvoGrad", "at theta", lambda work: ANCHORED, scale=effective(ANCHORED)),
     ours(
         "EvoGradAlongGradient",
@@ -235,6 +231,7 @@ METHODS = (
     ours("FiniteDifference", "one step", lambda work: FiniteDifference(ETA, radius=0.1)),
     ours("T1T2", "one step", lambda work: T1T2(ETA)),
     ours("T1T2Forward", "one step", lambda work: T1T2Forward(ETA)),
+    ours("T1T2MixedMode", "one step", lambda work: T1T2MixedMode(ETA)),
     ours("ImplicitCG", "implicit", lambda work: ImplicitCG(iterations(work), tolerance=0.0)),
     ours("Neumann", "implicit", lambda work: Neumann(0.05, terms(work))),
     Method("Betty", "darts", "at theta", lambda work: Betty(work, type="darts")),

@@ -1,0 +1,107 @@
+"""Tables of the comparison with other libraries, made from its record."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.reporting import Number, Table, write_table
+
+HERE = "here"
+
+
+@dataclass
+class Found:
+    """What was measured of a method.
+
+    claims: which exact number it computes. error: relative; cosine: to the exact number; moved: how
+    far it left the parameters displaced; seconds: of a whole training step, by round; bytes: its
+    peak. None where that does not apply.
+    """
+
+    library: str
+    name: str
+    claims: str
+    error: float | None = None
+    cosine: float | None = None
+    moved: float | None = None
+    seconds: list[float] = field(default_factory=list)
+    bytes: int | None = None
+
+
+def write_tables(folder: Path) -> None:
+    """Both tables of the record in a folder, beside it."""
+    record = json.loads((folder / "record.json").read_text())
+    write_table(quadratic_table([Found(**row) for row in record["quadratic"]]), folder, "quadratic")
+    write_table(network_table(record), folder, "resnet-32")
+
+
+def quadratic_table(rows: Sequence[Found]) -> Table:
+    """Error by method on the quadratic."""
+    cells = [(f.library, f.name, f.claims, f"{f.error:.1e}", f"{f.moved:.1e}") for f in rows]
+    return Table(
+        title="Error against closed forms: a quadratic bilevel problem, float64",
+        columns=("library", "method", "claims to compute", "relative error", "parameters moved"),
+        rows=tuple(cells),
+        notes=(
+            "one step: the hypergradient of one unrolled step; at theta: the same with the "
+            "validation gradient at the parameters themselves; implicit: the implicit function "
+            "theorem's, at the inner optimum. EvoGrad's error is that of one random estimate.",
+            "parameters moved: Euclidean distance by which the call left the model's parameters "
+            "displaced; it should be zero.",
+        ),
+    )
+
+
+def network_table(record: dict) -> Table:
+    """Time, memory and error by method at ResNet-32, the fastest first."""
+    plain, rows = record["plain"], [Found(**row) for row in record["resnet-32"]]
+    times = [ratio(found.seconds, plain["seconds"]) for found in rows]
+    cells = [
+        (
+            f.library,
+            f.name,
+            Number(time),
+            Number(f.bytes / plain["bytes"]),
+            "–" if f.cosine is None else f"{f.cosine:.3f}",
+            "–" if f.error is None else f"{f.error:.1e}",
+        )
+        for time, f in sorted(zip(times, rows, strict=True), key=lambda pair: pair[0])
+    ]
+    return Table(
+        title=f"Weights of samples, ResNet-32, batch {record['batch_size']}: a whole training step",
+        columns=("library", "method", "time", "memory", "cosine", "relative error"),
+        rows=tuple(cells),
+        notes=(
+            "Time and memory in units of a plain training step; median of "
+            f"{len(plain['seconds'])} rounds in turn, {record['threads']} CPU threads, float32. "
+            "Cosine and error: against the exact number in float64 of what the method claims to "
+            "compute; implicit methods have none at a network that is at no optimum.",
+            better(rows, times),
+        ),
+    )
+
+
+def ratio(seconds: Sequence[float], plain: Sequence[float]) -> float:
+    """Median over the rounds of the time in plain steps."""
+    return statistics.median(s / p for s, p in zip(seconds, plain, strict=True))
+
+
+def better(rows: Sequence[Found], times: Sequence[float]) -> str:
+    """In which columns a peer is ahead of all methods here that claim to compute the same."""
+    timed = list(zip(times, rows, strict=True))
+    ahead = []
+    for time, peer in timed:
+        ours = [(t, f) for t, f in timed if f.claims == peer.claims and f.library == HERE]
+        if peer.library == HERE:
+            continue
+        name = f"{peer.library} {peer.name}"
+        if time < min(t for t, _ in ours):
+            ahead.append(f"{name} is faster")
+        if peer.bytes < min(f.bytes for _, f in ours):
+            ahead.append(f"{name} takes less memory")
+        if peer.error is not None and peer.error < min(f.error for _, f in ours):
+            ahead.append(f"{name} is more exact")
+    said = "; ".join(ahead) or "nowhere"
+    return f"Where a peer is ahead of every method here that claims to compute the same: {said}."
