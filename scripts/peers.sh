@@ -12,6 +12,8 @@ stamp=$peers/requirements.installed
 if ! cmp -s <(cat "$root/requirements.txt"; echo "${packages[@]}") "$stamp"; then
   echo "setting up .venv-peers (once) ..." >&2
   [ -x "$peers/bin/python" ] || "$python" -m venv "$peers"
+  # Newer versions of pip refuse Betty's metadata ("torch>=1.6.*").
+  "$peers/bin/python" -m pip install --quiet --disable-pip-version-check pip==23.2.1
   "$peers/bin/python" -m pip install --quiet --disable-pip-version-check \
     -r "$root/requirements.txt" "${packages[@]}"
   { cat "$root/requirements.txt"; echo "${packages[@]}"; } > "$stamp"
