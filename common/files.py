@@ -15,7 +15,7 @@ from common.errors import UserError
 try:
     import fcntl
 except ImportError:  # not on Windows: nothing is locked there
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 SUMS = "SHA256SUMS"

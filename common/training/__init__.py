@@ -1,6 +1,6 @@
 """Training utilities: device, seeds, batches, the loop, checkpoints, cost."""
 
-from common.training.batches import EndlessBatches, EpochBatches, GeneratorState
+from common.training.batches import EndlessBatches, EpochBatches
 from common.training.checkpoints import (
     CHECKPOINT,
     check_same_settings,
@@ -24,7 +24,6 @@ __all__ = [
     "Cost",
     "EndlessBatches",
     "EpochBatches",
-    "GeneratorState",
     "History",
     "MetaStep",
     "Task",

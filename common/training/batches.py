@@ -79,16 +79,3 @@ class EndlessBatches(EpochBatches):
         if not 0 <= position <= len(order) + self.batch_size:
             raise ValueError(f"the saved position {position} is not in the order")
         self._order, self._position = order.to(self.device), position
-
-
-class GeneratorState:
-    """Makes a generator's state part of a checkpoint."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])

@@ -1,0 +1,139 @@
+"""What the trials of scripts/torture.py are made of: forked commands, counts, small disks."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.command import run_command
+
+
+@dataclass
+class Tally:
+    """What became of one kind of trial."""
+
+    name: str
+    survived: int = 0
+    refused: int = 0
+    lost: int = 0
+    accepted: int = 0
+    tracebacks: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def tried(self) -> int:
+        return self.survived + self.refused + self.lost + self.accepted + self.tracebacks
+
+    @property
+    def clean(self) -> bool:
+        return self.lost == self.accepted == self.tracebacks == 0
+
+
+@dataclass
+class Ended:
+    """How a command has ended: exit status (negative: by a signal) and what it has printed."""
+
+    status: int
+    text: str
+
+    @property
+    def refusal(self) -> bool:
+        """One sentence after whatever the progress bars printed."""
+        last = [line for line in self.text.replace("\r", "\n").split("\n") if line.strip()][-1:]
+        return self.status == 2 and bool(last) and last[0].startswith("error: ")
+
+    @property
+    def traceback(self) -> bool:
+        return "Traceback" in self.text
+
+
+class Command:
+    """A command in a process forked from this one, which has imported everything already."""
+
+    def __init__(self, main: Callable[[], object], before: Callable[[], None] | None = None):
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by wait
+        self.process = os.fork()
+        if self.process == 0:
+            status = 1
+            try:
+                os.dup2(self.output.fileno(), 1)
+                os.dup2(self.output.fileno(), 2)
+                if before:
+                    before()
+                run_command(main)
+                status = 0
+            except SystemExit as ended:
+                status = ended.code if isinstance(ended.code, int) else 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                with contextlib.suppress(OSError):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                os._exit(status)
+
+    def kill(self, number: int) -> bool:
+        """Sends a signal; whether the process was still there."""
+        if os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return False
+        os.kill(self.process, number)
+        return True
+
+    def wait(self) -> Ended:
+        _, status = os.waitpid(self.process, 0)
+        self.output.seek(0)
+        text = self.output.read().decode(errors="replace")
+        self.output.close()
+        return Ended(os.waitstatus_to_exitcode(status), text)
+
+
+def can_mount(folder: Path) -> bool:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError), small_disk(folder, 10**6):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int | None) -> Iterator[Path]:
+    """A folder on a tmpfs of so many bytes; None: an ordinary folder."""
+    disk = Path(tempfile.mkdtemp(dir=folder))
+    if size is None:
+        yield disk
+        return
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    subprocess.run(command, check=True, capture_output=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def limit_files(size: int) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def table(tallies: Sequence[Tally]) -> str:
+    """Markdown."""
+    head = (
+        "trial",
+        "tried",
+        "survived",
+        "refused",
+        "lost",
+        "accepted though damaged",
+        "tracebacks",
+    )
+    rows = [
+        (t.name, t.tried, t.survived, t.refused, t.lost, t.accepted, t.tracebacks) for t in tallies
+    ]
+    rows.append(("all", *(sum(row[n] for row in rows) for n in range(1, len(head)))))
+    lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
