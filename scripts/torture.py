@@ -59,11 +59,9 @@ class Torture:
         self.folder, self.kills, self.flips = folder, kills, flips
         self.random = random.Random(20211206)
         self.whole = folder / "whole"
-        began = time.monotonic()
         ended = self.run(self.whole)
         if ended.status != 0:
             raise UserError(f"the undisturbed run has failed: {ended.text[-300:]}")
-        self.seconds = time.monotonic() - began
         self.cut = self.make_cut()
 
     def main(self, directory: Path) -> Callable[[], object]:
@@ -72,7 +70,10 @@ class Torture:
         return lambda: EXPERIMENT.main(words)
 
     def run(self, directory: Path, before: Callable[[], None] | None = None) -> Ended:
-        return Command(self.main(directory), before).wait()
+        began = time.monotonic()
+        ended = Command(self.main(directory), before).wait()
+        self.seconds = time.monotonic() - began  # as busy as the machine is now
+        return ended
 
     def make_cut(self) -> Path:
         """A run killed after its first epoch."""
@@ -123,8 +124,7 @@ class Torture:
             directory = Path(tempfile.mkdtemp(dir=self.folder))
             for _ in range(2):
                 command = Command(self.main(directory))
-                time.sleep(self.random.uniform(0, self.seconds))
-                command.kill(number)
+                command.kill(number, after=self.random.uniform(0, self.seconds))
                 interrupted = command.wait()
             if interrupted.traceback:
                 self.judge(tally, interrupted, directory, False, "killed")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class Command:
             try:
                 os.dup2(self.output.fileno(), 1)
                 os.dup2(self.output.fileno(), 2)
+                sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
                 if before:
                     before()
                 run_command(main)
@@ -79,12 +81,17 @@ class Command:
                     sys.stderr.flush()
                 os._exit(status)
 
-    def kill(self, number: int) -> bool:
-        """Sends a signal; whether the process was still there."""
-        if os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return False
-        os.kill(self.process, number)
-        return True
+    def running(self) -> bool:
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process, flags) is None
+
+    def kill(self, number: int, after: float = 0.0) -> None:
+        """Sends a signal after so many seconds, unless the command has ended before."""
+        due = time.monotonic() + after
+        while self.running() and time.monotonic() < due:
+            time.sleep(0.002)
+        if self.running():
+            os.kill(self.process, number)
 
     def wait(self) -> Ended:
         _, status = os.waitpid(self.process, 0)
