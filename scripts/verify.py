@@ -11,22 +11,24 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from common.study.fidelity_records import FidelityRecord
-from common.study.records import Measurement
-
 from common.command import Parser, run_command
+from common.cost_study.records import Measurement
 from common.datasets.__main__ import LOADERS
 from common.datasets.dataset import cached
 from common.errors import UserError
+from common.fidelity_study.records import FidelityRecord
 from common.files import checked_files
 from common.record_settings import settings_of
 from common.reporting import RunRecord
 from common.reporting.record_files import Record, load
 from cross_domain_fewshot import embedded
+from cross_domain_fewshot.noise_study import NoiseRecord
 from metaxl.embedded import material
 from scripts import publish
 
-KINDS: dict[str, type[Record]] = {m.KIND: m for m in (RunRecord, Measurement, FidelityRecord)}
+KINDS: dict[str, type[Record]] = {
+    model.KIND: model for model in (RunRecord, Measurement, FidelityRecord, NoiseRecord)
+}
 
 
 class Wrong(Exception):
@@ -40,13 +42,12 @@ def records() -> str:
     for path in sorted(publish.RESULTS.rglob("*.json")):
         try:
             kind = json.loads(path.read_text(encoding="utf-8")).get("kind")
-            if kind in KINDS:
-                record = load(path, KINDS[kind])
-                if isinstance(record, RunRecord):
-                    settings_of(record)
-            found[str(kind or "other JSON file")] += 1
-        except (ValueError, AttributeError, OSError) as error:
-            wrong.append(f"{path}: {error}")
+            record = load(path, KINDS[kind])
+            if isinstance(record, RunRecord):
+                settings_of(record)
+            found[kind] += 1
+        except (ValueError, AttributeError, KeyError, TypeError, OSError) as error:
+            wrong.append(f"{path} is not a record ({error})")
         except UserError as error:
             wrong.append(str(error))
     if wrong:
