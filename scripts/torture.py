@@ -28,7 +28,6 @@ from common.cli import parse_settings
 from common.command import Parser, run_command
 from common.errors import UserError
 from common.experiment import load_experiment
-from common.files import write_atomic
 from common.reporting import read_record
 from common.runs import RECORD
 from common.settings import ROOT
@@ -42,6 +41,7 @@ from scripts.torture_tools import (
     limit_files,
     small_disk,
     table,
+    write_table,
 )
 
 EXPERIMENT = load_experiment("cross_domain_fewshot")
@@ -309,7 +309,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m scripts.torture", description=__doc__)
     parser.add_argument("--kills", type=int, default=10, help="of each of three signals")
     parser.add_argument("--flips", type=int, default=20, help="in each of three files")
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "torture.md")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "runs" / "torture.md",
+        help="file for the table, such as docs/reliability.md",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     for name in ("kills", "flips"):
         Bounds(least=1, most=10_000).check(f"--{name}", getattr(arguments, name))
@@ -338,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             tallies.append(trial())
             print(table(tallies[-1:]).splitlines()[2], flush=True)
         minutes = math.ceil((time.monotonic() - began) / 60)
-    write_atomic(arguments.output, table(tallies))
+    write_table(arguments.output, table(tallies))
     print(f"\n{table(tallies)}\n{minutes} minutes; written to {arguments.output}")
     for note in (note for tally in tallies for note in tally.notes):
         print(note)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.command import run_command
+from common.files import write_atomic
 
 
 @dataclass
@@ -144,3 +145,13 @@ def table(tallies: Sequence[Tally]) -> str:
     rows.append(("all", *(sum(row[n] for row in rows) for n in range(1, len(head)))))
     lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def write_table(path: Path, text: str) -> None:
+    """Writes the table; into a document that has the markers, between them."""
+    begin, end = "<!-- torture -->\n", "<!-- end torture -->"
+    document = path.read_text(encoding="utf-8") if path.exists() else ""
+    if begin in document and end in document:
+        before, _, rest = document.partition(begin)
+        text = f"{before}{begin}{text}{end}{rest.partition(end)[2]}"
+    write_atomic(path, text)
