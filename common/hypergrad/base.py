@@ -6,7 +6,7 @@ inner step size) with one method, ``estimate``, and an entry in registry.py.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -341,10 +341,10 @@ def own_modes(device_type: str) -> Iterator[torch.dtype | None]:
     The losses get the autocast back: it is meant for them, not for sums over parameters.
     """
     inference, active = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(device_type)
-    with ExitStack() as stack:
-        if inference:
-            stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        if active:
-            stack.enter_context(torch.autocast(device_type, enabled=False))
+    if not inference and not active:
+        with torch.enable_grad():
+            yield None
+        return
+    own = torch.autocast(device_type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), own:
         yield torch.get_autocast_dtype(device_type) if active else None

@@ -79,7 +79,7 @@ def check_scalar(name: str, loss: Any, finite: bool = False) -> Tensor:
 
 def check_finite(name: str, tensor: Tensor) -> None:
     """NotFiniteError if the sum is infinite or not a number; waits for the device."""
-    if not math.isfinite(tensor.detach().sum().item()):
+    if not math.isfinite((tensor.sum() if tensor.dim() else tensor).item()):
         raise NotFiniteError(
             f"{name} is not finite: the training has diverged, or a perturbation (sigma, radius) "
             "or inner step size is too large; check_finite=False lets such numbers pass"
