@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from common import claims
 from common.command import Parser, run_command
 from common.cost_study.records import by_device, read_measurements, write_measurement
 from common.errors import UserError
@@ -31,6 +32,7 @@ from scripts import benchmark, fidelity
 from scripts.experiments import EXPERIMENTS
 
 RESULTS = ROOT / "results"
+CLAIMS = ROOT / "docs" / "claims.json"
 PRESETS = ("smoke", "quick", "study", "paper")
 TABLES, FIGURES = ("md", "tex", "csv"), ("png", "pdf")
 _MARKER = re.compile(r"<!-- generated: (\S+) -->")
@@ -66,6 +68,7 @@ def draw(folder: Path) -> None:
                 report.section(records, preset, folder / experiment / preset)
         if hasattr(report, "draw_studies"):
             report.draw_studies(RESULTS / experiment, folder / experiment)
+    claims.section(CLAIMS, claims.shipped_sources(RESULTS, EXPERIMENTS), folder / "claims" / "all")
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
     for preset in PRESETS:
         records = RESULTS / "fidelity" / preset / "records"

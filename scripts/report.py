@@ -7,8 +7,10 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from common import claims
 from common.command import Parser, run_command
 from common.errors import UserError
+from common.files import check_writable
 from common.record_settings import experiment_records
 from common.reporting import (
     RunRecord,
@@ -46,7 +48,7 @@ def make_sections(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m scripts.report", description=__doc__)
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all")
-    parser.add_argument("--preset", default="quick", help="smoke, quick or paper")
+    parser.add_argument("--preset", default="quick", help="smoke, quick, study or paper")
     parser.add_argument("--records", type=Path, default=ROOT / "runs", help="where the runs are")
     parser.add_argument("--output", type=Path, help="default: runs/report/PRESET")
     arguments = parser.parse_args(argv)
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if experiment not in EXPERIMENTS:
             raise UserError(f"{experiment} is no experiment: use {', '.join(EXPERIMENTS)}")
     output = arguments.output or ROOT / "runs" / "report" / arguments.preset
+    check_writable(output)
     sections, records = make_sections(
         arguments.experiments or EXPERIMENTS, arguments.preset, arguments.records, output
     )
@@ -62,8 +65,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{arguments.records} holds no finished runs of preset {arguments.preset}: "
             "run scripts/reproduce.sh first"
         )
+    own: dict[str, list[RunRecord]] = {}
+    for record in records:
+        own.setdefault(record.experiment, []).append(record)
+    folder = str(arguments.records / "EXPERIMENT" / arguments.preset)
+    sources = claims.shipped_sources(ROOT / "results", EXPERIMENTS)
+    sources.append(claims.Source(arguments.preset, folder, own, words="own runs"))
+    judged = claims.section(ROOT / "docs" / "claims.json", sources, output / "claims")
     path = write_report(
-        sections,
+        [judged, *sections],
         output / "index.html",
         f"EvoGrad, reproduced (preset {arguments.preset})",
         [record.provenance for record in records] or collect_provenance(),

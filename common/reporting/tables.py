@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from common.reporting.published import Published
 from common.reporting.statistics import Measured, Verdict, judge
@@ -34,9 +35,10 @@ class Number:
 
 @dataclass(frozen=True)
 class VerdictCell:
-    """How a measured value stands to the published one; the report shows it as a badge."""
+    """How a measured value stands to the published one, or a claim to the evidence; the report
+    shows it as a badge."""
 
-    verdict: Verdict
+    verdict: Verdict | Literal["supported", "contradicted", "undecided"]
 
     def __str__(self) -> str:
         return self.verdict
