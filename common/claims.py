@@ -26,7 +26,7 @@ from common.reporting import (
     published_value,
     write_table,
 )
-from common.reporting.comparisons import MOST_SEEDS, PairedDifference, holm, seeds_needed
+from common.reporting.comparisons import LEVEL, MOST_SEEDS, PairedDifference, holm, seeds_needed
 from common.reporting.frame import frame, pairs
 from common.reporting.tables import MINUS, MISSING, PLUS_MINUS, Number, VerdictCell
 
@@ -125,7 +125,7 @@ def _corrected(findings: Sequence[Finding]) -> list[Finding]:
     result = list(findings)
     for i, p in zip(tested, adjusted, strict=True):
         supports = findings[i].p[0] <= findings[i].p[1]
-        verdict = ("supported" if supports else "contradicted") if p < 0.05 else "undecided"
+        verdict = ("supported" if supports else "contradicted") if p < LEVEL else "undecided"
         result[i] = replace(
             findings[i],
             verdict=verdict,
@@ -180,14 +180,16 @@ def _paired(comparison: Mapping[str, Any], source: Source, margin: float) -> Fin
     spread = "" if width is None else f" {PLUS_MINUS} {width:.2f}"
     places = f" × {counts['size'].max()} settings" if counts["size"].max() > 1 else ""
     p, distance = _test(comparison["kind"], difference, margin)
+    tested = difference.n > 1  # one pair is no test, and does not count among those corrected
     return Finding(
         0,
         comparison,
         source,
         f"{difference.mean:+.2f}".replace("-", MINUS) + spread,
         f"{difference.n} seed{'s' * (difference.n > 1)}{places}",
-        p=p,
-        decide=_seeds(difference, distance),
+        p=p if tested else None,
+        # "Better" may be decided either way: half the level for each.
+        decide=_seeds(difference, distance, LEVEL / (2 if comparison["kind"] == "better" else 1)),
     )
 
 
@@ -206,11 +208,11 @@ def _test(
     return (difference.p_equivalent(margin), outside), abs(margin - abs(difference.mean))
 
 
-def _seeds(difference: PairedDifference, distance: float) -> str:
+def _seeds(difference: PairedDifference, distance: float, level: float) -> str:
     """How many seeds would decide, were mean and spread those seen."""
     if difference.n < 2:
         return "at least 2 seeds"
-    needed = seeds_needed(difference.sd, distance)
+    needed = seeds_needed(difference.sd, distance, level)
     if needed >= MOST_SEEDS:
         return f"more than {MOST_SEEDS} seeds"
     return f"about {max(needed, difference.n + 1)} seeds"

@@ -69,6 +69,10 @@ def test_many_comparisons_are_corrected_together():
     assert 0.0125 < min(alone.p) < 0.05 and alone.verdict == "supported"
     sources = [source(differences, size) for size in ("paper", "quick", "quick", "smoke")]
     assert {f.verdict for f in findings("better", *sources)} == {"undecided"}
+    # Single seeds are no tests.
+    singles = [source((1.0,)) for _ in range(3)]
+    first, *rest = findings("better", source(differences), *singles)
+    assert first.verdict == "supported" and {f.verdict for f in rest} == {"undecided"}
 
 
 def test_a_claim_has_the_verdict_of_the_largest_size():
