@@ -75,7 +75,7 @@ NonNegativeFloat = Annotated[float, Bounds(least=0)]
 
 def check_settings(settings: Any) -> None:
     """Raises UserError for the first field of a dataclass whose value its annotation excludes."""
-    hints = _annotations(type(settings))
+    hints = _annotations(type(settings))  # type: ignore[arg-type]
     for field in fields(settings):
         flag = f"--{field.name.replace('_', '-')}"
         _check(flag, getattr(settings, field.name), hints[field.name])

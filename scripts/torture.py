@@ -9,7 +9,6 @@ ended in a traceback.
 """
 
 import contextlib
-import io
 import json
 import math
 import random
@@ -32,7 +31,6 @@ from common.reporting import read_record
 from common.runs import RECORD
 from common.settings import ROOT
 from common.training import CHECKPOINT, METRICS, load_checkpoint, save_checkpoint
-from scripts.experiments import EXPERIMENTS
 from scripts.torture_tools import (
     Command,
     Ended,
@@ -42,6 +40,7 @@ from scripts.torture_tools import (
     small_disk,
     table,
     write_table,
+    wrong_values,
 )
 
 EXPERIMENT = load_experiment("cross_domain_fewshot")
@@ -275,34 +274,6 @@ class Torture:
             for config in configs:
                 self.judge(tally, ended, config.directory(), False, "sweep")
         return tally
-
-
-def wrong_values() -> Tally:
-    """For every numeric setting of every experiment, values that make no sense."""
-    tally = Tally("setting that is out of range, not finite or no number")
-    for name in EXPERIMENTS:
-        experiment = load_experiment(name)
-        default = next(iter(experiment.presets.values()))
-        for entry in fields(default):
-            value = getattr(default, entry.name)
-            flag = f"--{entry.name.replace('_', '-')}"
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                continue
-            words = ("nan", "inf", "-inf") if isinstance(value, float) else ("-1", str(2**32))
-            for word in (*words, "many"):
-                try:
-                    with contextlib.redirect_stderr(io.StringIO()):
-                        parse_settings(experiment.presets, "", [flag, word])
-                    tally.accepted += 1
-                    tally.notes.append(f"{name} {flag} {word}: accepted")
-                except UserError:
-                    tally.refused += 1
-                except SystemExit as ended:
-                    tally.refused += ended.code == 2
-                except Exception as error:
-                    tally.tracebacks += 1
-                    tally.notes.append(f"{name} {flag} {word}: {type(error).__name__} {error}")
-    return tally
 
 
 def main(argv: Sequence[str] | None = None) -> None:

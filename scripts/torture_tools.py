@@ -1,6 +1,7 @@
 """What the trials of scripts/torture.py are made of: forked commands, counts, small disks."""
 
 import contextlib
+import io
 import os
 import resource
 import signal
@@ -10,11 +11,15 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from common.cli import parse_settings
 from common.command import run_command
+from common.errors import UserError
+from common.experiment import load_experiment
 from common.files import write_atomic
+from scripts.experiments import EXPERIMENTS
 
 
 @dataclass
@@ -100,6 +105,34 @@ class Command:
         text = self.output.read().decode(errors="replace")
         self.output.close()
         return Ended(os.waitstatus_to_exitcode(status), text)
+
+
+def wrong_values() -> Tally:
+    """For every numeric setting of every experiment, values that make no sense."""
+    tally = Tally("setting that is out of range, not finite or no number")
+    for name in EXPERIMENTS:
+        experiment = load_experiment(name)
+        default = next(iter(experiment.presets.values()))
+        for entry in fields(default):
+            value = getattr(default, entry.name)
+            flag = f"--{entry.name.replace('_', '-')}"
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            words = ("nan", "inf", "-inf") if isinstance(value, float) else ("-1", str(2**32))
+            for word in (*words, "many"):
+                try:
+                    with contextlib.redirect_stderr(io.StringIO()):
+                        parse_settings(experiment.presets, "", [flag, word])
+                    tally.accepted += 1
+                    tally.notes.append(f"{name} {flag} {word}: accepted")
+                except UserError:
+                    tally.refused += 1
+                except SystemExit as ended:
+                    tally.refused += ended.code == 2
+                except Exception as error:
+                    tally.tracebacks += 1
+                    tally.notes.append(f"{name} {flag} {word}: {type(error).__name__} {error}")
+    return tally
 
 
 def can_mount(folder: Path) -> bool:

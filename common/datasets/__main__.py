@@ -1,12 +1,11 @@
 """Fetch and verify data sets ahead of a run: ``python -m common.datasets mnist cifar10``."""
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from common.command import Parser, run_command
 from common.datasets.cifar import CIFAR10, CIFAR100, load_cifar10, load_cifar100
 from common.datasets.cifar10n import CIFAR10N, HumanLabels, load_cifar10n
 from common.datasets.dataset import Dataset, ImageDataset
@@ -45,11 +44,9 @@ def describe(dataset: Dataset, loaded: ImageDataset | HumanLabels) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status (2 for a mistake of the user)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m common.datasets", description="Fetch and verify data sets."
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line. Raises UserError."""
+    parser = Parser(prog="python -m common.datasets", description="Fetch and verify data sets.")
     parser.add_argument(
         "names",
         nargs="*",
@@ -58,17 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data-dir", type=Path, help="a folder that already has the data")
     options = parser.parse_args(arguments)
-    try:
-        for name in options.names or DEFAULT:
-            if name not in LOADERS:
-                raise UserError(f"There is no data set {name!r}: choose from {', '.join(LOADERS)}.")
-            dataset, load = LOADERS[name]
-            print(describe(dataset, load(options.data_dir)), flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for name in options.names or DEFAULT:
+        if name not in LOADERS:
+            raise UserError(f"There is no data set {name!r}: choose from {', '.join(LOADERS)}.")
+        dataset, load = LOADERS[name]
+        print(describe(dataset, load(options.data_dir)), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
