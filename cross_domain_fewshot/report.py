@@ -47,6 +47,11 @@ EFFECTS = (
     ("FT trained instead of fixed, mixed stream", _FT, _FT, f"{_FT}, ft fixed"),
     ("released instead of controlled", _NONE, _NONE, f"{_NONE}, controlled"),
     ("released instead of controlled", _FT, _FT, f"{_FT}, controlled"),
+    *(
+        (f"{METHODS[m].label} instead of none", protocol, METHODS[m].label, reference)
+        for m in ("lft_evograd", "lft_t1t2")
+        for protocol, reference in zip(("released", "controlled"), REFERENCES, strict=True)
+    ),
 )
 """What is changed, in what, and the labels of the runs with and without the change."""
 Settings = Mapping[tuple[str, str], Cells]
@@ -167,8 +172,8 @@ def accuracy_table(settings: Settings, preset: str) -> Table:
 
 def embedded_table(settings: Settings) -> Table:
     """Accuracy by unseen domain and method on the embedded benchmark, which nothing published
-    belongs beside; a last block has the mean over the unseen domains, for methods that were run on
-    all of those that occur, with the same seeds."""
+    belongs beside; a last block has the mean over the unseen domains, for the methods and seeds
+    that were run on all of those that occur."""
     rows = []
     for (benchmark, setting), cells in settings.items():
         if benchmark != "embedded":
@@ -210,11 +215,12 @@ def _mean_over_domains(cells: Cells) -> dict[str, dict[str, BySeed]]:
     found = {}
     for name in dict.fromkeys(name for methods in cells.values() for name in methods):
         domains = [_columns(methods.get(name, [])) for methods in cells.values()]
-        if len({tuple(columns["accuracy"]) for columns in domains}) == 1:
+        seeds = set.intersection(*(set(columns["accuracy"]) for columns in domains))
+        if seeds:
             found[name] = {
                 metric: {
                     seed: statistics.fmean(columns[metric][seed] for columns in domains)
-                    for seed in domains[0][metric]
+                    for seed in sorted(seeds)
                 }
                 for metric in _METRICS
             }
