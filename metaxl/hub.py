@@ -5,6 +5,10 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+ADVICE = (
+    "download XLM-R once with `hf download FacebookAI/xlm-roberta-base --local-dir FOLDER` and "
+    "give --encoder FOLDER, or take --encoder small"
+)
 SECONDS = 5  # how long the hub may take to answer at all
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from metaxl import hub
 from metaxl.transformers_import import AutoConfig, XLMRobertaConfig, XLMRobertaModel
 
 
@@ -86,14 +87,10 @@ def load_encoder(source: str, attention: str) -> XLMRobertaModel:
 
     attention: "eager" (twice differentiable) or "sdpa" (fused). Raises UserError.
     """
-    advice = (
-        "download XLM-R once with `hf download FacebookAI/xlm-roberta-base --local-dir FOLDER` and "
-        "give --encoder FOLDER, or take --encoder small"
-    )
     try:
         kind = AutoConfig.from_pretrained(source).model_type
         if kind != "xlm-roberta":
-            raise UserError(f"--encoder {source} is a {kind} model instead of XLM-R: {advice}")
+            raise UserError(f"--encoder {source} is a {kind} model instead of XLM-R: {hub.ADVICE}")
         model, report = XLMRobertaModel.from_pretrained(
             source,
             add_pooling_layer=False,
@@ -112,7 +109,7 @@ def load_encoder(source: str, attention: str) -> XLMRobertaModel:
         if folder.is_dir():
             found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
             reason = f"the folder holds {found}: {reason}"
-        raise UserError(f"--encoder {source} cannot be loaded ({reason}): {advice}") from None
+        raise UserError(f"--encoder {source} cannot be loaded ({reason}): {hub.ADVICE}") from None
 
 
 def random_encoder(attention: str, **architecture: Any) -> XLMRobertaModel:

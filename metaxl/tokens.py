@@ -24,12 +24,6 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """In the order of their numbers, of which the first four are XLM-R's."""
 
 
-_ADVICE = (
-    "download XLM-R once with `hf download FacebookAI/xlm-roberta-base --local-dir FOLDER` and "
-    "give --encoder FOLDER, or take --encoder small"
-)
-
-
 def train_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerFast:
     """A tokenizer with up to ``vocab_size`` subwords, trained on the texts and kept in ``folder``.
 
@@ -83,12 +77,12 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     except Exception as error:  # of several libraries: a folder may hold anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"The tokenizer of --encoder {source} cannot be loaded ({reason}): {_ADVICE}"
+            f"The tokenizer of --encoder {source} cannot be loaded ({reason}): {hub.ADVICE}"
         ) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(
             f"--encoder {source} has a slow tokenizer, which cannot say what word a subword "
-            f"belongs to: {_ADVICE}"
+            f"belongs to: {hub.ADVICE}"
         )
     return tokenizer
 

@@ -3,7 +3,6 @@
 import copy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -105,20 +104,6 @@ def test_losses_are_means_over_labelled_subwords(setting, layers):
     torch.testing.assert_close(inner, made.training_loss(made.tagger, made.transformation))
     outer = made.problem.outer_loss(made.params, made.hyper, made.meta)
     torch.testing.assert_close(outer, made.loss(made.tagger, made.meta))
-
-
-@pytest.mark.parametrize("layers", LAYERS)
-def test_hidden_states_given_with_a_batch_change_nothing(setting, layers):
-    made = setting(layers=layers, dropout=False)
-
-    def given(batch, depth):
-        hidden = made.tagger.encoder(batch.input_ids, batch.attention_mask, stop=depth)
-        return replace(batch, hidden=hidden, depth=depth)
-
-    expected = made.problem.inner_loss(made.params, made.hyper, made.inner_batch)
-    batch = InnerBatch(given(made.source, min(layers)), given(made.train, 2))
-    found = made.problem.inner_loss(made.params, made.hyper, batch)
-    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("layers", LAYERS)
@@ -404,13 +389,6 @@ def test_the_faithful_way_draws_dropout_anew_for_every_candidate_and_the_base_st
     assert [len(passes[True][n]) for n in (4, 3)] == [3, 4]
     assert all(len(set(values)) == len(values) for values in passes[True].values())
     assert [len(passes[False][n]) for n in (4, 3)] == [1, 2]
-
-
-def test_the_token_loss_of_known_scores():
-    scores = torch.tensor([[[0.0, np.log(3)], [5.0, 5.0]], [[1.0, 9.0], [0.0, 0.0]]])
-    labels = torch.tensor([[1, -100], [-100, 0]])
-    expected = (np.log(4 / 3) + np.log(2)) / 2
-    assert token_loss(scores, labels).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [2, 5, 12])
