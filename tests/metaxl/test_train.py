@@ -16,9 +16,10 @@ from common.settings import ROOT
 from common.training import Cost
 from metaxl import pretrain
 from metaxl.config import COMPARED, EXPERIMENT, PAPER_TARGETS, PRESETS, Config, planned_runs
-from metaxl.data import Split
+from metaxl.data import Split, load_material
 from metaxl.evaluate import f1_by_type
 from metaxl.models import xlm_roberta_config
+from metaxl.sentences import label_list
 from metaxl.tokens import train_tokenizer
 from metaxl.train import MetaXLTask, rate_factor, run
 
@@ -166,6 +167,9 @@ def test_the_paper_preset_starts_from_a_folder_and_wikianns_files(small, tmp_pat
         run_dir=tmp_path / "run",
     )
     assert (config.layers, config.bottleneck, config.source_sentences) == ((12,), 384, 5000)
+    misc = ("B-MISC", "I-MISC")
+    assert load_material(config, CPU).labels == (*label_list(("PER", "ORG", "LOC")), *misc)
+    assert len(load_material(replace(config, misc_label=False), CPU).labels) == 7
     record = run(config.validate())
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert record.data["encoder model.safetensors"] == weights
