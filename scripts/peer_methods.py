@@ -55,7 +55,6 @@ class Method:
     claims: Literal["one step", "at theta", "implicit"]
     make: Callable[[Work], Step]
     scale: Callable[[Work], float] = lambda work: 1.0
-    network_only: bool = False
     quadratic_only: bool = False
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -31,7 +31,6 @@ class Work:
     valid_loss: Callable[[Callable, dict[str, Tensor]], Tensor]
     data: dict[str, Tensor]
     network: bool
-    losses: dict[str, Callable] = field(default_factory=dict)
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:

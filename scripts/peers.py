@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from common.command import run_command
@@ -28,26 +29,28 @@ from scripts.peer_problems import Work, exact_numbers, quadratic, sample_weights
 from scripts.peer_tables import Found, write_tables
 
 
-def accuracy_of(method: Method, work: Work, found: Found) -> None:
+def compared(method: Method, work: Work, exact: Tensor) -> Found:
     """Relative error and cosine of its hypergradient, and how far it displaced the parameters."""
-    before = {n: p.detach().clone() for n, p in work.model.named_parameters()}
-    exact = exact_numbers(work)[method.claims] * method.scale(work)
-    step = method.make(work)
-    grads = torch.cat([g.reshape(-1) for g in step.hypergradient()]).double()
-    moved = [(p.detach() - before[n]).norm() for n, p in work.model.named_parameters()]
-    found.error = ((grads - exact).norm() / exact.norm()).item()
-    found.cosine = torch.nn.functional.cosine_similarity(grads, exact, dim=0).item()
-    found.moved = torch.stack(moved).norm().item()
+    before = [p.detach().clone() for p in work.model.parameters()]
+    exact = exact * method.scale(work)
+    grads = torch.cat([g.reshape(-1) for g in method.make(work).hypergradient()]).double()
+    moved = [
+        (p.detach() - old).norm() for p, old in zip(work.model.parameters(), before, strict=True)
+    ]
+    return Found(
+        *(method.library, method.name, method.claims),
+        error=((grads - exact).norm() / exact.norm()).item(),
+        cosine=torch.nn.functional.cosine_similarity(grads, exact, dim=0).item(),
+        moved=torch.stack(moved).norm().item(),
+    )
 
 
 def quadratic_rows() -> list[Found]:
     """Errors against closed forms, in float64."""
     rows = []
     for method in METHODS:
-        if not method.network_only:
-            found = Found(method.library, method.name, method.claims)
-            accuracy_of(method, quadratic(method.claims == "implicit"), found)
-            rows.append(found)
+        work = quadratic(method.claims == "implicit")
+        rows.append(compared(method, work, exact_numbers(work)[method.claims]))
     return rows
 
 
@@ -55,10 +58,12 @@ def network_rows(rounds: int, batch_size: int) -> tuple[list[Found], list[float]
     """Errors, seconds and bytes at ResNet-32, and the plain step's seconds and bytes."""
     work = sample_weights(batch_size)
     methods = [m for m in METHODS if not m.quadratic_only]
-    rows = [Found(m.library, m.name, m.claims) for m in methods]
-    for method, found in zip(methods, rows, strict=True):
-        if method.claims != "implicit":  # an untrained network is at no optimum
-            accuracy_of(method, copy.deepcopy(work), found)
+    exact, rows = exact_numbers(work), []
+    for method in methods:
+        if method.claims in exact:  # an untrained network is at no optimum
+            rows.append(compared(method, copy.deepcopy(work), exact[method.claims]))
+        else:
+            rows.append(Found(method.library, method.name, method.claims))
     steps = [method.make(sample_weights(batch_size)).training_step for method in methods]
     peaks = []
     for step in (work.plain_step, *steps):
