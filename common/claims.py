@@ -344,10 +344,10 @@ def claims_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Tabl
             for what in dict.fromkeys(f.comparison["what"] for f in own)
         ]
         verdict = VerdictCell(verdict_of(own))
-        rows.append((claim["statement"], claim["where"], "; ".join(texts), verdict))
+        rows.append((claim["statement"], verdict, "; ".join(texts), claim["where"]))
     return Table(
         "The paper's claims",
-        ("claim", "in the paper", "measured", "verdict"),
+        ("claim", "verdict", "measured", "in the paper"),
         tuple(rows),
         caption="Differences in points with 95 % intervals, at the largest size that has records.",
     )
@@ -366,12 +366,12 @@ def evidence_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Ta
             published = f.comparison["published"]
             size = f.source.label if f.source else "no records yet"
             rows.append(
-                (f.comparison["what"], published, size, f.measured, f.count,
-                 VerdictCell(f.verdict), missing, where)
+                (f.comparison["what"], VerdictCell(f.verdict), f.measured, size, f.count, published,
+                 missing, where)
             )  # fmt: skip
     return Table(
         "The evidence",
-        ("comparison", "published", "size", "measured", "from", "verdict", "would decide",
+        ("comparison", "verdict", "measured", "size", "from", "published", "would decide",
          "records"),
         tuple(rows),
         notes=(
