@@ -52,6 +52,7 @@ EFFECTS = (
         for m in ("lft_evograd", "lft_t1t2")
         for protocol, reference in zip(("released", "controlled"), REFERENCES, strict=True)
     ),
+    ("EvoGrad instead of T1-T2", "LFT", METHODS["lft_evograd"].label, METHODS["lft_t1t2"].label),
 )
 """What is changed, in what, and the labels of the runs with and without the change."""
 Settings = Mapping[tuple[str, str], Cells]
