@@ -130,9 +130,12 @@ class ModuleProblem:
 
     def __init__(self, model: nn.Module, hyper: Hyper, train_loss: Loss, valid_loss: Loss) -> None:
         self.model = model
-        self.losses = _Losses(model, hyper, train_loss, valid_loss)
         self.in_module = isinstance(hyper, nn.Module)
-        self.given = dict(hyper.named_parameters()) if self.in_module else self.losses.hyper
+        self.given: dict[str, Tensor] = dict(
+            hyper.named_parameters() if isinstance(hyper, nn.Module) else hyper
+        )
+        module = hyper if isinstance(hyper, nn.Module) else None
+        self.losses = _Losses(model, module, train_loss, valid_loss)
         self.hyper = {n: t for n, t in self.given.items() if not _frozen(t)}
         _check_hyper(self.hyper)
         # Hyperparameters that are parts of the model have a name there too.
@@ -170,14 +173,15 @@ class ModuleProblem:
 class _Losses(nn.Module):
     """Both losses as one module that holds the modules they call, for ``functional_call``."""
 
-    def __init__(self, model: nn.Module, hyper: Hyper, train_loss: Loss, valid_loss: Loss) -> None:
+    def __init__(
+        self, model: nn.Module, hyper: nn.Module | None, train_loss: Loss, valid_loss: Loss
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.hyper = hyper if isinstance(hyper, nn.Module) else dict(hyper)
+        self.model, self.hyper = model, hyper
         self.losses = {"train_loss": train_loss, "valid_loss": valid_loss}
 
     def forward(self, name: str, hyper: dict[str, Tensor], batch: Any) -> Tensor:
-        given = self.hyper if isinstance(self.hyper, nn.Module) else hyper
+        given = hyper if self.hyper is None else self.hyper
         return check_scalar(name, self.losses[name](self.model, given, batch))
 
 

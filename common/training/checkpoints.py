@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -58,7 +58,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], settings: Mapping[str,
     with writing(path) as file:
         sealed = _SealedFile(file)
         try:
-            torch.save({"settings": dict(settings), "state": dict(state)}, sealed)
+            torch.save({"settings": dict(settings), "state": dict(state)}, cast(IO[bytes], sealed))
         except RuntimeError:
             if sealed.error is not None:
                 raise sealed.error from None

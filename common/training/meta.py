@@ -67,9 +67,10 @@ class MetaStep:
         Returns ``meta_loss``, L_V where the estimator took it, and ``hypergradient_norm``, the
         Euclidean norm after the factor. Frees the gradients: they take no memory in the base step.
         """
+        grads = {name: factor * result.grads[name] for name in self.hyper}
         for name, tensor in self.hyper.items():
-            tensor.grad = factor * result.grads[name]
-        norm = nn.utils.get_total_norm([tensor.grad for tensor in self.hyper.values()])
+            tensor.grad = grads[name]
+        norm = nn.utils.get_total_norm(list(grads.values()))
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"meta_loss": result.outer_loss, "hypergradient_norm": norm}
