@@ -97,11 +97,14 @@ def better(rows: Sequence[Found], times: Sequence[float]) -> str:
         if peer.library == HERE:
             continue
         name = f"{peer.library} {peer.name}"
-        if time < min(t for t, _ in ours):
+        if time < 0.98 * min(t for t, _ in ours):
             ahead.append(f"{name} is faster")
-        if peer.bytes < min(f.bytes for _, f in ours):
+        if peer.bytes < 0.98 * min(f.bytes for _, f in ours):
             ahead.append(f"{name} takes less memory")
-        if peer.error is not None and peer.error < min(f.error for _, f in ours):
+        if peer.error is not None and peer.error < 0.5 * min(f.error for _, f in ours):
             ahead.append(f"{name} is more exact")
     said = "; ".join(ahead) or "nowhere"
-    return f"Where a peer is ahead of every method here that claims to compute the same: {said}."
+    return (
+        "Where a peer is ahead of every method here that claims to compute the same, by more than "
+        f"2 % (error: a factor of 2): {said}."
+    )

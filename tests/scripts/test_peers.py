@@ -18,7 +18,7 @@ def test_where_a_peer_is_ahead_is_said_column_by_column():
     rows = [
         found("here", 2.0, 10, 0.1),
         found("here", 3.0, 5, 0.2),
-        found("peer", 1.0, 7, 0.05),
+        found("peer", 1.0, 7, 0.04),
         found("other", 2.5, 4, 0.3),
         found("here", 9.0, 9, 0.9, "at theta"),
     ]
