@@ -376,7 +376,7 @@ def evidence_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Ta
         tuple(rows),
         notes=(
             RULE.format(margin=claims["margin"]),
-            "Records of runs are made by `bash scripts/EXPERIMENT.sh --preset SIZE`, those "
-            "of costs by `bash scripts/benchmark.sh --size SIZE`.",
+            "Records of runs are made by `bash scripts/reproduce.sh EXPERIMENT --preset SIZE`, "
+            "those of costs by `bash scripts/benchmark.sh --size SIZE`.",
         ),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import pytest
 
 from common.errors import UserError
+from common.experiment import load_experiment
 from common.record_settings import experiment_records, settings_of
 from common.reporting import read_record
 from common.settings import ROOT
@@ -14,8 +15,9 @@ RECORDS = ROOT / "results" / "rotation" / "paper" / "records"
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_shipped_record_has_settings_of_its_experiment(experiment):
-    for folder in (ROOT / "results" / experiment).glob("*/records"):
-        for record in experiment_records(experiment, folder.parent.name, folder):
+    for preset in load_experiment(experiment).presets:
+        folder = ROOT / "results" / experiment / preset / "records"
+        for record in experiment_records(experiment, preset, folder):
             settings = settings_of(record).deciding()
             assert {name: settings[name] for name in record.config} == record.config
 

@@ -125,7 +125,7 @@ def test_settings_that_make_no_sense_are_named(words, named):
         ("--sigma 0", "--sigma 0.0 must be greater than 0"),
         ("--device quantum", "--device quantum is not a device"),
         ("--data-dir /nonexistent", "/nonexistent"),
-        ("--learning-rate 1e30", "choose smaller learning rates"),
+        ("--learning-rate 1e30", "inner_loss is not finite"),
     ],
 )
 def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path, words, named):
