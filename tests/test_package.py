@@ -78,11 +78,15 @@ def test_torch_is_all_it_needs(wheel):
 
 
 def test_the_readmes_example_runs_elsewhere_from_the_wheel(installed, tmp_path):
-    code = readme_example() + (
-        "\nimport sys, hypergradients"
-        "\nassert not any(name == 'common' or name.startswith('common.') for name in sys.modules)"
-        "\nprint(hypergradients.__file__, hypergradients.__version__)"
-        "\nprint(hyper['log_weights'].abs().min().item())"
+    code = (
+        "import torch\ntorch.manual_seed(0)\n"
+        + readme_example()
+        + (
+            "\nimport sys, hypergradients"
+            "\nassert not any(name == 'common' or name.startswith('common.') for name in sys.modules)"
+            "\nprint(hypergradients.__file__, hypergradients.__version__)"
+            "\nprint(hyper['log_weights'].abs().max().item())"
+        )
     )
     found, version, moved = run_elsewhere(code, installed, tmp_path).split()
     assert found == str(installed / "hypergradients" / "__init__.py")
