@@ -2,22 +2,18 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
-from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size, Step
-from common.hypergrad.registry import ESTIMATORS
+from common.cost_study.case import SHARED, CostCase, CostProblem, PublishedCost, Size
 from common.reporting import published
 from metaweightnet.config import Config
 from metaweightnet.data import Split
-from metaweightnet.problem import Batch
 from metaweightnet.steps import Learner
 
 WIDTHS, HIDDEN = "ResNet-32, label noise, by width", "ResNet-32, label noise, by weight net"
 DATASETS = "ResNet-32, label noise, by data set"
-
-_SHARED = {f"{entry.label}, shared": name for name, entry in ESTIMATORS.items() if entry.shares}
-"""Row -> estimator: those that take the base step's loss instead of computing it again."""
 
 
 def cases(size: Size) -> list[CostCase]:
@@ -42,7 +38,7 @@ def cases(size: Size) -> list[CostCase]:
             x,
             partial(build, replace(config, **changes)),
             all_methods=not small or x == "width 1",
-            own_steps=tuple(_SHARED) if changes.get("width", 1) == 1 else (),
+            own_steps=tuple(SHARED) if changes.get("width", 1) == 1 else (),
         )
         for figure, x, changes in chosen
     ]
@@ -50,13 +46,21 @@ def cases(size: Size) -> list[CostCase]:
 
 def build(config: Config, device: torch.device) -> CostProblem:
     """The network, weight net and optimisers of a run, each batch random."""
-    plain = Learner(replace(config, method="plain"), device)
-    learner = Learner(config, device)
+
+    def learner_of(**changes: Any) -> Learner:
+        return Learner(replace(config, **changes), device)
+
+    plain, learner = learner_of(method="plain"), learner_of()
     images = torch.randint(256, (config.batch_size, 32, 32, 3), dtype=torch.uint8)
     labels = torch.arange(config.batch_size) % config.num_classes
     split = Split(*(t.to(device) for t in (images, labels, labels < 0)))
     index = torch.arange(config.batch_size, device=device)
     batch, outer_batch = split.batch(index), split.batch(index.flip(0))
+    shared = {
+        row: learner_of(method=name, share_base_step=True).step
+        for row, name in SHARED.items()
+        if config.width == 1
+    }
     return CostProblem(
         problem=learner.meta.problem,
         params=dict(learner.network.named_parameters()),
@@ -66,40 +70,22 @@ def build(config: Config, device: torch.device) -> CostProblem:
         plain_step=lambda: plain.base_step(batch),
         base_step=lambda: learner.base_step(batch),
         inner_lr=Config.learning_rate,
-        steps=shared_steps(config, device, batch, outer_batch) if config.width == 1 else {},
+        steps={row: partial(step, batch, outer_batch) for row, step in shared.items()},
     )
-
-
-def shared_steps(
-    config: Config, device: torch.device, batch: Batch, outer_batch: Batch
-) -> dict[str, Step]:
-    """Whole steps of the estimators whose candidate at theta is the base step's."""
-
-    def learner_of(method: str) -> Learner:
-        return Learner(replace(config, method=method, share_base_step=True), device)
-
-    return {
-        row: partial(learner_of(name).step, batch, outer_batch) for row, name in _SHARED.items()
-    }
 
 
 def published_costs() -> list[PublishedCost]:
     """Figure 4 (40 % noise), and Figure 5, read off the picture."""
     numbers = published("metaweightnet")
-    names = {"evograd": "EvoGrad, K = 2", "t1t2": "T1T2"}
+    rows = {"evograd": "EvoGrad, K = 2", "t1t2": "T1T2"}
     found = []
     for dataset, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")):
-        measured = numbers["cost_figure"][dataset]
-        costs = {
-            names[method]: (cost["memory_gb"], cost["seconds_per_epoch"])
-            for method, cost in measured.items()
-        }
+        cost = numbers["cost_figure"][dataset]
+        costs = {rows[m]: (c["memory_gb"], c["seconds_per_epoch"]) for m, c in cost.items()}
         found.append(PublishedCost(DATASETS, title, costs))
     scaling = numbers["scaling_figure_digitised"]
-    for index, width in enumerate(scaling["width"]):
-        costs = {
-            name: (scaling["memory_gb"][method][index], scaling["seconds_per_epoch"][method][index])
-            for method, name in names.items()
-        }
+    memory, seconds = scaling["memory_gb"], scaling["seconds_per_epoch"]
+    for i, width in enumerate(scaling["width"]):
+        costs = {row: (memory[m][i], seconds[m][i]) for m, row in rows.items()}
         found.append(PublishedCost(WIDTHS, f"width {width}", costs))
     return found

@@ -19,10 +19,11 @@ from common.fidelity_study.snapshots import (
     Snapshot,
     copied,
     parameters_later,
-    train_until,
+    random_pairs,
+    stages,
+    trained,
 )
 from common.hypergrad import Tensors
-from common.training import new_generator, seed_everything
 from metaweightnet.config import Config
 from metaweightnet.problem import Batch, MetaWeightProblem
 from metaweightnet.train import MetaWeightTask
@@ -32,8 +33,6 @@ CANDIDATE, HELD = "candidate", "held"
 unperturbed model's (--vnet-input model)."""
 READINGS = {CANDIDATE: "weight net's input: the candidate's", HELD: "weight net's input held"}
 TITLE = "Label noise"
-
-
 _QUICK = replace(
     Config(preset="quick"),
     flip_pairs="seed",
@@ -120,26 +119,26 @@ def snapshots(
     """A run with EvoGrad before its first epoch, half-way and after its last; then, after one
     epoch, networks of width 1, 2, 4 and weight nets of 10 and 1000 hidden units."""
     config = replace(PRESETS[preset], method="evograd", seed=1)
-    planned = []
-    for stage, epochs in {"start": 0, "middle": config.epochs // 2, "end": config.epochs}.items():
-        build = partial(_snapshot, config, device, epochs, pairs, directory / "metaweightnet")
-        planned.append(PlannedSnapshot("metaweightnet", "stage", stage, build))
+    build = partial(_snapshot, device, pairs)
     brief = replace(config, train_size=min(config.train_size, 5_000))
     sizes = [("width", 1), ("width", 2), ("width", 4), ("meta_hidden", 10), ("meta_hidden", 1000)]
-    for axis, size in sizes:
-        folder = directory / f"metaweightnet-{axis}-{size}"
-        changed = replace(brief, **{axis: size})
-        build = partial(_snapshot, changed, device, 1, pairs, folder)
-        planned.append(PlannedSnapshot("metaweightnet", axis, str(size), build))
-    return planned
+    return stages(config, build, directory) + [
+        PlannedSnapshot(
+            "metaweightnet",
+            axis,
+            str(size),
+            partial(
+                build, replace(brief, **{axis: size}), 1, directory / f"metaweightnet-{axis}-{size}"
+            ),
+        )
+        for axis, size in sizes
+    ]
 
 
 def _snapshot(
-    config: Config, device: torch.device, epochs: int, pairs: int, directory: Path
+    device: torch.device, pairs: int, config: Config, epochs: int, directory: Path
 ) -> Snapshot:
-    seed_everything(config.seed)
-    task = MetaWeightTask(config, device)
-    train_until(task, epochs, directory, config)
+    task = trained(MetaWeightTask, config, device, epochs, directory)
     modules = task.learner.network, task.learner.vnet
     task.learner.begin_epoch(max(epochs, 1))
 
@@ -149,14 +148,8 @@ def _snapshot(
     def present() -> tuple[dict, dict]:
         return tuple(copied(dict(module.named_parameters())) for module in modules)
 
-    generator = new_generator(config.seed, "batches of the fidelity study")
-
-    def batch(split):
-        index = torch.randperm(len(split.labels), generator=generator)[: config.batch_size]
-        return split.batch(index.to(device))
-
     params, hyper = present()
-    own = [(batch(task.train), batch(task.meta)) for _ in range(pairs)]
+    own = random_pairs(task, config, pairs)
     held = [(task.learner.meta.problem.held(params, inner), outer) for inner, outer in own]
     return Snapshot(
         problem=problem,

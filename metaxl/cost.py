@@ -5,8 +5,8 @@ the same attention: written out as matrix products, which have the second deriva
 needs, or fused, which has none.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -57,7 +57,7 @@ def cases(size: Size) -> list[CostCase]:
         CostCase(
             FIGURE + suffix,
             x,
-            _builder(shape, attention),
+            partial(build, shape, attention),
             all_methods=size == "paper",
             own_steps=(SHARED, REPEATED),
         )
@@ -72,10 +72,6 @@ def published_costs() -> list[PublishedCost]:
     rows = {"joint_training": "plain", "evograd": REPEATED, "t1t2": "T1T2"}
     costs = {row: (figure[m]["memory_gb"], figure[m]["seconds"]) for m, row in rows.items()}
     return [PublishedCost(FIGURE, "XLM-R base, 12 sentences of 200", costs)]
-
-
-def _builder(shape: Shape, attention: str) -> Callable[[torch.device], CostProblem]:
-    return lambda device: build(shape, attention, device)
 
 
 def build(shape: Shape, attention: str, device: torch.device) -> CostProblem:

@@ -4,20 +4,16 @@ from functools import partial
 
 import torch
 
-from common.cost_study.case import CostCase, CostProblem, Size
-from common.hypergrad.registry import ESTIMATORS
+from common.cost_study.case import SHARED, CostCase, CostProblem, Size
 from rotation.config import Config
 from rotation.problem import Batch
 from rotation.steps import Learner
-
-_SHARED = {f"{entry.label}, shared": name for name, entry in ESTIMATORS.items() if entry.shares}
-"""Row -> estimator: those that take the base step's loss instead of computing it again."""
 
 
 def cases(size: Size) -> list[CostCase]:
     """The paper's batch; small enough for every size."""
     place = f"batch {Config.batch_size}"
-    return [CostCase("LeNet, rotation", place, build, own_steps=tuple(_SHARED))]
+    return [CostCase("LeNet, rotation", place, build, own_steps=tuple(SHARED))]
 
 
 def build(device: torch.device) -> CostProblem:
@@ -46,6 +42,6 @@ def build(device: torch.device) -> CostProblem:
             "T1T2MixedMode": "no forward derivative of grid_sample's backward",
         },
         steps={
-            row: partial(learner_of(name, True).step, batch, batch) for row, name in _SHARED.items()
+            row: partial(learner_of(name, True).step, batch, batch) for row, name in SHARED.items()
         },
     )

@@ -12,16 +12,17 @@ from common.fidelity_study.snapshots import (
     Snapshot,
     copied,
     parameters_later,
-    train_until,
+    random_pairs,
+    stages,
+    trained,
 )
-from common.training import new_generator, seed_everything
 from rotation.config import PRESETS, Config
 from rotation.problem import RotationProblem
 from rotation.train import RotationTask
 
 TITLE = "Rotation"
 TEST_SIZE = 1_000
-"""Test images that the training is watched on; accuracy is not studied here."""
+"""Test images of the training; accuracy is not studied here."""
 PARTS = {
     "linear layers": lambda name: name.startswith("fc"),
     "last layer": lambda name: name.startswith("fc3."),
@@ -31,44 +32,28 @@ PARTS = {
 def snapshots(
     preset: str, device: torch.device, pairs: int, directory: Path
 ) -> list[PlannedSnapshot]:
-    """A run with EvoGrad, looked at before its first epoch, half-way and after its last."""
+    """A run with EvoGrad before its first epoch, half-way and after its last."""
     config = replace(PRESETS[preset], method="evograd", seed=1, test_size=TEST_SIZE)
-    stages = {"start": 0, "middle": config.epochs // 2, "end": config.epochs}
-    return [
-        PlannedSnapshot(
-            "rotation", "stage", stage, partial(_snapshot, config, device, epochs, pairs, folder)
-        )
-        for stage, epochs in stages.items()
-        for folder in [directory / "rotation"]
-    ]
+    return stages(config, partial(_snapshot, device, pairs), directory)
 
 
 def _snapshot(
-    config: Config, device: torch.device, epochs: int, pairs: int, directory: Path
+    device: torch.device, pairs: int, config: Config, epochs: int, directory: Path
 ) -> Snapshot:
-    seed_everything(config.seed)
-    task = RotationTask(config, device)
-    train_until(task, epochs, directory, config)
-
-    def problem(dtype: torch.dtype) -> RotationProblem:
-        return RotationProblem(copy.deepcopy(task.learner.network).to(dtype), config.rotate)
+    task = trained(RotationTask, config, device, epochs, directory)
+    learner = task.learner
 
     def present() -> tuple[dict, dict]:
-        learner = task.learner
         return copied(dict(learner.network.named_parameters())), copied({"angle": learner.angle})
-
-    generator = new_generator(config.seed, "batches of the fidelity study")
-
-    def batch(split):
-        index = torch.randperm(len(split.labels), generator=generator)[: config.batch_size]
-        return split.batch(index.to(device))
 
     params, hyper = present()
     return Snapshot(
-        problem=problem,
+        problem=lambda dtype: RotationProblem(
+            copy.deepcopy(learner.network).to(dtype), config.rotate
+        ),
         params=params,
         hyper=hyper,
-        readings={"": [(batch(task.train), batch(task.meta)) for _ in range(pairs)]},
+        readings={"": random_pairs(task, config, pairs)},
         inner_lr=config.learning_rate,
         noise_prediction="",
         parts=PARTS,

@@ -7,9 +7,13 @@ from typing import Any, Literal
 import torch
 
 from common.hypergrad.problem import BilevelProblem, Tensors
+from common.hypergrad.registry import ESTIMATORS
 
 Size = Literal["small", "paper"]
 """small: what two CPU cores measure in minutes; paper: everything the paper's figures show."""
+
+SHARED = {f"{entry.label}, shared": name for name, entry in ESTIMATORS.items() if entry.shares}
+"""Row -> estimator: those that take the base step's loss instead of computing it again."""
 
 Step = Callable[[], object]
 """A whole training step, always on the same tensors."""

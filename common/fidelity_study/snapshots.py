@@ -4,6 +4,7 @@ import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from torch.utils._pytree import tree_map_only
 
 from common.hypergrad.problem import BilevelProblem, Tensors
 from common.settings import RunSettings
-from common.training import Task, fit, load_checkpoint, restore, state_of
+from common.training import (
+    Task,
+    fit,
+    load_checkpoint,
+    new_generator,
+    restore,
+    seed_everything,
+    state_of,
+)
 
 Pair = tuple[Any, Any]
 """An inner and an outer batch."""
@@ -67,6 +76,45 @@ class PlannedSnapshot:
     @property
     def name(self) -> str:
         return f"{self.experiment}-{self.axis}-{self.x}"
+
+
+def stages(
+    config: RunSettings, build: Callable[[RunSettings, int, Path], Snapshot], directory: Path
+) -> list[PlannedSnapshot]:
+    """One training before its first epoch, half-way and after its last.
+
+    build: the snapshot after so many epochs, with a folder for the training.
+    """
+    name, ends = config.experiment, {"start": 0, "middle": config.epochs // 2, "end": config.epochs}
+    return [
+        PlannedSnapshot(name, "stage", stage, partial(build, config, epochs, directory / name))
+        for stage, epochs in ends.items()
+    ]
+
+
+def trained(
+    make_task: Callable[[Any, torch.device], Task],
+    config: RunSettings,
+    device: torch.device,
+    epochs: int,
+    directory: Path,
+) -> Any:
+    """The task of a run after so many epochs."""
+    seed_everything(config.seed)
+    task = make_task(config, device)
+    train_until(task, epochs, directory, config)
+    return task
+
+
+def random_pairs(task: Any, config: Any, pairs: int) -> list[Pair]:
+    """Pairs of random batches from the task's splits ``train`` and ``meta``."""
+    generator = new_generator(config.seed, "batches of the fidelity study")
+
+    def batch(split: Any) -> Any:
+        index = torch.randperm(len(split.labels), generator=generator)[: config.batch_size]
+        return split.batch(index.to(task.device))
+
+    return [(batch(task.train), batch(task.meta)) for _ in range(pairs)]
 
 
 def train_until(task: Task, epochs: int, directory: Path, config: RunSettings) -> None:
