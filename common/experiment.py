@@ -52,8 +52,31 @@ def estimator_methods(
     }
 
 
+Variant = Callable[[Mapping[str, Any]], list[str]]
+"""How settings (of a run, or a record's config) differ from their preset, in words."""
+
+
 def _no_variant(settings: Mapping[str, Any]) -> list[str]:
     return []
+
+
+def variant_of(presets: "Mapping[str, RunSettings]", words: Mapping[str, str]) -> Variant:
+    """``Experiment.variant`` from the words for each setting.
+
+    words: setting -> what to say if its value is not the preset's; {} stands for the value, as in
+    "decay {:g}". Records may lack settings that are newer than they are: those are the preset's.
+    """
+
+    def variant(settings: Mapping[str, Any]) -> list[str]:
+        default, found = presets[settings["preset"]].deciding(), []
+        for name, word in words.items():
+            value = settings.get(name, default[name])
+            several = isinstance(value, list | tuple)
+            if (list(value) if several else value) != default[name]:
+                found.append(word.format(" ".join(map(str, value)) if several else value))
+        return found
+
+    return variant
 
 
 @dataclass(frozen=True)
@@ -64,9 +87,9 @@ class Experiment:
     preset, the first being the default. planned: preset -> the runs behind its tables and figures.
     metric: of a run's final values, the one that methods are compared in. baseline: the method that
     others are compared with. axes: settings besides method and seed that tell planned runs apart
-    (the unseen domain, the target language). variant: what a record's settings decide otherwise
-    than its preset, in words; runs with such words stand apart in tables. data: the data sets that
-    a preset needs, by their names in common/datasets.
+    (the unseen domain, the target language). variant: how a run's settings
+    differ from its preset, in words; runs with such words have rows of their own in tables. data:
+    the data sets that a preset needs, by their names in common/datasets.
     """
 
     name: str
@@ -78,7 +101,7 @@ class Experiment:
     metric: str
     baseline: str
     axes: tuple[str, ...] = ()
-    variant: Callable[[Mapping[str, Any]], list[str]] = _no_variant
+    variant: Variant = _no_variant
     data: Mapping[str, tuple[str, ...]] | tuple[str, ...] = ()
 
     def preset(self, name: str) -> "RunSettings":
@@ -113,9 +136,9 @@ class Experiment:
                 ]
         return list({run.run_name(): run.validate() for run in runs}.values())
 
-    def label(self, record: "RunRecord") -> str:
-        """The method of a run for people, with what the run does otherwise than its preset."""
-        return ", ".join([self.methods[record.method].label, *self.variant(record.config)])
+    def label(self, config: Mapping[str, Any]) -> str:
+        """The method of a run for people, with what its settings change in the preset."""
+        return ", ".join([self.methods[config["method"]].label, *self.variant(config)])
 
     def by_method(self, records: "Iterable[RunRecord]") -> "dict[str, list[RunRecord]]":
         """Runs by method, in the order of ``methods``; those without runs have an empty list."""

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from common.errors import UserError
+from common.report import Group
 from common.reporting import (
     Figure,
-    RunRecord,
     collect_metric,
     figure_style,
     new_figure,
@@ -21,15 +21,15 @@ from cross_domain_fewshot.data import DOMAINS, DomainSplit, open_domain
 from cross_domain_fewshot.feature_transform import BETA_START, GAMMA_START, transforms
 from cross_domain_fewshot.models import RESNET_BLOCKS, build_backbone
 
-Cells = dict[str, dict[str, list[RunRecord]]]
-"""Unseen domain -> method (and what it does otherwise) -> runs, for one setting."""
+Cells = dict[str, Group]
+"""Unseen domain -> label -> runs, for one setting."""
 _SHEET_CLASSES, _SHEET_IMAGES = 6, 8
 
 
 def draw_figures(benchmark: str, setting: str, cells: Cells, folder: Path) -> list[Figure]:
     """The figures of one setting, into ``folder``."""
     figures = [_accuracy_figure(benchmark, setting, cells, folder)]
-    learned: dict[str, list[RunRecord]] = {}
+    learned: Group = {}
     for methods in cells.values():
         for name, runs in methods.items():
             if runs[0].method.startswith("lft"):
@@ -91,9 +91,7 @@ def layer_names(config: Mapping[str, Any]) -> list[str]:
     return list(numbers.values())
 
 
-def _deviation_figure(
-    benchmark: str, setting: str, learned: Mapping[str, list[RunRecord]], folder: Path
-) -> Figure:
+def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path) -> Figure:
     """Learned standard deviations by layer, gamma and beta, a line per method."""
     names = layer_names(next(iter(learned.values()))[0].config)
     places = np.arange(len(names))
@@ -132,7 +130,7 @@ def _deviation_figure(
         )
 
 
-def _is_resnet(learned: Mapping[str, list[RunRecord]]) -> bool:
+def _is_resnet(learned: Group) -> bool:
     return next(iter(learned.values()))[0].config["backbone"] in RESNET_BLOCKS
 
 

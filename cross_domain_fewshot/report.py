@@ -1,27 +1,35 @@
 """The cross-domain few-shot experiment's tables and figures, from its run records."""
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from common.report import (
+    by_place,
+    comparisons,
+    difference,
+    labelled,
+    measured,
+    number,
+    step_costs,
+    written_section,
+)
 from common.reporting import (
-    Comparison,
     Figure,
-    Measured,
     Number,
     Published,
     RunRecord,
     Section,
     Table,
-    collect_metric,
     comparison_table,
-    cost_table,
     published_value,
     write_table,
 )
 from common.reporting.record_files import load_folder
-from cross_domain_fewshot.config import EXPERIMENT, METHODS, Config, planned_runs, variant
+from cross_domain_fewshot.config import EXPERIMENT, METHODS, planned_runs
 from cross_domain_fewshot.data import DOMAINS
 from cross_domain_fewshot.figures import Cells, contact_sheets, draw_figures
 from cross_domain_fewshot.noise_study import NoiseRecord, noise_table
@@ -55,38 +63,29 @@ EFFECTS = (
     ("EvoGrad instead of T1-T2", "LFT", METHODS["lft_evograd"].label, METHODS["lft_t1t2"].label),
 )
 """What is changed, in what, and the labels of the runs with and without the change."""
-Settings = Mapping[tuple[str, str], Cells]
-"""(benchmark, setting) -> unseen domain -> method -> runs."""
-BySeed = dict[int, float]
+_METRICS = {"accuracy": "ci95", "best_accuracy": "best_ci95", "val_accuracy": "val_ci95"}
+"""Metrics of a run, and their own intervals over episodes."""
 
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
-    settings = by_setting(records)
+    of = {b: [r for r in records if r.config["benchmark"] == b] for b in sorted(DOMAINS)}
     tables: dict[str, Table] = {}
     figures: list[Figure] = []
-    if any(record.config["benchmark"] == "paper" for record in records):
-        tables["accuracy"] = accuracy_table(settings, preset)
-    if any(record.config["benchmark"] == "embedded" for record in records):
-        tables["embedded"] = embedded_table(settings)
-        tables["effects"] = effects_table(settings)
+    if of["paper"]:
+        tables["accuracy"] = accuracy_table(of["paper"], preset)
+    if of["embedded"]:
+        tables["embedded"] = embedded_table(of["embedded"])
+        tables["effects"] = effects_table(of["embedded"])
     if records:
-        tables["cost"] = settings_cost_table(settings)
-        for (benchmark, setting), cells in settings.items():
+        tables["cost"] = _cost_table(records)
+    for benchmark, own in of.items():
+        for setting, cells in by_setting(own).items():
             figures += draw_figures(benchmark, setting, cells, folder)
-        sizes = {r.config["benchmark"]: r.config["image_size"] for r in records}
-        for benchmark, image_size in sorted(sizes.items()):
-            figures += contact_sheets(benchmark, image_size, folder)
-    for stem, table in tables.items():
-        write_table(table, folder, stem)
-    return Section(
-        title=EXPERIMENT.title,
-        intro=_INTRO,
-        tables=tuple(tables.values()),
-        figures=tuple(figures),
-        runs=len(records),
-        planned_runs=len(planned_runs(preset)),
-    )
+    for benchmark, own in of.items():
+        if own:
+            figures += contact_sheets(benchmark, own[-1].config["image_size"], folder)
+    return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
 def draw_studies(records: Path, folder: Path) -> None:
@@ -103,22 +102,21 @@ def setting_name(config: Mapping[str, Any]) -> str:
     )
 
 
-def by_setting(records: Iterable[RunRecord]) -> dict[tuple[str, str], Cells]:
-    """Runs by setting, unseen domain and method, all in a fixed order."""
-    order = list(METHODS)
+def _place(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Setting and unseen domain."""
+    return setting_name(config), config["unseen"]
 
-    def place(record: RunRecord) -> tuple[Any, ...]:
-        config = record.config
-        domain = DOMAINS[config["benchmark"]].index(config["unseen"])
-        shape = (config["n_way"], config["n_shot"])
-        return (config["benchmark"], config["backbone"], config["head"], *shape, domain,
-                order.index(record.method), variant(config), record.seed)  # fmt: skip
 
-    settings: dict[tuple[str, str], Cells] = {}
-    for record in sorted(records, key=place):
-        key = record.config["benchmark"], setting_name(record.config)
-        cells = settings.setdefault(key, {}).setdefault(record.config["unseen"], {})
-        cells.setdefault(EXPERIMENT.label(record), []).append(record)
+def _order(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    setting = (config[name] for name in ("backbone", "head", "n_way", "n_shot"))
+    return *setting, DOMAINS[config["benchmark"]].index(config["unseen"])
+
+
+def by_setting(records: Iterable[RunRecord]) -> dict[str, Cells]:
+    """Runs of one benchmark by setting, unseen domain and label."""
+    settings: dict[str, Cells] = {}
+    for (setting, unseen), group in by_place(EXPERIMENT, records, _place, _order).items():
+        settings.setdefault(setting, {})[unseen] = group
     return settings
 
 
@@ -133,58 +131,49 @@ def published_accuracy(config: Mapping[str, Any]) -> Published | None:
     return published_value(EXPERIMENT.name, shots, config["backbone"], row, config["unseen"])
 
 
-def accuracy_table(settings: Settings, preset: str) -> Table:
+def accuracy_table(records: Sequence[RunRecord], preset: str) -> Table:
     """Table 3 on the paper's data: published beside measured, planned cells without runs too."""
-    planned: dict[tuple[str, str, str], list[Config]] = {}
-    for config in planned_runs(preset):
-        if config.benchmark == "paper":
-            plan = config.deciding()
-            method = ", ".join([METHODS[config.method].label, *variant(plan)])
-            planned.setdefault((setting_name(plan), config.unseen, method), []).append(config)
-    found = {
-        (setting, unseen, name): runs
-        for (benchmark, setting), cells in settings.items()
-        if benchmark == "paper"
-        for unseen, methods in cells.items()
-        for name, runs in methods.items()
-    }
-    rows = []
-    for key in dict.fromkeys([*planned, *found]):
-        runs, plans = found.get(key, []), planned.get(key, [])
-        config = runs[0].config if runs else plans[0].deciding()
-        changed = bool(variant(config))
-        rows.append(
-            Comparison(
-                label=key,
-                published=None if changed else published_accuracy(config),
-                measured=collect_metric(runs, "accuracy", ci95="ci95"),
-                planned=len(plans) or None,
-                comparable=preset == "paper" and not changed,
-            )
-        )
+    groups = by_place(EXPERIMENT, records, _place, _order)
+    planned = [config for config in planned_runs(preset) if config.benchmark == "paper"]
+    places = dict.fromkeys([*(_place(config.deciding()) for config in planned), *groups])
+    judged = preset == "paper"
     return comparison_table(
         "Few-shot accuracy (%) on the unseen domain",
-        rows,
+        comparisons(
+            EXPERIMENT, places, groups, planned, _place, published_accuracy, judged, ci95="ci95"
+        ),
         label_columns=("setting", "unseen domain", "method"),
         caption="At the last epoch (the paper's Table 3).",
         notes=(EPISODES_NOTE,),
     )
 
 
-def embedded_table(settings: Settings) -> Table:
+def _frames(records: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
+    """One row per run in the order of the tables, by setting; the label in column ``method``."""
+    return {
+        setting: labelled(
+            EXPERIMENT, (r for methods in cells.values() for runs in methods.values() for r in runs)
+        )
+        for setting, cells in by_setting(records).items()
+    }
+
+
+def embedded_table(records: Iterable[RunRecord]) -> Table:
     """Accuracy by unseen domain and method on the embedded benchmark, which nothing published
     belongs beside; a last block has the mean over the unseen domains, for the methods and seeds
     that were run on all of those that occur."""
     rows = []
-    for (benchmark, setting), cells in settings.items():
-        if benchmark != "embedded":
-            continue
-        for unseen, methods in cells.items():
-            single = {name: runs[0].final for name, runs in methods.items() if len(runs) == 1}
-            columns = {name: _columns(runs) for name, runs in methods.items()}
-            rows += _rows((setting, unseen), columns, single)
-        if len(cells) > 1:
-            rows += _rows((setting, "mean"), _mean_over_domains(cells), {})
+    for setting, runs in _frames(records).items():
+        everything = pd.concat([runs, _mean_over_domains(runs)])
+        for unseen, own in everything.groupby("unseen", sort=False):
+            for name, cell in own.groupby("method", sort=False):
+                gains = (difference(EXPERIMENT, own, name, other) for other in REFERENCES)
+                accuracy, *others = (
+                    _spread(cell[f"final.{metric}"], cell[f"final.{ci95}"].iloc[0])
+                    for metric, ci95 in _METRICS.items()
+                )
+                numbers = (accuracy, *(_spread(gain, signed=True) for gain in gains), *others)
+                rows.append((setting, unseen, name, *numbers, str(len(cell))))
     return Table(
         "Embedded benchmark: few-shot accuracy (%) on the unseen domain",
         ("setting", "unseen domain", "method", "accuracy", "− none", "− none, controlled",
@@ -203,75 +192,31 @@ def embedded_table(settings: Settings) -> Table:
     )  # fmt: skip
 
 
-_METRICS = {"accuracy": "ci95", "best_accuracy": "best_ci95", "val_accuracy": "val_ci95"}
+def _mean_over_domains(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method and seed with runs on every unseen domain: their mean. No rows if
+    there is one domain only."""
+    domains = runs["unseen"].nunique()
+    by_run = runs.groupby(["method", "seed"], sort=False)
+    columns = [f"final.{metric}" for metric in _METRICS]
+    means = by_run[columns].mean()[(by_run.size() == domains) & (domains > 1)]
+    return means.reset_index().assign(unseen="mean")
 
 
-def _columns(runs: Sequence[RunRecord]) -> dict[str, BySeed]:
-    """The metrics of a method's runs by seed."""
-    return {metric: {run.seed: run.final[metric] for run in runs} for metric in _METRICS}
-
-
-def _mean_over_domains(cells: Cells) -> dict[str, dict[str, BySeed]]:
-    """The same, averaged over the unseen domains."""
-    found = {}
-    for name in dict.fromkeys(name for methods in cells.values() for name in methods):
-        domains = [_columns(methods.get(name, [])) for methods in cells.values()]
-        seeds = set.intersection(*(set(columns["accuracy"]) for columns in domains))
-        if seeds:
-            found[name] = {
-                metric: {
-                    seed: statistics.fmean(columns[metric][seed] for columns in domains)
-                    for seed in sorted(seeds)
-                }
-                for metric in _METRICS
-            }
-    return found
-
-
-def _rows(
-    place: tuple[str, str],
-    methods: Mapping[str, Mapping[str, BySeed]],
-    single: Mapping[str, Mapping[str, float]],
-) -> list[tuple[Any, ...]]:
-    """A row per method. single: final values of methods with one run, for its own intervals."""
-    rows = []
-    for name, columns in methods.items():
-        numbers = {
-            metric: _spread(columns[metric].values(), single.get(name, {}).get(ci95))
-            for metric, ci95 in _METRICS.items()
-        }
-        gains = []
-        for other in REFERENCES:
-            reference = methods[other]["accuracy"] if other in methods else {}
-            changes = [v - reference[s] for s, v in columns["accuracy"].items() if s in reference]
-            gains.append("–" if name == other else _spread(changes, signed=True))
-        accuracy, *others = numbers.values()
-        rows.append((*place, name, accuracy, *gains, *others, str(len(columns["accuracy"]))))
-    return rows
-
-
-def _spread(
-    values: Iterable[float], ci95: float | None = None, signed: bool = False
-) -> Number | str:
+def _spread(values: pd.Series, ci95: float | None = None, signed: bool = False) -> Number | str:
     """Mean ± sample standard deviation; of a single value ± ci95."""
-    values = tuple(values)
-    if not values:
-        return "–"
-    measured = Measured(values)
-    return Number(measured.mean, measured.sd if measured.n > 1 else ci95, signed=signed)
+    if len(values) == 1 and ci95 is not None and not isnan(ci95):
+        return Number(values.iloc[0], ci95)
+    return number(measured(values), signed=signed)
 
 
-def effects_table(settings: Settings) -> Table:
+def effects_table(records: Iterable[RunRecord]) -> Table:
     """What the parts of the training protocol change, on the same unseen domains and seeds."""
     rows = []
-    for (benchmark, setting), cells in settings.items():
-        if benchmark != "embedded":
-            continue
+    for setting, runs in _frames(records).items():
         for change, where, with_it, without in EFFECTS:
-            if found := _differences(cells, with_it, without):
-                measured = Measured(found)
-                number = Number(measured.mean, measured.ci95, signed=True)
-                rows.append((setting, change, where, number, str(measured.n)))
+            if found := measured(difference(EXPERIMENT, runs, with_it, without, "unseen")):
+                mean = number(found, "ci95", signed=True)
+                rows.append((setting, change, where, mean, str(found.n)))
     return Table(
         "Embedded benchmark: what the training protocol changes",
         ("setting", "change", "in", "accuracy", "pairs"),
@@ -282,29 +227,13 @@ def effects_table(settings: Settings) -> Table:
     )
 
 
-def _differences(cells: Cells, name: str, other: str) -> tuple[float, ...]:
-    """Accuracy of one method less that of another, by unseen domain and seed."""
-    found = []
-    for methods in cells.values():
-        accuracy, reference = (_columns(methods.get(n, []))["accuracy"] for n in (name, other))
-        found += [value - reference[s] for s, value in accuracy.items() if s in reference]
-    return tuple(found)
-
-
-def settings_cost_table(settings: Settings) -> Table:
+def _cost_table(records: Sequence[RunRecord]) -> Table:
     """Cost of a step by method; if there are several settings, of the one with most runs."""
-    setting, cells = max(
-        settings.items(), key=lambda item: sum(len(r) for m in item[1].values() for r in m.values())
-    )
-    costs: dict[str, list[Any]] = {}
-    for methods in cells.values():
-        for name, runs in methods.items():
-            costs.setdefault(name, []).extend(run.cost for run in runs)
-    return cost_table(
+    names = [(r.config["benchmark"], setting_name(r.config)) for r in records]
+    most = max(sorted(set(names)), key=names.count)
+    return step_costs(
+        EXPERIMENT,
         "Few-shot: cost of one training step",
-        costs,
-        _NONE,
-        caption=f"Base step and meta step together, {setting[1]}. Peak: memory beyond what was "
-        "in use before the step.",
-        notes=("Measured while other runs may have shared the machine: compare ratios.",),
+        [record for record, name in zip(records, names, strict=True) if name == most],
+        where=f", {most[1]}",
     )

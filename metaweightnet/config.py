@@ -1,13 +1,13 @@
 """Settings and presets of the label-noise experiment."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from common.bounds import Bounds, NonNegativeFloat, PositiveFloat, PositiveInt
 from common.errors import UserError
-from common.experiment import Experiment, Method, estimator_methods
+from common.experiment import Experiment, Method, estimator_methods, variant_of
 from common.settings import EstimatorSettings, RunSettings
 
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
@@ -123,8 +123,8 @@ class Config(EstimatorSettings):
         return f"{self.noise}-{detail}"
 
     def run_name(self) -> str:
-        name = f"{self.dataset}-{self.noise_name()}-{super().run_name()}"
-        return "-".join([name, *(word.replace(" ", "-") for word in variant(asdict(self)))])
+        words = [self.dataset, self.noise_name(), super().run_name(), *variant(self.deciding())]
+        return "-".join(words).replace(" ", "-")
 
     @property
     def holds_vnet_input(self) -> bool:
@@ -261,21 +261,18 @@ def _study_plan() -> list[tuple[int, Changes]]:
     return plan + [(seed, cell) for seed in (1, 2, 3) for cell in cells]
 
 
-def variant(settings: Mapping[str, Any]) -> list[str]:
-    """What a run's settings (or a record's config) decide otherwise than its preset, in the
-    choices that results are to be compared in."""
-    preset = PRESETS[settings["preset"]]
-    optimizer, decay = settings["meta_optimizer"], settings["meta_weight_decay"]
-    words = {
-        "authors split": settings["split"] == "authors",
-        "held input": settings["vnet_input"] == "model",
-        f"K = {settings['num_candidates']}": settings["num_candidates"] != preset.num_candidates,
-        "shared base step": settings.get("share_base_step"),  # older records lack it
-        "pairs by seed": settings["noise"] == "flip" and settings["flip_pairs"] == "seed",
-        f"meta {optimizer}": optimizer != preset.meta_optimizer,
-        f"decay {decay:g}": decay != preset.meta_weight_decay,
-    }
-    return [word for word, differs in words.items() if differs]
+variant = variant_of(
+    PRESETS,
+    {
+        "split": "{} split",
+        "vnet_input": "held input",
+        "num_candidates": "K = {}",
+        "share_base_step": "shared base step",
+        "flip_pairs": "pairs by seed",
+        "meta_optimizer": "meta {}",
+        "meta_weight_decay": "decay {:g}",
+    },
+)
 
 
 EXPERIMENT = Experiment(

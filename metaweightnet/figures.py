@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from common.report import Group, mean_by_epoch, panels
 from common.reporting import (
     Figure,
     RunRecord,
@@ -17,8 +18,6 @@ from common.reporting import (
 from metaweightnet.config import EXPERIMENT, METHODS
 from metaweightnet.monitor import HISTOGRAM_BINS, HISTOGRAM_MAX, LOSS_GRID
 
-Group = dict[str, list[RunRecord]]
-"""Method (and what it does otherwise) -> its runs, on one data set with one noise."""
 _DARK, _PALE = ({**style, "marker": ""} for style in series_styles(2))
 
 
@@ -31,10 +30,10 @@ def draw_figures(setting: tuple[str, str], group: Group, folder: Path) -> list[F
     def accuracy(axis: Any, records: list[RunRecord]) -> None:
         if plain:
             style = _PALE | {"linestyle": "-"}
-            axis.plot(*_mean_by_epoch(plain, "accuracy"), **style, label="plain, mean")
+            axis.plot(*mean_by_epoch(plain, "accuracy"), **style, label="plain, mean")
         for number, record in enumerate(records):
             label = None if number else "method, by seed"
-            axis.plot(*_mean_by_epoch([record], "accuracy"), **_DARK, lw=0.9, label=label)
+            axis.plot(*mean_by_epoch([record], "accuracy"), **_DARK, lw=0.9, label=label)
 
     figures = [
         _panels(
@@ -92,18 +91,14 @@ def _panels(
     shows: str,
 ) -> Figure:
     """A panel for each method; the first has the legend."""
-    columns = min(3, len(group))
-    rows = -(-len(group) // columns)
     with figure_style():
-        fig, axes = new_figure(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axis in axes.flat[len(group) :]:
-            axis.set_visible(False)
-        for axis, (name, records) in zip(axes.flat, group.items(), strict=False):
+        fig, axes = panels(len(group), 3)
+        for axis, (name, records) in zip(axes, group.items(), strict=True):
             draw(axis, records)
             axis.set_title(name, fontsize=7 if len(name) < 34 else 5.5)
             axis.set(xlabel=labels[0], ylabel=labels[1])
             axis.label_outer()
-        axes.flat[0].legend(fontsize=6.5)
+        axes[0].legend(fontsize=6.5)
         return _save(fig, setting, folder, stem, shows, f"a panel for each of {', '.join(group)}")
 
 
@@ -115,7 +110,7 @@ def _movement(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
         for axis, (metric, label) in zip(axes, quantities.items(), strict=True):
             styles = series_styles(len(group))
             for style, (name, records) in zip(styles, group.items(), strict=True):
-                axis.plot(*_mean_by_epoch(records, metric), label=name, **style, markevery=0.2)
+                axis.plot(*mean_by_epoch(records, metric), label=name, **style, markevery=0.2)
             axis.set(xlabel="epoch", ylabel=label, yscale="log")
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         shows = (
@@ -131,10 +126,3 @@ def _save(
     name = "-".join((stem, *setting)).replace(" ", "-")
     caption = f"{shows}. {setting[0]}, noise {setting[1]}."
     return save_figure(fig, folder, name, alt=f"{caption} Drawn as {layout}.", caption=caption)
-
-
-def _mean_by_epoch(records: list[RunRecord], metric: str) -> tuple[list[float], np.ndarray]:
-    """Epochs, and the metric's mean over runs (as many epochs as the shortest has)."""
-    length = min(len(record.epochs) for record in records)
-    rows = [[row[metric] for row in record.epochs[:length]] for record in records]
-    return [row["epoch"] for row in records[0].epochs[:length]], np.mean(rows, axis=0)

@@ -1,12 +1,12 @@
 """Settings and presets of the cross-lingual entity-recognition experiment."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal, Self
 
 from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from common.errors import UserError
-from common.experiment import Experiment, Method
+from common.experiment import Experiment, Method, variant_of
 from common.settings import EstimatorSettings
 
 SMALL = "small"
@@ -126,8 +126,8 @@ class Config(EstimatorSettings):
         return "eager" if self.method in SECOND_ORDER else "sdpa"
 
     def run_name(self) -> str:
-        words = [self.dataset, self.source, self.target, *variant(asdict(self))]
-        return "-".join([*(word.replace(" ", "-") for word in words), super().run_name()])
+        words = [self.dataset, self.source, self.target, *variant(self.deciding())]
+        return "-".join([*words, super().run_name()]).replace(" ", "-")
 
     def validate(self) -> Self:
         super().validate()
@@ -214,22 +214,20 @@ def planned_runs(preset: str) -> list[Config]:
     ]
 
 
-def variant(settings: Mapping[str, Any]) -> list[str]:
-    """What a run's settings (or a record's config) decide otherwise than its preset, in the
-    choices that results are to be compared in."""
-    default = PRESETS[settings["preset"]].deciding()
-    words = {
+variant = variant_of(
+    PRESETS,
+    {
         "faithful": "authors passes",
-        "detach_input": "input detached" if settings["detach_input"] else "input not detached",
-        "inputs": f"{settings['inputs']} inputs",
-        "decay": f"{settings['decay']} decay",
-        "meta_decay": f"{settings['meta_decay']} meta decay",
-        "meta_learning_rate": f"meta rate {settings['meta_learning_rate']:g}",
-        "layers": "layers " + " ".join(map(str, settings["layers"])),
-        "target_sentences": f"{settings['target_sentences']} sentences",
-    }
-    chosen = {**settings, "layers": list(settings["layers"])}
-    return [word for name, word in words.items() if chosen[name] != default[name]]
+        "detach_input": "input not detached",
+        "inputs": "{} inputs",
+        "decay": "{} decay",
+        "meta_decay": "{} meta decay",
+        "meta_learning_rate": "meta rate {:g}",
+        "layers": "layers {}",
+        "target_sentences": "{} sentences",
+        "num_candidates": "K = {}",
+    },
+)
 
 
 EXPERIMENT = Experiment(

@@ -1,14 +1,14 @@
 """The cross-lingual experiment's figures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from common.report import Group, mean_by_epoch
 from common.reporting import (
     Figure,
-    RunRecord,
     figure_style,
     new_figure,
     save_figure,
@@ -17,11 +17,11 @@ from common.reporting import (
 
 Setting = tuple[str, str, str]
 """Data set, source and target language."""
-Groups = dict[Setting, dict[str, list[RunRecord]]]
-"""Setting -> method (and what it does otherwise) -> its runs."""
+Groups = Mapping[Setting, Group]
+"""Setting -> label -> its runs."""
 
 
-def draw_figures(setting: Setting, group: dict[str, list[RunRecord]], folder: Path) -> list[Figure]:
+def draw_figures(setting: Setting, group: Group, folder: Path) -> list[Figure]:
     """The figures of one target language, into ``folder``."""
     figures = [_curves_figure(setting, group, folder)]
     transformed = {n: runs for n, runs in group.items() if "pca_source_after_x" in runs[0].curves}
@@ -39,7 +39,7 @@ def _languages(setting: Setting) -> str:
     return f"{source} to {target}, {dataset}"
 
 
-def _curves_figure(setting: Setting, group: dict[str, list[RunRecord]], folder: Path) -> Figure:
+def _curves_figure(setting: Setting, group: Group, folder: Path) -> Figure:
     """Dev and test F1 by epoch, a line per method: mean over seeds."""
     with figure_style():
         fig, axes = new_figure(columns=2, sharey=True)
@@ -47,10 +47,7 @@ def _curves_figure(setting: Setting, group: dict[str, list[RunRecord]], folder: 
             axes, (("dev_f1", "target dev F1 (%)"), ("test_f1", "target test F1 (%)")), strict=True
         ):
             for style, (name, runs) in zip(series_styles(len(group)), group.items(), strict=True):
-                length = min(len(run.epochs) for run in runs)
-                values = [[row[metric] for row in run.epochs[:length]] for run in runs]
-                epochs = [row["epoch"] for row in runs[0].epochs[:length]]
-                axis.plot(epochs, np.mean(values, axis=0), label=name, **style, markevery=0.15)
+                axis.plot(*mean_by_epoch(runs, metric), label=name, **style, markevery=0.15)
             axis.set(xlabel="epoch", ylabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -64,9 +61,7 @@ def _curves_figure(setting: Setting, group: dict[str, list[RunRecord]], folder: 
         )
 
 
-def _representations_figure(
-    setting: Setting, group: dict[str, list[RunRecord]], folder: Path
-) -> Figure:
+def _representations_figure(setting: Setting, group: Group, folder: Path) -> Figure:
     """Source and target words before and after the transformation, a row per method."""
     dark, light = series_styles(2)
     with figure_style():

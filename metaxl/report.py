@@ -1,25 +1,36 @@
 """The cross-lingual experiment's tables and figures, from its run records."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
+from typing import Any
 
+import pandas as pd
+
+from common.report import (
+    by_label,
+    by_place,
+    comparisons,
+    difference,
+    labelled,
+    measured,
+    metric_number,
+    number,
+    step_costs,
+    written_section,
+)
 from common.reporting import (
-    Comparison,
     Figure,
-    Measured,
-    Number,
+    Published,
     RunRecord,
     Section,
     Table,
     collect_metric,
     comparison_table,
-    cost_table,
     published_value,
-    write_table,
 )
-from metaxl.config import EXPERIMENT, METHODS, PAPER_TARGETS, planned_runs, variant
-from metaxl.figures import Groups, draw_figures
+from metaxl.config import EXPERIMENT, METHODS, PAPER_TARGETS, planned_runs
+from metaxl.figures import Groups, Setting, draw_figures
 
 TITLES = {
     "wikiann": "WikiAnn",
@@ -27,7 +38,6 @@ TITLES = {
     "masakhaner": "MasakhaNER",
     "conll": "CoNLL files",
 }
-_MISSING = "–"
 _REFERENCES = {
     "joint_training": "− joint training",
     "joint_half": "− joint training on halves",
@@ -55,71 +65,47 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         if dataset != "wikiann":
             tables[f"f1-{dataset}-{source}"] = language_table(groups, dataset, source)
     if records:
-        tables["gains"] = gains_table(groups)
+        tables["gains"] = gains_table(records)
         tables["details"] = details_table(groups)
-        tables["decay"] = decay_table(groups)
-        tables["cost"] = cost_table(
+        tables["decay"] = decay_table(records)
+        tables["cost"] = step_costs(
+            EXPERIMENT,
             "Cross-lingual: cost of one training step",
-            {name: [r.cost for r in runs] for name, runs in by_label(records).items()},
-            METHODS[EXPERIMENT.baseline].label,
-            caption="Base step and meta step together. Peak: memory beyond what was in use before "
-            "the step.",
-            notes=("Bytes are exact. Runs may have shared the machine: times are not comparable.",),
+            records,
+            note="Bytes are exact. Runs may have shared the machine: times are not comparable.",
         )
-    for stem, table in tables.items():
-        write_table(table, folder, stem)
     for setting, group in groups.items():
         figures += draw_figures(setting, group, folder)
-    return Section(
-        title=EXPERIMENT.title,
-        intro=_INTRO,
-        tables=tuple(tables.values()),
-        figures=tuple(figures),
-        runs=len(records),
-        planned_runs=len(planned_runs(preset)),
-    )
+    return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
+
+
+def setting_of(config: Mapping[str, Any]) -> Setting:
+    """Data set, source and target language of a run."""
+    return config["dataset"], config["source"], config["target"]
 
 
 def by_setting(records: Sequence[RunRecord]) -> Groups:
-    """(data set, source, target) -> method's label -> its runs."""
-    settings = sorted({tuple(r.config[axis] for axis in EXPERIMENT.axes) for r in records})
-    return {
-        setting: by_label(
-            r for r in records if tuple(r.config[axis] for axis in EXPERIMENT.axes) == setting
-        )
-        for setting in settings
-    }
+    """Runs by data set, source and target language, and by label."""
+    return by_place(EXPERIMENT, records, setting_of)
 
 
-def by_label(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Method's label -> its runs by seed, in the order of ``METHODS``."""
-    order = list(METHODS)
-    found: dict[str, list[RunRecord]] = {}
-    for record in sorted(records, key=lambda r: (order.index(r.method), variant(r.config), r.seed)):
-        found.setdefault(EXPERIMENT.label(record), []).append(record)
-    return found
+def published_f1(config: Mapping[str, Any]) -> Published | None:
+    """Table 5's value; None where the paper has none."""
+    row = METHODS[config["method"]].published
+    return row and published_value(EXPERIMENT.name, row, config["target"])
 
 
 def published_table(groups: Groups, preset: str) -> Table:
     """Table 5: published beside measured, on WikiAnn from English."""
-    planned = [(c.target, c.method) for c in planned_runs(preset) if c.dataset == "wikiann"]
-    methods = {method.label: name for name, method in METHODS.items()}
-    rows = []
-    for target in PAPER_TARGETS:
-        group = groups.get(("wikiann", "en", target), {})
-        missing = [METHODS[method].label for t, method in planned if t == target]
-        for label in dict.fromkeys([*group, *missing]):
-            method = methods.get(label, "")
-            row = METHODS[method].published if method else None
-            rows.append(
-                Comparison(
-                    label=(target, label),
-                    published=row and published_value("metaxl", row, target),
-                    measured=collect_metric(group.get(label, []), EXPERIMENT.metric),
-                    planned=planned.count((target, method)) or None,
-                    comparable=preset == "paper",
-                )
-            )
+    rows = comparisons(
+        EXPERIMENT,
+        [(target,) for target in PAPER_TARGETS],
+        {(t,): group for (d, s, t), group in groups.items() if (d, s) == ("wikiann", "en")},
+        [config for config in planned_runs(preset) if config.dataset == "wikiann"],
+        lambda config: (config["target"],),
+        published_f1,
+        judged=preset == "paper",
+    )
     return comparison_table(
         "WikiAnn: target F1 (%)",
         rows,
@@ -134,32 +120,29 @@ def language_table(groups: Groups, dataset: str, source: str) -> Table:
     chosen = {t: group for (d, s, t), group in groups.items() if (d, s) == (dataset, source)}
     rows = []
     for name in dict.fromkeys(name for group in chosen.values() for name in group):
-        cells = [collect_metric(g.get(name, []), EXPERIMENT.metric) for g in chosen.values()]
-        runs = sum(len(group.get(name, [])) for group in chosen.values())
-        rows.append((name, *map(_interval, cells), str(runs)))
+        runs = [group.get(name, []) for group in chosen.values()]
+        cells = (number(collect_metric(own, EXPERIMENT.metric), "ci95") for own in runs)
+        rows.append((name, *cells, str(sum(map(len, runs)))))
+    title = TITLES[dataset]
     return Table(
-        f"{TITLES[dataset][0].upper()}{TITLES[dataset][1:]}: target F1 (%), from {source}",
+        f"{title[0].upper()}{title[1:]}: target F1 (%), from {source}",
         ("method", *chosen, "runs"),
         tuple(rows),
         caption="At the epoch with the best dev F1.",
         notes=(
             "±: half-width of the 95 % confidence interval over seeds, by Student's t.",
-            f"On the {TITLES[dataset]}, not the paper's data: not to be set beside its numbers.",
+            f"On the {title}, not the paper's data: not to be set beside its numbers.",
         ),
     )
 
 
-def gains_table(groups: Groups) -> Table:
+def gains_table(records: Sequence[RunRecord]) -> Table:
     """Differences in F1 from three references, over target languages."""
-    rows = []
-    for name in by_label(r for group in groups.values() for runs in group.values() for r in runs):
-        cells = []
-        for reference in _REFERENCES:
-            label = METHODS[reference].label
-            gains = [_gain(group.get(name, []), group.get(label, [])) for group in groups.values()]
-            found = tuple(gain for gain in gains if gain is not None)
-            cells.append(_interval(Measured(found), True) if found and name != label else _MISSING)
-        rows.append((name, *cells, str(sum(name in group for group in groups.values()))))
+    runs, rows = labelled(EXPERIMENT, records), []
+    for name, own in by_label(EXPERIMENT, records).items():
+        gains = (_gains(runs, name, METHODS[reference].label) for reference in _REFERENCES)
+        cells = (number(measured(values), "ci95", signed=True) for values in gains)
+        rows.append((name, *cells, str(len({setting_of(run.config) for run in own}))))
     return Table(
         "Cross-lingual: differences in target F1 (points)",
         ("method", *_REFERENCES.values(), "targets"),
@@ -170,46 +153,24 @@ def gains_table(groups: Groups) -> Table:
     )
 
 
-def _gain(runs: Sequence[RunRecord], reference: Sequence[RunRecord]) -> float | None:
-    """Mean difference in F1 over shared seeds; None without any."""
-    own, other = ({r.seed: r.final[EXPERIMENT.metric] for r in rs} for rs in (runs, reference))
-    differences = [own[seed] - other[seed] for seed in own.keys() & other.keys()]
-    return fmean(differences) if differences else None
-
-
-def _interval(measured: Measured | None, signed: bool = False) -> Number | str:
-    if measured is None:
-        return _MISSING
-    return Number(measured.mean, measured.ci95, signed=signed)
+def _gains(runs: pd.DataFrame, name: str, reference: str) -> pd.Series:
+    """Mean difference in F1 over the seeds that both have, for each target language."""
+    gains = difference(EXPERIMENT, runs, name, reference, *EXPERIMENT.axes)
+    return gains.groupby(level=list(EXPERIMENT.axes)).mean()
 
 
 def details_table(groups: Groups) -> Table:
     """Best dev against last epoch, F1 by type, the source language, the network's movement."""
-    kinds = sorted(
-        {
-            metric.removeprefix("selected_f1_")
-            for group in groups.values()
-            for runs in group.values()
-            for metric in runs[0].final
-            if metric.startswith("selected_f1_")
-        }
-    )
-
-    def cell(runs: list[RunRecord], metric: str, digits: int = 1) -> Number | str:
-        if metric not in runs[0].final:
-            return _MISSING
-        measured = collect_metric(runs, metric)
-        return Number(measured.mean, measured.sd, digits)
-
+    prefix = f"{EXPERIMENT.metric}_"
+    finals = [runs[0].final for group in groups.values() for runs in group.values()]
+    kinds = sorted({m.removeprefix(prefix) for f in finals for m in f if m.startswith(prefix)})
+    metrics = (EXPERIMENT.metric, *(prefix + kind for kind in kinds), "test_f1", "source_dev_f1")
     rows = tuple(
         (
             f"{TITLES[dataset]}, {source} to {target}",
             name,
-            cell(runs, "selected_f1"),
-            *(cell(runs, f"selected_f1_{kind}") for kind in kinds),
-            cell(runs, "test_f1"),
-            cell(runs, "source_dev_f1"),
-            cell(runs, "moved", 2),
+            *(metric_number(runs, metric, digits=1) for metric in metrics),
+            metric_number(runs, "moved"),
         )
         for (dataset, source, target), group in groups.items()
         for name, runs in group.items()
@@ -225,40 +186,23 @@ def details_table(groups: Groups) -> Table:
     )
 
 
-def decay_table(groups: Groups) -> Table:
+def decay_table(records: Sequence[RunRecord]) -> Table:
     """What moves the transformation network: the hypergradient beside the weight decay."""
-    moved = [
-        (dataset, run)
-        for (dataset, *_), group in groups.items()
-        for runs in group.values()
-        for run in runs
-        if "moved" in run.final
-    ]
-    pooled = {
-        (dataset, name): runs
-        for dataset in dict.fromkeys(dataset for dataset, _ in moved)
-        for name, runs in by_label(run for d, run in moved if d == dataset).items()
-    }
+    moved = [record for record in records if "moved" in record.final]
+    pooled = by_place(EXPERIMENT, moved, lambda config: (config["dataset"],))
     rows = []
-    for (dataset, name), runs in pooled.items():
-        # Decay alone has no hypergradient.
-        hypergradient = [median(run.traces.get("hypergradient_norm", [0.0])) for run in runs]
-        decay = [median(run.traces["decay_norm"]) for run in runs]
-        ratios = [h / d for h, d in zip(hypergradient, decay, strict=True)]
-        ends = [Measured(tuple(r.final[m] for r in runs))
-                for m in ("norm_ratio", "decay_cosine")]  # fmt: skip
-        rows.append(
-            (
-                TITLES[dataset],
-                name,
-                *(f"{median(values):.1e}" for values in (hypergradient, decay, ratios)),
-                *(
-                    Number(end.mean, end.sd, digits)
-                    for end, digits in zip(ends, (3, 4), strict=True)
-                ),
-                str(len(runs)),
+    for (dataset,), group in pooled.items():
+        for name, runs in group.items():
+            # Decay alone has no hypergradient.
+            norms = [median(run.traces.get("hypergradient_norm", [0.0])) for run in runs]
+            decays = [median(run.traces["decay_norm"]) for run in runs]
+            ratios = [norm / decay for norm, decay in zip(norms, decays, strict=True)]
+            ends = (
+                number(measured(run.final[metric] for run in runs), digits=digits)
+                for metric, digits in (("norm_ratio", 3), ("decay_cosine", 4))
             )
-        )
+            medians = (f"{median(values):.1e}" for values in (norms, decays, ratios))
+            rows.append((TITLES[dataset], name, *medians, *ends, str(len(runs))))
     return Table(
         "Cross-lingual: what moves the transformation network",
         ("data", "method", "hypergradient", "weight decay", "ratio", "norm, end / start",

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from common.bounds import Bounds, PositiveFloat, PositiveInt
-from common.experiment import Experiment, Method, estimator_methods
+from common.experiment import Experiment, Method, estimator_methods, variant_of
 from common.settings import EstimatorSettings
 
 METHODS = {"baseline": Method("Baseline (no rotation layer)", published="baseline")}
@@ -52,9 +52,9 @@ class Config(EstimatorSettings):
     """Test images: the first ones of MNIST's test set."""
 
     def run_name(self) -> str:
-        name = super().run_name() + ("-pixels" if self.rotate == "pixels" else "")
-        name += "-shared" if self.share_base_step else ""
-        return name if self.shuffle else f"{name}-unshuffled"
+        short = {"black corners": "pixels", "shared base step": "shared"}
+        words = [short.get(word, word) for word in variant(self.deciding())]
+        return "-".join([super().run_name(), *words]).replace(" ", "-")
 
 
 _PAPER = Config()
@@ -93,14 +93,15 @@ def planned_runs(preset: str) -> list[Config]:
     return runs
 
 
-def variant(settings: Mapping[str, Any]) -> list[str]:
-    """Which open choices a run's settings (a record's config) decide otherwise."""
-    choices = {
-        "black corners": settings["rotate"] == "pixels",
-        "unshuffled": not settings.get("shuffle", True),
-        "shared base step": settings.get("share_base_step", False),
-    }
-    return [words for words, chosen in choices.items() if chosen]
+variant = variant_of(
+    PRESETS,
+    {
+        "rotate": "black corners",
+        "share_base_step": "shared base step",
+        "shuffle": "unshuffled",
+        "num_candidates": "K = {}",
+    },
+)
 
 
 EXPERIMENT = Experiment(

@@ -7,6 +7,7 @@ import torch
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from common.report import panels
 from common.reporting import (
     Figure,
     RunRecord,
@@ -29,16 +30,8 @@ def angle_figure(by_method: Runs, folder: Path) -> Figure:
     seeds = sorted({record.seed for records in by_method.values() for record in records})
     styles = dict(zip(seeds, series_styles(len(seeds)), strict=True))
     with figure_style():
-        fig, axes = new_figure(
-            rows=-(-len(by_method) // 2),
-            columns=min(2, len(by_method)),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-        )
-        for axis in axes.flat[len(by_method) :]:
-            axis.set_visible(False)
-        for axis, (method, records) in zip(axes.flat, by_method.items(), strict=False):
+        fig, axes = panels(len(by_method), 2)
+        for axis, (method, records) in zip(axes, by_method.items(), strict=True):
             for record in records:
                 style = styles[record.seed] | {"marker": ""}
                 axis.plot(record.traces["iteration"], record.traces["angle_degrees"], **style)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.report import written_section
 from common.reporting import (
     Figure,
     Number,
@@ -15,7 +16,6 @@ from common.reporting import (
     new_figure,
     save_figure,
     series_styles,
-    write_table,
 )
 from toy_1d.config import EXPERIMENT
 
@@ -25,36 +25,28 @@ exact one, and the paths that either leads along. The paper shows these as figur
 numbers: its claim is that the trend matches even with two candidates and that noise falls as
 candidates are added.
 """
+_EXACT = {"color": "#bb2222", "ls": (0, (4, 2))}
 
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the table into ``folder``."""
-    tables, figures = (), ()
-    if records:
-        record = records[0]
-        tables = (_table(record),)
-        for table in tables:
-            write_table(table, folder, "estimates")
-        figures = (_estimates(record, folder), _trajectories(record, folder))
-    return Section(
-        title=EXPERIMENT.title,
-        intro=_INTRO,
-        tables=tables,
-        figures=figures,
-        runs=len(records),
-        planned_runs=len(EXPERIMENT.planned(preset)),
-    )
+    tables, figures = {}, []
+    for record in records[:1]:
+        tables["estimates"] = _table(record)
+        figures = [_estimates(record, folder), _trajectories(record, folder)]
+    return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
 def _table(record: RunRecord) -> Table:
     rows = tuple(
         (
-            str(count),
-            Number(record.final[f"correlation_{count}"], digits=3),
-            Number(record.final[f"bias_{count}"], digits=3),
-            Number(record.final[f"sd_{count}"], digits=3),
+            str(k),
+            *(
+                Number(record.final[f"{name}_{k}"], digits=3)
+                for name in ("correlation", "bias", "sd")
+            ),
         )
-        for count in record.config["candidates"]
+        for k in record.config["candidates"]
     )
     return Table(
         title="EvoGrad's estimate of the hypergradient in one dimension",
@@ -79,7 +71,7 @@ def _estimates(record: RunRecord, folder: Path) -> Figure:
             dark, light = series_styles(2)
             axis.fill_between(lam, mean - sd, mean + sd, color=light["color"], alpha=0.35, lw=0)
             axis.plot(lam, mean, color=dark["color"], label="EvoGrad, mean ± sd over trials")
-            axis.plot(lam, exact, color="#bb2222", ls=(0, (4, 2)), label="exact")
+            axis.plot(lam, exact, **_EXACT, label="exact")
             axis.set(title=f"K = {count}", xlabel="λ", ylim=(-1, 1))
         axes[0].set_ylabel("hypergradient")
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -102,21 +94,21 @@ def _trajectories(record: RunRecord, folder: Path) -> Figure:
         for axis, count in zip(axes, counts, strict=True):
             axis.grid(False)
             shades = axis.contourf(x, lam, levels, levels=12, cmap="Greens_r", alpha=0.6)
-            for method, color, dashes, marker, label in (
-                ("exact", "#bb2222", (0, (4, 2)), "s", "exact"),
-                (f"evograd_{count}", "#004488", (0, (1.5, 1)), "o", "EvoGrad"),
+            for method, style, label in (
+                ("exact", _EXACT | {"marker": "s"}, "exact"),
+                (
+                    f"evograd_{count}",
+                    {"color": "#004488", "ls": (0, (1.5, 1)), "marker": "o"},
+                    "EvoGrad",
+                ),
             ):
                 for start in range(1, 6):
-                    path = np.array(
-                        [
-                            [row[f"{method}_x_{start}"], row[f"{method}_lambda_{start}"]]
-                            for row in record.epochs
-                        ]
+                    x_path, lambda_path = (
+                        [row[f"{method}_{name}_{start}"] for row in record.epochs]
+                        for name in ("x", "lambda")
                     )
-                    axis.plot(
-                        *path.T, color=color, ls=dashes, lw=1, marker=marker, ms=2.4, label=label
-                    )
-                    axis.plot(*path[0], marker="x", ms=5, color="black")
+                    axis.plot(x_path, lambda_path, **style, lw=1, ms=2.4, label=label)
+                    axis.plot(x_path[0], lambda_path[0], marker="x", ms=5, color="black")
                     label = None
             axis.set(title=f"K = {count}", xlabel="x", xlim=(-2, 2), ylim=(0, 2))
         axes[0].set_ylabel("λ")

@@ -1,12 +1,12 @@
 """What an experiment's declaration says, and what may be chosen from it."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
 from common.errors import UserError
 from common.experiment import load_experiment
-from rotation.config import EXPERIMENT
+from rotation.config import EXPERIMENT, PRESETS
 
 
 def test_the_planned_runs_are_those_of_the_preset():
@@ -42,6 +42,16 @@ def test_a_folder_without_an_experiment_is_named(folder):
         load_experiment(folder)
 
 
-def test_a_method_is_labelled_with_what_its_run_decides_otherwise():
-    run = SimpleNamespace(method="evograd", config={"rotate": "pixels", "shuffle": False})
-    assert EXPERIMENT.label(run) == "EvoGrad, black corners, unshuffled"
+def test_a_method_is_labelled_with_what_its_run_does_differently_from_its_preset():
+    changed = replace(PRESETS["quick"], rotate="pixels", shuffle=False, num_candidates=8)
+    assert EXPERIMENT.label(changed.deciding()) == "EvoGrad, black corners, unshuffled, K = 8"
+    assert changed.run_name() == "evograd-seed1-pixels-unshuffled-K-=-8"
+    older = {n: v for n, v in changed.deciding().items() if n not in ("shuffle", "num_candidates")}
+    assert EXPERIMENT.variant(older) == ["black corners"]
+
+
+@pytest.mark.parametrize("name", ["rotation", "metaweightnet", "metaxl"])
+def test_numbers_of_candidates_have_folders_of_their_own(name):
+    default = load_experiment(name).presets["quick"]
+    assert "K" not in default.run_name()
+    assert "K-=-8" in replace(default, num_candidates=8).run_name()

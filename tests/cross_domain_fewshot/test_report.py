@@ -11,12 +11,12 @@ from cross_domain_fewshot.figures import layer_names
 from cross_domain_fewshot.models import build_backbone
 from cross_domain_fewshot.report import (
     accuracy_table,
-    by_setting,
     effects_table,
     embedded_table,
     published_accuracy,
     section,
 )
+from tests.experiments import record_of, rows
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -28,30 +28,9 @@ def record(accuracy: float, preset: str = "quick", best: float = 0.0, **changes)
     backbone = build_backbone(
         config.backbone, config.head, 4, config.stem, transformed=config.transformed
     )
-    return RunRecord(
-        experiment="cross_domain_fewshot",
-        method=config.method,
-        seed=config.seed,
-        preset=preset,
-        config=config.deciding(),
-        epochs=[{"epoch": 1, **final}],
-        traces={},
-        final=final,
-        best={"val_accuracy": {"value": 60.0, "epoch": 1}},
-        cost={"seconds": 0.02 if config.method == "none" else 0.05, "peak_bytes": 1000},
-        data={},
-        provenance={"wall_seconds": 1.0},
-        curves=deviation_curves(backbone),
-    )
-
-
-def rows(table, labels=3):
-    """label columns -> the other cells as text."""
-    return {
-        tuple(str(cell) for cell in row[:labels]): [str(cell) for cell in row[labels:]]
-        for row in table.rows
-        if isinstance(row, tuple)
-    }
+    seconds = 0.02 if config.method == "none" else 0.05
+    curves = deviation_curves(backbone)
+    return record_of(config, [final], "val_accuracy", seconds=seconds, curves=curves)
 
 
 def quick_records():
@@ -67,7 +46,7 @@ def quick_records():
 
 
 def test_the_embedded_table_has_means_gains_and_the_mean_over_domains():
-    table = rows(embedded_table(by_setting(quick_records())))
+    table = rows(embedded_table(quick_records()), 3)
     setting = "ResNet-10, relationnet, 5-way 1-shot"
     assert table[setting, "icons", "No transformation"] == [
         "41.00 ± 1.41", "–", "–", "42.00 ± 1.41", "60.00 ± 0.00", "2",
@@ -93,7 +72,7 @@ def test_effects_are_differences_on_the_same_domain_and_seed():
     ]
     found = {
         tuple(map(str, row[1:3])): [str(cell) for cell in row[3:]]
-        for row in effects_table(by_setting(records)).rows
+        for row in effects_table(records).rows
     }
     # Differences 2 and 3: standard error 0.5, t with one degree of freedom 12.71.
     stream = "mixed stream instead of pairs, no auxiliary loss"
@@ -107,7 +86,7 @@ def test_effects_are_differences_on_the_same_domain_and_seed():
 
 def test_a_method_that_lacks_a_domain_has_no_mean_over_domains():
     records = [*quick_records(), record(30.0, unseen="icons", method="ft")]
-    table = rows(embedded_table(by_setting(records)))
+    table = rows(embedded_table(records), 3)
     names = [name for _, unseen, name in table if unseen == "mean"]
     assert names == ["No transformation", "LFT, EvoGrad"]
     single = table["ResNet-10, relationnet, 5-way 1-shot", "icons", "FT"]
@@ -121,7 +100,7 @@ def test_methods_are_compared_with_both_ways_of_training_without_transformation(
         *quick_records(),
         *(record(v, seed=s, **controlled) for s, v in ((1, 41.0), (2, 42.0))),
     ]
-    table = rows(embedded_table(by_setting(records)))
+    table = rows(embedded_table(records), 3)
     setting = "ResNet-10, relationnet, 5-way 1-shot"
     # none 40 and 42, controlled 41 and 42, EvoGrad 43 and 43
     assert table[setting, "icons", "LFT, EvoGrad"][1:3] == ["+2.00 ± 1.41", "+1.50 ± 0.71"]
@@ -137,7 +116,7 @@ def test_other_settings_and_variants_stand_apart():
         record(43.0, n_shot=5),
         record(44.0, head="protonet"),
     ]
-    table = rows(embedded_table(by_setting(records)))
+    table = rows(embedded_table(records), 3)
     assert len(table) == 5
     key = "ResNet-10, relationnet, 5-way 1-shot", "icons", "LFT, EvoGrad, order meta_first"
     assert table[key][0].startswith("41.00")
@@ -158,18 +137,13 @@ def test_a_section_has_its_tables_and_figures(tmp_path):
     assert {f"accuracy-{stem}", f"deviations-{stem}"} <= names
     domains = ("sketches", "icons", "emoji", "latin", "devanagari")
     assert {f"images-embedded-{domain}.png" for domain in domains} <= names
-    cost = rows(made.tables[2], labels=1)
+    cost = rows(made.tables[2], 1)
     assert cost["LFT, EvoGrad",][:2] == ["50.0", "2.50"]
 
 
-def test_without_runs_there_is_an_empty_section(tmp_path):
-    made = section([], "quick", tmp_path)
-    assert made.tables == () and made.runs == 0
-
-
 def test_at_the_papers_size_runs_are_judged():
-    found = by_setting([record(47.0, "paper", method="lft_evograd")])
-    table = rows(accuracy_table(found, "paper"))
+    found = [record(47.0, "paper", method="lft_evograd")]
+    table = rows(accuracy_table(found, "paper"), 3)
     key = "ResNet-10, relationnet, 5-way 1-shot", "cub", "LFT, EvoGrad"
     assert table[key] == ["47.39 ± 0.61", "47.00 ± 0.60", "1 of 1", f"{MINUS}0.39", "agrees"]
     # Cells without runs are there too.
@@ -181,13 +155,13 @@ def test_at_the_papers_size_runs_are_judged():
 
 
 def test_changed_runs_of_the_papers_size_are_not_judged():
-    found = by_setting([record(47.0, "paper", order="base_first", method="lft_t1t2")])
+    found = [record(47.0, "paper", order="base_first", method="lft_t1t2")]
     key = (
         "ResNet-10, relationnet, 5-way 1-shot",
         "cub",
         ("LFT, T1-T2 (double backward), order base_first"),
     )
-    assert rows(accuracy_table(found, "paper"))[key][-1] == "not judged"
+    assert rows(accuracy_table(found, "paper"), 3)[key][-1] == "not judged"
 
 
 @pytest.mark.parametrize(

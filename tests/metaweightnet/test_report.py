@@ -1,19 +1,17 @@
 """The report's tables against numbers worked out by hand."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
-import pytest
-
-from common.reporting import Heading, RunRecord, to_markdown
+from common.reporting import RunRecord, to_markdown
 from metaweightnet.config import EXPERIMENT, METHODS, PRESETS, Config, planned_runs
 from metaweightnet.report import (
     accuracy_table,
     by_setting,
-    paired_difference,
+    difference_table,
     published_accuracy,
     section,
 )
+from tests.experiments import record_of, rows
 
 
 def record(accuracies: list[float], **settings) -> RunRecord:
@@ -21,7 +19,7 @@ def record(accuracies: list[float], **settings) -> RunRecord:
     epoch."""
     settings = {"dataset": "cifar10", "noise": "flip", "noise_level": 0.4} | settings
     config = replace(PRESETS[settings.pop("preset", "quick")], **settings)
-    final = {"accuracy": accuracies[-1], "train_loss": 1.0, "weight_right": 1.2}
+    final = {"train_loss": 1.0, "weight_right": 1.2}
     if config.noise_level:
         final["weight_wrong"] = 0.7
     curves = {"histogram_right": [1.0] * 60, "histogram_wrong": [2.0] + [0.0] * 59}
@@ -29,28 +27,13 @@ def record(accuracies: list[float], **settings) -> RunRecord:
         curves |= {"weight_start": [0.5] * 81, "weight_end": [0.4] * 81}
     if METHODS[config.method].estimator is not None:
         final |= {"meta_loss": 2.0, "hypergradient_norm": 1e-3, "moved": 0.5}
-    best = max(accuracies)
-    return RunRecord(
-        experiment="metaweightnet",
-        method=config.method,
-        seed=config.seed,
-        preset=config.preset,
-        config=config.deciding(),
-        epochs=[{**final, "epoch": e, "accuracy": a} for e, a in enumerate(accuracies, 1)],
-        traces={},
-        final=final,
-        best={"accuracy": {"value": best, "epoch": accuracies.index(best) + 1}},
-        cost={"seconds": 0.1 if config.method == "plain" else 0.25, "peak_bytes": 10_000_000},
-        data={},
-        provenance={},
+    return record_of(
+        config,
+        [{**final, "accuracy": accuracy} for accuracy in accuracies],
+        "accuracy",
+        seconds=0.1 if config.method == "plain" else 0.25,
         curves=curves,
     )
-
-
-def rows(table) -> dict[tuple[str, ...], list[str]]:
-    """Rows by (data, noise, method)."""
-    plain = [[str(cell) for cell in row] for row in table.rows if not isinstance(row, Heading)]
-    return {tuple(row[:3]): row[3:] for row in plain}
 
 
 def test_last_and_best_epoch_are_means_over_seeds(tmp_path):
@@ -61,15 +44,15 @@ def test_last_and_best_epoch_are_means_over_seeds(tmp_path):
     ]
     made = section(records, "quick", tmp_path)
     accuracy, differences, weights, cost = made.tables
-    measured = rows(accuracy)["cifar10", "flip 0.4", "EvoGrad"]
+    measured = rows(accuracy, 3)["cifar10", "flip 0.4", "EvoGrad"]
     assert measured[:3] == ["87.74 ± 0.54", "47.00 ± 2.83", "2"]
     assert measured[4] == "not judged"  # at another size than the paper's
     # Seed 1 alone has both.
-    assert rows(differences)["cifar10", "flip 0.4", "EvoGrad"] == ["2", "+3.00", "–"]
-    last, best, right, wrong, moved = rows(weights)["cifar10", "flip 0.4", "EvoGrad"]
+    assert rows(differences, 3)["cifar10", "flip 0.4", "EvoGrad"] == ["2", "+3.00", "–"]
+    last, best, right, wrong, moved = rows(weights, 3)["cifar10", "flip 0.4", "EvoGrad"]
     assert (last, best) == ("47.00 ± 2.83", "49.50 ± 0.71")
     assert [c.split(" ")[0] for c in (right, wrong, moved)] == ["1.200", "0.700", "0.500"]
-    assert rows(weights)["cifar10", "flip 0.4", "Plain training"][-1] == "–"
+    assert rows(weights, 3)["cifar10", "flip 0.4", "Plain training"][-1] == "–"
     assert "2.50" in to_markdown(cost)
     assert made.runs == 3
     assert (tmp_path / "accuracy.md").exists()
@@ -84,10 +67,10 @@ def test_at_the_papers_size_runs_are_judged():
         for seed, value in enumerate((87.0, 88.0, 87.5, 88.2, 87.3), 1)
     ]
     accuracy = accuracy_table(by_setting(records), "paper")
-    measured = rows(accuracy)["cifar10", "flip 0.4", "EvoGrad"]
+    measured = rows(accuracy, 3)["cifar10", "flip 0.4", "EvoGrad"]
     assert measured[2:] == ["5 of 5", "\N{MINUS SIGN}0.14", "agrees"]
     # Cells without runs are there too: Table 4 has 2 data sets and 3 noise levels.
-    assert len({label[:2] for label in rows(accuracy)}) == 6
+    assert len({label[:2] for label in rows(accuracy, 3)}) == 6
 
 
 def test_runs_that_differ_in_a_choice_stand_apart():
@@ -117,25 +100,20 @@ def test_runs_that_differ_in_a_choice_stand_apart():
 
 def test_cells_without_runs_stand_beside_those_with_runs():
     mnist = {"dataset": "mnist", "noise": "uniform", "noise_level": 0.6}
-    found = rows(accuracy_table(by_setting([record([50.0], method="plain", **mnist)]), "quick"))
+    found = rows(accuracy_table(by_setting([record([50.0], method="plain", **mnist)]), "quick"), 3)
     names = [name for _, _, name in found]
-    planned = [*map(EXPERIMENT.label, map(described, planned_runs("quick")))]
+    planned = [EXPERIMENT.label(config.deciding()) for config in planned_runs("quick")]
     assert sorted(names) == sorted(planned)
     assert found["mnist", "uniform 0.6", "EvoGrad, held input"][1:3] == ["–", "0 of 1"]
-
-
-def described(config):
-    return SimpleNamespace(method=config.method, config=config.deciding())
 
 
 def test_differences_are_taken_seed_by_seed():
     plain = [record([v], method="plain", seed=seed) for seed, v in enumerate((40.0, 50.0, 60.0))]
     other = [record([v], method="evograd", seed=seed) for seed, v in ((1, 52), (2, 66), (9, 9))]
-    found = paired_difference(other, plain)
-    assert found.values == (2.0, 6.0)
-    # Student's t with one degree of freedom: 12.706; standard error 2.
-    assert found.mean == 4.0 and found.ci95 == pytest.approx(2 * 12.7062, rel=1e-4)
-    assert paired_difference(other, []) is None
+    found = rows(difference_table(by_setting([*plain, *other])), 3)
+    # Differences 2 and 6. Student's t with one degree of freedom: 12.706; standard error 2.
+    assert found["cifar10", "flip 0.4", "EvoGrad"] == ["3", "+4.00 ± 25.41", "–"]
+    assert found["cifar10", "flip 0.4", "Plain training"] == ["3", "–", "–"]
 
 
 def test_older_records_say_moved_in_another_word():
@@ -147,13 +125,16 @@ def test_older_records_say_moved_in_another_word():
 
 
 def test_published_values_are_table_4s():
-    assert published_accuracy(("cifar100", "flip 0.2"), "evograd").mean == 64.05
-    assert published_accuracy(("cifar10", "flip 0.4"), "plain").copied
-    assert published_accuracy(("cifar10", "flip 0.4"), "t1t2_forward").mean == 85.90
-    assert published_accuracy(("cifar10", "uniform 0.4"), "evograd") is None
-    assert published_accuracy(("cifar10", "flip 0.4"), "sign_flipped") is None
+    def published(method, **changes):
+        return published_accuracy(replace(Config(method=method), **changes).deciding())
+
+    assert published("evograd", dataset="cifar100", noise_level=0.2).mean == 64.05
+    assert published("plain").copied
+    assert published("t1t2_forward").mean == 85.90
+    assert published("evograd", noise="uniform") is None
+    assert published("sign_flipped") is None
     held = [record([50.0], preset="paper", method="evograd", vnet_input="model")]
-    found = rows(accuracy_table(by_setting(held), "paper"))
+    found = rows(accuracy_table(by_setting(held), "paper"), 3)
     assert found["cifar10", "flip 0.4", "EvoGrad, held input"][0] == "–"
 
 
@@ -163,8 +144,3 @@ def test_the_paper_preset_is_table_4_with_five_repetitions_and_controls():
     assert cells == {(d, p) for d in ("cifar10", "cifar100") for p in (0.0, 0.2, 0.4)}
     assert {r.seed for r in runs} == {1, 2, 3, 4, 5}
     assert {"sign_flipped", "evograd_matched", "plain", "frozen_vnet"} < {r.method for r in runs}
-
-
-def test_without_runs_there_is_an_empty_section(tmp_path):
-    made = section([], "quick", tmp_path)
-    assert made.tables == () and made.runs == 0

@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-import pytest
-
-from common.reporting import Heading, RunRecord, to_markdown
+from common.reporting import RunRecord, to_markdown
 from metaxl.config import PRESETS
 from metaxl.report import by_setting, gains_table, language_table, published_table, section
+from tests.experiments import record_of, rows
 
 
 def record(f1: float, **settings) -> RunRecord:
@@ -21,27 +20,14 @@ def record(f1: float, **settings) -> RunRecord:
         scores |= {"moved": 0.25, "norm_ratio": 0.5, "decay_cosine": 0.875}
         curves |= {"pca_source_after_x": [2.0, 3.0, 4.0], "pca_source_after_y": [1.0, 1.0, 2.0]}
         curves["centroid_distance"] = [1.0, 0.5]
-    joint = config.method == "joint_training"
-    return RunRecord(
-        experiment="metaxl",
-        method=config.method,
-        seed=config.seed,
-        preset=config.preset,
-        config=config.deciding(),
-        epochs=[{**scores, "epoch": 1, "test_f1": f1}, {**scores, "epoch": 2}],
+    return record_of(
+        config,
+        [{**scores, "test_f1": f1, "dev_f1": f1 + 2}, scores],
+        "dev_f1",
+        seconds=0.1 if config.method == "joint_training" else 0.12,
         traces={"hypergradient_norm": [1e-6, 3e-6, 2e-6], "decay_norm": [2e-3] * 3},
-        final=scores,
-        best={"dev_f1": {"value": f1 + 1, "epoch": 1}},
-        cost={"seconds": 0.1 if joint else 0.12, "peak_bytes": 10_000_000},
-        data={},
-        provenance={},
         curves=curves,
     )
-
-
-def rows(table, labels: int) -> dict[tuple[str, ...], list[str]]:
-    plain = [[str(cell) for cell in row] for row in table.rows if not isinstance(row, Heading)]
-    return {tuple(row[:labels]): row[labels:] for row in plain}
 
 
 def test_f1_by_language_and_gains_over_languages():
@@ -64,7 +50,7 @@ def test_f1_by_language_and_gains_over_languages():
     # t(2 degrees of freedom, 97.5 %) = 4.3027; standard error of 40, 42, 44 is 2 / sqrt(3)
     assert found["Joint training",] == [f"42.00 ± {4.302653 * 2 / 3**0.5:.2f}", "50.00 ± 0.00", "6"]
     assert found["Joint training on halves",][1:] == ["–", "2"]
-    gains = rows(gains_table(groups), 1)
+    gains = rows(gains_table(records), 1)
     # EvoGrad - joint training: quy 3, 3, 6, mean 4; tuk 1, 3, mean 2; t(1) = 12.7062, error 1.
     assert gains["EvoGrad",] == ["+3.00 ± 12.71", "+2.00", "–", "2"]
     assert gains["Joint training",] == ["–", "−1.00", "–", "2"]
@@ -130,9 +116,3 @@ def test_runs_that_differ_in_a_choice_stand_apart():
     ]
     (group,) = by_setting(records).values()
     assert list(group) == ["EvoGrad", "EvoGrad, authors passes", "EvoGrad, layers 1"]
-
-
-@pytest.mark.parametrize("preset", ["quick", "smoke"])
-def test_without_runs_there_is_an_empty_section(preset, tmp_path):
-    made = section([], preset, tmp_path)
-    assert made.tables == () and made.figures == () and made.runs == 0

@@ -1,0 +1,205 @@
+"""What the reports of all experiments share: runs in order, rows, differences, panels, the section.
+
+A place is where runs stand in the tables, apart from their method: the data set and its noise, the
+languages, the unseen domain. A label is the method with what the run changes, see
+``Experiment.label``.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from common.experiment import Experiment
+from common.reporting import (
+    Comparison,
+    Figure,
+    Measured,
+    Number,
+    Published,
+    RunRecord,
+    Section,
+    Table,
+    collect_metric,
+    cost_table,
+    new_figure,
+    write_table,
+)
+from common.reporting.frame import frame, pairs
+from common.reporting.tables import MISSING
+from common.settings import RunSettings
+
+Place = tuple[Any, ...]
+Placing = Callable[[Mapping[str, Any]], Place]
+"""The place of a run, from its settings."""
+Group = dict[str, list[RunRecord]]
+"""Runs by label."""
+
+
+def by_place(
+    experiment: Experiment,
+    records: Iterable[RunRecord],
+    place: Placing,
+    order: Placing | None = None,
+) -> dict[Place, Group]:
+    """Runs by place and label: places sorted (by ``order`` if given), methods in the experiment's
+    order, runs by seed."""
+    methods = list(experiment.methods)
+
+    def rank(record: RunRecord) -> tuple[Any, ...]:
+        config = record.config
+        method = methods.index(record.method)
+        return (order or place)(config), method, experiment.variant(config), record.seed
+
+    groups: dict[Place, Group] = {}
+    for record in sorted(records, key=rank):
+        group = groups.setdefault(place(record.config), {})
+        group.setdefault(experiment.label(record.config), []).append(record)
+    return groups
+
+
+def by_label(experiment: Experiment, records: Iterable[RunRecord]) -> Group:
+    """Runs by label, wherever they stand."""
+    return by_place(experiment, records, lambda config: ()).get((), {})
+
+
+def comparisons(
+    experiment: Experiment,
+    places: Iterable[Place],
+    groups: Mapping[Place, Group],
+    planned: Iterable[RunSettings],
+    place: Placing,
+    published: Callable[[Mapping[str, Any]], Published | None],
+    judged: bool,
+    ci95: str | None = None,
+) -> list[Comparison]:
+    """The paper's values beside the measured ones: at each place what was run, then what is
+    planned and was not. Runs that change something have no published value.
+
+    ci95: see ``collect_metric``.
+    """
+    plan = [config.deciding() for config in planned]
+    counts = Counter((place(config), experiment.label(config)) for config in plan)
+    configs = {(place(config), experiment.label(config)): config for config in plan}
+    rows = []
+    for where in places:
+        group = groups.get(where, {})
+        for label in dict.fromkeys([*group, *(name for found, name in counts if found == where)]):
+            runs = group.get(label, [])
+            config = runs[0].config if runs else configs[where, label]
+            rows.append(
+                Comparison(
+                    label=(*where, label),
+                    published=None if experiment.variant(config) else published(config),
+                    measured=collect_metric(runs, experiment.metric, ci95=ci95),
+                    planned=counts[where, label] or None,
+                    comparable=judged,
+                )
+            )
+    return rows
+
+
+def number(
+    measured: Measured | None,
+    spread: Literal["sd", "ci95"] = "sd",
+    digits: int = 2,
+    signed: bool = False,
+) -> Number | str:
+    """Mean ± spread for a table; a dash without a measurement."""
+    if measured is None:
+        return MISSING
+    return Number(measured.mean, getattr(measured, spread), digits, signed)
+
+
+def metric_number(
+    runs: Sequence[RunRecord],
+    metric: str,
+    digits: int = 2,
+    source: Literal["final", "best"] = "final",
+) -> Number | str:
+    """A metric's mean ± sample standard deviation over runs; a dash if they do not have it."""
+    if not runs or metric not in getattr(runs[0], source):
+        return MISSING
+    return number(collect_metric(runs, metric, source), digits=digits)
+
+
+def labelled(experiment: Experiment, records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per run as in ``frame``, with the label in column ``method``."""
+    runs = frame(records)
+    return runs.assign(method=[experiment.label(record.config) for record in runs["record"]])
+
+
+def difference(
+    experiment: Experiment, runs: pd.DataFrame, label: str, reference: str, *keys: str
+) -> pd.Series:
+    """The metric of ``label`` minus that of ``reference`` where both have a run with the same seed
+    and ``keys``; indexed by these. runs: as from ``labelled``. Empty for the reference itself."""
+    keys = (*keys, "seed")
+    other = reference if reference != label else ""
+    found = pairs(runs, f"final.{experiment.metric}", label, other, keys)
+    return found.set_index(list(keys))["difference"]
+
+
+def measured(values: Iterable[float]) -> Measured | None:
+    """The values as Measured; None without any."""
+    values = tuple(values)
+    return Measured(values) if values else None
+
+
+def step_costs(
+    experiment: Experiment,
+    title: str,
+    records: Iterable[RunRecord],
+    where: str = "",
+    note: str = "Measured while other runs may have shared the machine: compare ratios.",
+) -> Table:
+    """The cost of a training step by label, beside the baseline's. where: a remark on the runs."""
+    costs = {label: [r.cost for r in runs] for label, runs in by_label(experiment, records).items()}
+    baseline = experiment.methods[experiment.baseline].label
+    caption = (
+        f"Base step and meta step together{where}. Peak: memory beyond what was in use before the "
+        "step."
+    )
+    return cost_table(title, costs, baseline, caption, (note,))
+
+
+def mean_by_epoch(runs: Sequence[RunRecord], metric: str) -> tuple[list[float], np.ndarray]:
+    """Epochs, and the metric's mean over runs (as many epochs as the shortest has)."""
+    length = min(len(run.epochs) for run in runs)
+    values = [[row[metric] for row in run.epochs[:length]] for run in runs]
+    return [row["epoch"] for row in runs[0].epochs[:length]], np.mean(values, axis=0)
+
+
+def panels(count: int, most_columns: int) -> tuple[Any, list[Any]]:
+    """A figure with ``count`` panels in rows, whose axes are shared; its axes."""
+    columns = min(most_columns, count)
+    rows = -(-count // columns)
+    fig, axes = new_figure(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return fig, list(axes.flat[:count])
+
+
+def written_section(
+    experiment: Experiment,
+    intro: str,
+    preset: str,
+    records: Sequence[RunRecord],
+    tables: Mapping[str, Table],
+    figures: Sequence[Figure],
+    folder: Path,
+) -> Section:
+    """The experiment's section; writes the tables into ``folder`` under their names."""
+    for stem, table in tables.items():
+        write_table(table, folder, stem)
+    return Section(
+        title=experiment.title,
+        intro=intro,
+        tables=tuple(tables.values()),
+        figures=tuple(figures),
+        runs=len(records),
+        planned_runs=len(experiment.planned(preset)),
+    )

@@ -1,0 +1,80 @@
+"""What the tests of the experiments share: small settings, records, tables as text, refusals."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.command import run_command
+from common.experiment import load_experiment
+from common.reporting import Heading, RunRecord, Table
+from common.settings import RunSettings
+from scripts.experiments import EXPERIMENTS
+
+DECLARED = {name: load_experiment(name) for name in EXPERIMENTS}
+SMALL: dict[str, dict[str, Any]] = {
+    "toy_1d": {"lambdas": 10, "trials": 5},
+    "rotation": {"train_size": 384, "meta_size": 200, "test_size": 100},
+    "cross_domain_fewshot": {"width": 4, "pretrain_batch_size": 512},
+    "metaweightnet": {"train_size": 60, "meta_size": 40, "test_size": 40, "batch_size": 20},
+    "metaxl": {"small_layers": 1, "layers": (1,), "pretraining_steps": 3, "eval_sentences": 10},
+}
+"""Settings, beside those of preset smoke, with which a run takes a second."""
+
+
+def small_settings(name: str, **changes: Any) -> RunSettings:
+    """Settings of an experiment's run that takes a second."""
+    settings = SMALL[name] | {"device": "cpu", "threads": 1} | changes
+    return replace(DECLARED[name].presets["smoke"], **settings).validate()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def record_of(config: RunSettings, epochs: list[dict[str, float]], best: str, **fields: Any):
+    """A record as a run with these settings and metrics by epoch would leave it.
+
+    best: the metric whose best epoch is recorded. fields: seconds of a step, traces, curves.
+    """
+    numbered = [{"epoch": number, **row} for number, row in enumerate(epochs, 1)]
+    top = max(numbered, key=lambda row: row[best])
+    return RunRecord(
+        experiment=config.experiment,
+        method=config.method,
+        seed=config.seed,
+        preset=config.preset,
+        config=config.deciding(),
+        epochs=numbered,
+        final=epochs[-1],
+        best={best: {"value": top[best], "epoch": top["epoch"]}},
+        cost={"seconds": fields.pop("seconds"), "peak_bytes": 10_000_000},
+        data={},
+        provenance={},
+        **{"traces": {}, **fields},
+    )
+
+
+def rows(table: Table, labels: int) -> dict[tuple[str, ...], list[str]]:
+    """A table's rows as text, by their first ``labels`` cells."""
+    plain = [[str(cell) for cell in row] for row in table.rows if not isinstance(row, Heading)]
+    return {tuple(row[:labels]): row[labels:] for row in plain}
+
+
+def refusal(name: str, words: Sequence[str | Path], monkeypatch, capsys) -> str:
+    """The one sentence with which ``python -m NAME`` ends, with exit status 2."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        run_command(DECLARED[name].main)
+    error = capsys.readouterr().err.strip()
+    assert ended.value.code == 2
+    assert error.startswith("error: ") and "\n" not in error
+    return error
