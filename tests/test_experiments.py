@@ -1,36 +1,19 @@
 """What holds for every experiment: every method runs, a killed run ends with the same numbers,
-another configuration's checkpoint is refused, the cost of a step is measured."""
+another configuration's checkpoint is refused, the cost of a step is measured, planned runs are
+valid, mistakes end in one sentence."""
 
 import math
 from dataclasses import replace
 
 import pytest
-import torch
 
 from common.errors import UserError
-from common.experiment import Experiment, load_experiment
 from common.reporting import read_record
 from common.training import Cost, loop
-from scripts.experiments import EXPERIMENTS
+from tests.experiments import DECLARED, one_thread, refusal, small_settings  # noqa: F401
 
-# Settings, beside those of preset smoke, with which a run takes a second.
-SMALL = {
-    "toy_1d": {"lambdas": 10, "trials": 5},
-    "rotation": {"train_size": 384, "meta_size": 200, "test_size": 100},
-    "cross_domain_fewshot": {"width": 4, "pretrain_batch_size": 512},
-    "metaweightnet": {"train_size": 60, "meta_size": 40, "test_size": 40, "batch_size": 20},
-    "metaxl": {"small_layers": 1, "layers": (1,), "pretraining_steps": 3, "eval_sentences": 10},
-}
-DECLARED = {name: load_experiment(name) for name in EXPERIMENTS}
 TRAINED = [name for name in DECLARED if name != "toy_1d"]  # toy_1d is one computation
 EVERY_METHOD = [(name, method) for name in DECLARED for method in DECLARED[name].methods]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +29,9 @@ def config_of(tmp_path, caches, monkeypatch):
     monkeypatch.setattr(pretrain, "CACHE", caches)
 
     def make(name: str, method: str | None = None, **changes):
-        settings = SMALL[name] | {"device": "cpu", "threads": 1} | changes
-        if name == "cross_domain_fewshot":
-            settings["pretrained_dir"] = caches
-        smoke = DECLARED[name].presets["smoke"]
-        folder = tmp_path / (method or "run")
-        return replace(
-            smoke, **({"run_dir": folder, "method": method or smoke.method} | settings)
-        ).validate()
+        changes |= {"method": method} if method else {}
+        changes |= {"pretrained_dir": caches} if name == "cross_domain_fewshot" else {}
+        return small_settings(name, **{"run_dir": tmp_path / (method or "run")} | changes)
 
     return make
 
@@ -76,7 +54,7 @@ def without_measuring(name: str, monkeypatch) -> None:
 @pytest.mark.parametrize(("name", "method"), EVERY_METHOD)
 def test_every_method_runs_and_leaves_a_record(name, method, config_of, monkeypatch):
     without_measuring(name, monkeypatch)
-    experiment: Experiment = DECLARED[name]
+    experiment = DECLARED[name]
     config = config_of(name, method)
     record = run(name, config)
     assert read_record(config.directory() / "record.json") == record
@@ -133,3 +111,80 @@ def test_the_cost_of_a_step_is_measured(name, config_of):
     cost = run(name, config_of(name, epochs=1)).cost
     assert cost["seconds"] > 0 and cost["seconds_per_epoch"] > 0
     assert cost["peak_bytes"] > 0 and cost["resident_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [(name, preset) for name in DECLARED for preset in DECLARED[name].presets]
+)
+def test_planned_runs_are_valid_and_have_folders_of_their_own(name, preset):
+    runs = DECLARED[name].planned(preset)
+    assert all(config.validate() for config in runs)
+    assert len({config.directory() for config in runs}) == len(runs)
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_without_runs_there_is_an_empty_section(name, tmp_path):
+    made = DECLARED[name].file("report").section([], "quick", tmp_path)
+    assert made.tables == () and made.figures == () and made.runs == 0
+
+
+MISTAKES = {
+    ("rotation", "smoke"): {
+        "--method nonsense": "--method nonsense is unknown: use baseline, evograd",
+        "--sigma 0": "--sigma 0.0 must be greater than 0",
+        "--num-candidates 1": "--num-candidates 1 must be at least 2",
+        "--temperature -1": "--temperature -1.0 must be greater than 0",
+        "--radius 0": "--radius 0.0 must be greater than 0",
+        "--preset huge": "--preset huge is unknown: use quick, smoke, paper",
+        "--learning-rate 0": "--learning-rate 0.0 must be greater than 0",
+        "--train-size 60000": "--train-size 60000 must lie between 1 and 50000",
+        "--log-every 0": "--log-every 0 must be at least 1",
+    },
+    ("metaweightnet", "paper"): {
+        "--noise hierarchical": "--noise hierarchical",
+        "--noise human --dataset cifar100": "--noise human",
+        "--noise-level 1.5": "--noise-level 1.5",
+        "--depth 33": "--depth 33",
+        "--network wrn": "--depth",
+        "--meta-size 105": "--meta-size 105",
+        "--train-size 49500": "--train-size 49500",
+        "--test-size 0": "--test-size 0",
+        "--momentum 1": "--momentum 1",
+        "--weight-decay -1": "--weight-decay -1",
+        "--data-dir /nowhere": "--data-dir",
+    },
+    ("metaxl", "smoke"): {
+        "--target eng": "--target eng",
+        "--target xyz": "xyz",
+        "--batch-size 1": "--batch-size 1",
+        "--target-sentences 1": "--target-sentences 1",
+        "--warmup 1": "--warmup 1",
+        "--layers 1 1": "--layers 1 1",
+        "--layers 9": "--layers 9",
+        "--method t1t2 --faithful": "--faithful",
+        "--small-hidden 40": "--small-hidden 40",
+        "--encoder /nowhere/xlm-r": "--encoder /nowhere/xlm-r",
+        "--eval-sentences -1": "--eval-sentences -1",
+    },
+    ("cross_domain_fewshot", "quick"): {
+        "--unseen sketches": "--unseen sketches",
+        "--unseen cub": "--unseen cub",
+        "--n-way 1": "--n-way 1",
+        "--n-query 0": "--n-query 0",
+        "--aux-batch-size 0": "--aux-batch-size 0",
+        "--stream mixed": "--stream mixed",
+        "--share-base-step --method lft_anchored": "--share-base-step is not for",
+        "--min-class-size -1": "--min-class-size -1",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "words", "message"),
+    [(*place, *mistake) for place, found in MISTAKES.items() for mistake in found.items()],
+)
+def test_mistakes_end_in_one_sentence(name, preset, words, message, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    fixed = ["--preset", preset, "--run-dir", folder, "--device", "cpu"]
+    assert message in refusal(name, [*fixed, *words.split()], monkeypatch, capsys)
+    assert not (folder / "record.json").exists()
