@@ -11,6 +11,7 @@ from common.reporting import (
     Figure,
     RunRecord,
     figure_style,
+    metric_against_seconds,
     new_figure,
     save_figure,
     series_styles,
@@ -58,7 +59,27 @@ def draw_figures(setting: tuple[str, str], group: Group, folder: Path) -> list[F
         ]  # fmt: skip
     if learned:
         figures.append(_movement(setting, learned, folder))
+        controls = ("frozen_vnet", "sign_flipped")
+        compared = {
+            name: runs
+            for name, runs in group.items()
+            if runs[0].method not in controls and "decay" not in name
+        }
+        figures.append(_against_seconds(setting, compared, folder))
     return figures
+
+
+def _against_seconds(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
+    config = next(iter(group.values()))[0].config
+    return metric_against_seconds(
+        group,
+        "accuracy",
+        "test accuracy (%)",
+        -(-config["train_size"] // config["batch_size"]),
+        folder,
+        "-".join(("seconds", *setting)).replace(" ", "-"),
+        f"{setting[0]}, noise {setting[1]}",
+    )
 
 
 def _functions(axis: Any, records: list[RunRecord]) -> None:

@@ -10,6 +10,7 @@ from common.report import Group, mean_by_epoch
 from common.reporting import (
     Figure,
     figure_style,
+    metric_against_seconds,
     new_figure,
     save_figure,
     series_styles,
@@ -23,7 +24,19 @@ Groups = Mapping[Setting, Group]
 
 def draw_figures(setting: Setting, group: Group, folder: Path) -> list[Figure]:
     """The figures of one target language, into ``folder``."""
-    figures = [_curves_figure(setting, group, folder)]
+    config = next(iter(group.values()))[0].config
+    figures = [
+        _curves_figure(setting, group, folder),
+        metric_against_seconds(
+            {name: runs for name, runs in group.items() if "meta " not in name},
+            "test_f1",
+            "target test F1 (%)",
+            -(-config["source_sentences"] // config["batch_size"]),
+            folder,
+            _stem("seconds", setting),
+            _languages(setting),
+        ),
+    ]
     transformed = {n: runs for n, runs in group.items() if "pca_source_after_x" in runs[0].curves}
     if transformed:
         figures.append(_representations_figure(setting, transformed, folder))

@@ -13,6 +13,7 @@ from common.reporting import (
     Table,
     collect_metric,
     comparison_table,
+    metric_against_seconds,
     published_value,
 )
 from rotation.config import EXPERIMENT, METHODS, PRESETS, planned_runs, variant
@@ -41,7 +42,19 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         tables["variants"] = _variant_table(records, by_method)
     learned = {m: runs for m, runs in by_method.items() if runs and m != EXPERIMENT.baseline}
     if learned:
-        figures = [angle_figure(learned, folder)]
+        config = PRESETS[preset]
+        figures = [
+            angle_figure(learned, folder),
+            metric_against_seconds(
+                {METHODS[m].label: runs for m, runs in learned.items()},
+                "rotated",
+                "accuracy on rotated digits (%)",
+                -(-config.train_size // config.batch_size),
+                folder,
+                "seconds",
+                "rotation",
+            ),
+        ]
         try:
             figures.append(digits_figure(learned, folder))
         except UserError as error:  # MNIST is not needed for anything else here

@@ -1,6 +1,5 @@
 """Tables of the comparison with other libraries, made from its record."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,9 +29,8 @@ class Found:
     bytes: int | None = None
 
 
-def write_tables(folder: Path) -> None:
-    """Both tables of the record in a folder, beside it."""
-    record = json.loads((folder / "record.json").read_text())
+def write_tables(record: dict, folder: Path) -> None:
+    """Both tables of a record."""
     write_table(quadratic_table([Found(**row) for row in record["quadratic"]]), folder, "quadratic")
     write_table(network_table(record), folder, "resnet-32")
 

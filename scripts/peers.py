@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from common.command import run_command
 from common.errors import UserError
+from common.files import check_writable, write_atomic
 from common.reporting import collect_provenance
 from common.settings import ROOT
 from common.training import TensorMemory
@@ -93,11 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds of all methods in turn")
     parser.add_argument("--batch-size", type=int, default=100, help="of ResNet-32")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "peers")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "peers" / "cpu")
     arguments = parser.parse_args(argv)
     for name in ("rounds", "batch_size", "threads"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+    check_writable(arguments.output)
     torch.set_num_threads(arguments.threads)
     on_quadratic = quadratic_rows()
     on_network, plain, plain_bytes = network_rows(arguments.rounds, arguments.batch_size)
@@ -110,9 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "resnet-32": [asdict(found) for found in on_network],
     }
     folder = arguments.output
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    write_tables(folder)
+    write_atomic(folder / "records" / "record.json", json.dumps(record, indent=1) + "\n")
+    write_tables(record, folder)
     print(f"tables: {folder / 'quadratic.md'} {folder / 'resnet-32.md'}")
 
 

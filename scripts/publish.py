@@ -7,13 +7,15 @@
 
 results/EXPERIMENT/PRESET/ holds the records of this project's own runs, and beside them the
 tables and figures made from them; results/benchmark/SIZE/ the same for the cost study, whose sizes
-are small and paper, and results/benchmark/estimators/ the table of all estimators. In the
-documents, text between the markers ``generated: EXPERIMENT/PRESET/TABLE`` and ``end generated`` is
-the Markdown of a table.
+are small and paper; results/benchmark/estimators/ the table of all estimators; results/peers/cpu/
+the comparison with other libraries, by scripts/peers.sh. In the documents, text between the markers
+``generated: EXPERIMENT/PRESET/TABLE`` and ``end generated`` is the Markdown of a table.
 """
 
 import importlib
+import json
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ from common.files import write_atomic
 from common.record_settings import experiment_records, settings_of
 from common.reporting import check_blocks, fill_blocks, write_record
 from common.settings import ROOT
-from scripts import benchmark, fidelity
+from scripts import benchmark, fidelity, peer_tables
 from scripts.experiments import EXPERIMENTS
 
 RESULTS = ROOT / "results"
@@ -70,6 +72,9 @@ def draw(folder: Path) -> None:
             report.draw_studies(RESULTS / experiment, folder / experiment)
     claims.section(CLAIMS, claims.shipped_sources(RESULTS, EXPERIMENTS), folder / "claims" / "all")
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
+    peers = RESULTS / "peers" / "cpu" / "records" / "record.json"
+    if peers.exists():
+        peer_tables.write_tables(json.loads(peers.read_text()), folder / "peers" / "cpu")
     for preset in PRESETS:
         records = RESULTS / "fidelity" / preset / "records"
         if records.exists():
@@ -135,10 +140,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             count = collect(experiment, arguments.preset, arguments.runs)
         print(f"{experiment} {arguments.preset}: {count} records")
-    for old in [*RESULTS.glob("*/*/*.*")]:
-        if old.is_file():
+    with tempfile.TemporaryDirectory() as temporary:
+        fresh = Path(temporary)
+        draw(fresh)
+        for old in [p for p in RESULTS.glob("*/*/*.*") if p.is_file()]:
             old.unlink()
-    draw(RESULTS)
+        shutil.copytree(fresh, RESULTS, dirs_exist_ok=True)
     for document in documents():
         text = document.read_text(encoding="utf-8")
         write_atomic(document, fill_blocks(text, blocks(document, RESULTS)))

@@ -1,5 +1,6 @@
 """Run records, the paper's numbers, statistics, tables, figures and the report."""
 
+from common.reporting.against_seconds import metric_against_seconds
 from common.reporting.costs import cost_table
 from common.reporting.figures import (
     STYLES,
@@ -60,6 +61,7 @@ __all__ = [
     "figure_style",
     "fill_blocks",
     "judge",
+    "metric_against_seconds",
     "new_figure",
     "published",
     "published_value",

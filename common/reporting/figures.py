@@ -59,11 +59,13 @@ def figure_style() -> Iterator[None]:
 
 
 def series_style(index: int) -> dict[str, Any]:
-    """Colour, line and marker of series `index`, as keywords for `plot`; repeats after the last.
+    """Colour, line and marker of series `index`, as keywords for `plot`; repeats after the last,
+    with white markers.
 
     For long series, add `markevery=0.1`: markers at every tenth of the axes' diagonal.
     """
-    return dict(STYLES[index % len(STYLES)])
+    repeated = {"markerfacecolor": "white"} if index >= len(STYLES) else {}
+    return STYLES[index % len(STYLES)] | repeated
 
 
 def bar_style(index: int) -> dict[str, Any]:
