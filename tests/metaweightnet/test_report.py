@@ -57,7 +57,7 @@ def test_last_and_best_epoch_are_means_over_seeds(tmp_path):
     assert made.runs == 3
     assert (tmp_path / "accuracy.md").exists()
     names = {figure.path_png.name for figure in made.figures}
-    stems = ("accuracy", "weight-function", "weights", "movement")
+    stems = ("accuracy", "seconds", "weight-function", "weights", "movement")
     assert names == {f"{stem}-cifar10-flip-0.4.png" for stem in stems}
 
 
