@@ -79,6 +79,7 @@ def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
     names = {figure.path_png.name for figure in made.figures}
     assert names == {
         "f1-embedded-eng-quy.png", "representations-embedded-eng-quy.png",
+        "seconds-embedded-eng-quy.png", "seconds-masakhaner-swa-lug.png",
         "f1-masakhaner-swa-lug.png", "representations-masakhaner-swa-lug.png",
     }  # fmt: skip
     assert all(figure.path_png.stat().st_size > 1000 for figure in made.figures)
