@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from common.fidelity_study.settings import TAU
 from common.fidelity_study.snapshots import Snapshot
 from common.hypergrad import (
     T1T2,
@@ -75,7 +76,7 @@ def _steps(snapshot: Snapshot) -> dict[str, tuple[Step, Place]]:
         REFERENCE: (EvoGrad(), ["K", 2]),
         "EvoGrad, K = 8": (EvoGrad(8), ["K", 8]),
         "one candidate at theta": (AnchoredEvoGrad(), ["kind", "one at theta"]),
-        "along g": (EvoGradAlongGradient(), ["along g", 0.01]),
+        "along g": (EvoGradAlongGradient(temperature=TAU), ["along g", 0.01]),
         "finite difference": (FiniteDifference(eta), ["finite difference", 0.01]),
         "T1-T2": (T1T2(eta), []),
     }

@@ -24,7 +24,7 @@ from common.fidelity_study.metrics import (
     predicted_norm_ratio,
     predicted_sign_agreement,
 )
-from common.fidelity_study.settings import Options, Setting, expected_step, settings
+from common.fidelity_study.settings import TAU, Options, Setting, expected_step, settings
 from common.fidelity_study.snapshots import Pair, PlannedSnapshot, Snapshot, cast
 from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient
 from common.hypergrad.problem import BilevelProblem
@@ -96,7 +96,7 @@ def precision_rows(bench: Bench, options: Options) -> list[Row]:
     """Estimates in float32 and bfloat16 against the same draws in float64: rounding alone."""
     snapshot, rows = bench.snapshot, []
     kinds = [("EvoGrad, sigma", s, EvoGrad(sigma=s)) for s in options.sigmas]
-    kinds += [("along g, radius", r, EvoGradAlongGradient(r)) for r in options.radii]
+    kinds += [("along g, radius", r, EvoGradAlongGradient(r, TAU)) for r in options.radii]
     kinds += [("T1-T2", "", T1T2(snapshot.inner_lr))]
     pairs = snapshot.readings[snapshot.noise_prediction]
     for name, x, estimator in kinds:

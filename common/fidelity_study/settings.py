@@ -6,6 +6,9 @@ from typing import Any
 from common.fidelity_study.snapshots import Snapshot
 from common.hypergrad import T1T2, AnchoredEvoGrad, EvoGrad, EvoGradAlongGradient, FiniteDifference
 
+TAU = EvoGrad().temperature
+"""The paper's temperature, of all variants."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -62,7 +65,9 @@ def settings(snapshot: Snapshot, options: Options, brief: bool) -> list[Setting]
         for count in options.brief_candidates if brief else options.candidates:
             draws = max(4, 2 * options.draws // count)
             found.append(Setting("K", count, EvoGrad(count), reading, draws))
-        found += [Setting("along g", r, EvoGradAlongGradient(r), reading) for r in options.radii]
+        found += [
+            Setting("along g", r, EvoGradAlongGradient(r, TAU), reading) for r in options.radii
+        ]
         found += [
             Setting("finite difference", r, FiniteDifference(eta, r), reading)
             for r in options.radii

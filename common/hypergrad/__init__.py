@@ -8,54 +8,28 @@ It leaves parameters, buffers, ``.grad`` and torch's random states as they were 
 ``generator=None`` it draws its seeds from torch's global CPU generator, its only trace).
 """
 
-from .along_gradient import EvoGradAlongGradient
-from .anchored import AnchoredEvoGrad
+from .along_gradient import EvoGradAlongGradient, FiniteDifference
 from .base import Anchor, Estimate, Estimator, InnerSGD, OneStep, Point
 from .checks import NotFiniteError
-from .evograd import EvoGrad
-from .finite_difference import FiniteDifference
+from .evograd import AnchoredEvoGrad, EvoGrad
 from .forward_mode import ForwardMode
 from .higher_t1t2 import HigherT1T2
 from .hyper_optimizer import HyperOptimizer
 from .implicit import ImplicitCG, Neumann
 from .inner_step import LearnedLR
 from .layer_sampled import LayerSampled
-from .mixed_mode import T1T2MixedMode
 from .problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
 from .reversible import Reversible
-from .t1t2 import T1T2, T1T2Forward
+from .t1t2 import T1T2, T1T2Forward, T1T2MixedMode
 from .textbook import textbook_evograd
 from .unrolled import Unrolled
 
 __version__ = "0.2.0"
 
 __all__ = [
-    "T1T2",
-    "Anchor",
-    "AnchoredEvoGrad",
-    "BatchedCandidates",
-    "BilevelProblem",
-    "Estimate",
-    "Estimator",
-    "EvoGrad",
-    "EvoGradAlongGradient",
-    "FiniteDifference",
-    "ForwardMode",
-    "HigherT1T2",
-    "HyperOptimizer",
-    "Hypergradient",
-    "ImplicitCG",
-    "InnerSGD",
-    "LayerSampled",
-    "LearnedLR",
-    "Neumann",
-    "NotFiniteError",
-    "OneStep",
-    "Point",
-    "Reversible",
-    "T1T2Forward",
-    "T1T2MixedMode",
-    "Tensors",
-    "Unrolled",
-    "textbook_evograd",
-]
+    "T1T2", "Anchor", "AnchoredEvoGrad", "BatchedCandidates", "BilevelProblem", "Estimate",
+    "Estimator", "EvoGrad", "EvoGradAlongGradient", "FiniteDifference", "ForwardMode", "HigherT1T2",
+    "HyperOptimizer", "Hypergradient", "ImplicitCG", "InnerSGD", "LayerSampled", "LearnedLR",
+    "Neumann", "NotFiniteError", "OneStep", "Point", "Reversible", "T1T2Forward", "T1T2MixedMode",
+    "Tensors", "Unrolled", "textbook_evograd",
+]  # fmt: skip

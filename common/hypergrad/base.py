@@ -1,30 +1,21 @@
 """The template of all estimators: what they share stands here, their mathematics in their files.
 
-A new estimator is a frozen dataclass derived from ``Estimator`` (or ``InnerSGD``, if it has an
-inner step size) with one method, ``estimate``, and an entry in registry.py.
+A new estimator is a frozen dataclass derived from ``Estimator`` (``InnerSGD`` or ``OneStep``, if it
+has an inner step size) with one method, ``estimate``, and an entry in registry.py.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from . import checks
-from .inner_step import (
-    InnerLR,
-    InnerStep,
-    LearnedLR,
-    Stepped,
-    check_inner_lr,
-    check_inner_step,
-    current,
-    stepped,
-)
+from .inner_step import InnerLR, InnerStep, LearnedLR, Stepped, check_inner_step, current, stepped
 from .problem import (
     UNUSED_HYPER,
     BilevelProblem,
@@ -70,6 +61,10 @@ class Anchor:
     grads: Mapping[str, Tensor | None]
 
 
+GivenAnchor = Anchor | Callable[[], Anchor] | None
+"""An anchor, or a function that makes it, called when and as the estimator needs it."""
+
+
 @dataclass(frozen=True)
 class Seeds:
     """Of one call. inner: of the inner loss, one per step; outer: of the outer loss; own: what the
@@ -98,32 +93,26 @@ class Point:
         outer_batch: Any,
         seeds: Seeds,
         replay: Callable[[int], None],
-        autocast: torch.dtype | None,
+        autocast: Callable[[], AbstractContextManager[Any]],
         finite: bool | None,
     ) -> None:
         self.problem, self.inner_batches, self.outer_batch = problem, inner_batches, outer_batch
-        self.seeds, self.replay, self._autocast = seeds, replay, autocast
+        self.seeds, self.replay, self._callers_autocast = seeds, replay, autocast
         self.values, self.hyper_values = _plain(params), _plain(hyper)
         trained = [n for n, p in params.items() if p.requires_grad] or list(params)
         self.params = {n: params[n] for n in trained}
         self.theta = {n: self.values[n] for n in trained}
         self.originals = [*params.values(), *hyper.values()]
-        self.device = next(iter(self.theta.values())).device
         # Under torch.func's transforms, tensors have no values to look at.
         self.transformed = torch._C._functorch.peek_interpreter_stack() is not None
-        on_cpu = self.device.type == "cpu"
+        on_cpu = self.originals[0].device.type == "cpu"
         self.check_finite = (on_cpu if finite is None else finite) and not self.transformed
-        self.examination: checks.Examination | None = None
+        self.examination = checks.examination_of(problem)
 
     @cached_property
     def hyper(self) -> dict[str, Tensor]:
         """lambda as leaves that require a gradient (not possible inside torch.func.vmap)."""
         return leaves(self.hyper_values)
-
-    def _callers_autocast(self) -> AbstractContextManager[Any]:
-        if self._autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self._autocast)
 
     def evaluate(
         self, loss: Callable[..., Tensor], seed: int, theta: Tensors, hyper: Tensors, batch: Any
@@ -140,22 +129,20 @@ class Point:
 
         variation: changes the seed, for other randomness inside the loss.
         """
-        hyper = self.hyper if hyper is None else hyper
-        seed, batch = self.seeds.inner[step] ^ variation, self.inner_batches[step]
+        hyper, seed = self.hyper if hyper is None else hyper, self.seeds.inner[step] ^ variation
+        batch = self.inner_batches[step]
         loss = self.evaluate(self.problem.inner_loss, seed, theta, hyper, batch)
         return checks.check_scalar("inner_loss", loss, self.check_finite)
 
     def outer_loss(self, theta: Tensors, hyper: Tensors | None = None) -> Tensor:
         """L_V at ``theta``, with a graph to ``hyper`` (None: to lambda)."""
-        hyper = self.hyper if hyper is None else hyper
-        loss = self.evaluate(
-            self.problem.outer_loss, self.seeds.outer, theta, hyper, self.outer_batch
-        )
+        hyper, seed = self.hyper if hyper is None else hyper, self.seeds.outer
+        loss = self.evaluate(self.problem.outer_loss, seed, theta, hyper, self.outer_batch)
         return checks.check_scalar("outer_loss", loss, self.check_finite)
 
     def refuse_compiled(self, loss: str, derivative: str) -> None:
         """ValueError if torch.compile has made the loss, whose functions lack the derivative."""
-        if self.examination is not None and loss in self.examination.compiled:
+        if loss in self.examination.compiled:
             raise ValueError(
                 f"this estimator needs {derivative} of {loss}, which a loss compiled by "
                 "torch.compile does not have: hand over the loss uncompiled, or take an estimator "
@@ -167,9 +154,8 @@ class Point:
     ) -> dict[str, Tensor]:
         """theta + scale * by; ValueError if rounding takes it. setting, value: what sets it."""
         total = added(theta, by, scale)
-        resolved = None if self.examination is None else self.examination.resolved
-        if resolved is not None and (setting, value) not in resolved:
-            checks.check_resolution(resolved, setting, value, theta, total, by, scale)
+        if not self.transformed:
+            self.examination.check_resolution((setting, value), theta, total, by, scale)
         return total
 
     def outer_step(self, theta: Tensors) -> tuple[Tensor, dict[str, Tensor], Tensors | None]:
@@ -187,7 +173,7 @@ class Point:
         loss = self.inner_loss(theta, variation=variation)
         return loss.detach(), gradients_or_none(loss, self.hyper)
 
-    def anchor(self, given: Anchor | Callable[[], Anchor] | None) -> LossGradient:
+    def anchor(self, given: GivenAnchor) -> LossGradient:
         """L_T and dL_T/dlambda at theta, from the base step if it hands them over.
 
         A function is called with the generators at the inner loss's seed, so that its dropout masks
@@ -242,15 +228,11 @@ class Estimator(ABC):
         ``estimate`` takes besides. The first call with a problem evaluates both losses once more,
         to find mistakes that would make the number wrong (ValueError, TypeError; see checks.py).
         """
-        checks.check_named("params", params)
-        checks.check_named("hyper", hyper)
-        if not checks.examination_of(problem).passed:
-            checks.check_tensors("params", params)
-            checks.check_tensors("hyper", hyper)
-        batches = self.inner_batches(inner_batch)
-        seeds = self.draw_seeds(generator)
-        tensors = [*params.values(), *hyper.values()]
-        with replayed_randomness(tensors) as replay, own_modes(tensors[0].device.type) as autocast:
+        for what, tensors in (("params", params), ("hyper", hyper)):
+            checks.check_tensors(what, tensors, known=checks.examination_of(problem).passed)
+        batches, seeds = self.inner_batches(inner_batch), self.draw_seeds(generator)
+        both = [*params.values(), *hyper.values()]
+        with replayed_randomness(both) as replay, own_modes(both[0].device.type) as autocast:
             modes = (autocast, self.check_finite)
             at = Point(problem, params, hyper, batches, outer_batch, seeds, replay, *modes)
             with self._examined(at):
@@ -266,21 +248,18 @@ class Estimator(ABC):
     @contextmanager
     def _examined(self, at: Point) -> Iterator[None]:
         """Examines a new problem before, and looks after every problem's buffers."""
-        if at.transformed:
-            yield
-            return
-        found = checks.examination_of(at.problem)
-        if not found.passed:
+        found = at.examination
+        if not found.passed and not at.transformed:
             theta = leaves(at.theta)
             for name, loss in (("inner_loss", at.inner_loss), ("outer_loss", at.outer_loss)):
                 found.look_at(name, loss, theta, at.hyper, at.originals)
             found.passed = True
         # lambda may also act on the inner steps alone.
-        if not found.depends and not isinstance(getattr(self, "inner_lr", None), LearnedLR):
+        rates = isinstance(getattr(self, "inner_lr", None), LearnedLR)
+        if not (found.depends or rates or at.transformed):
             raise ValueError(UNUSED_HYPER)
-        at.examination, before = found, found.versions()
-        yield
-        found.check_versions(before)
+        with found.buffers_watched():
+            yield
 
     @abstractmethod
     def estimate(self, at: Point) -> Estimate:
@@ -306,10 +285,7 @@ class InnerSGD(Estimator):
     inner_lr: InnerLR
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner_lr, LearnedLR):
-            check_inner_lr(self.inner_lr)
-        elif not self.learns_rates:
-            raise ValueError("inner_lr may be a LearnedLR in Unrolled and ForwardMode only")
+        check_inner_step(self.inner_lr, learned=self.learns_rates)
 
     @property
     def eta(self) -> float:
@@ -326,7 +302,7 @@ class OneStep(Estimator):
     inner_lr: InnerStep
 
     def __post_init__(self) -> None:
-        check_inner_step(self.inner_lr)
+        check_inner_step(self.inner_lr, optimizers=True)
 
 
 def _plain(tensors: Tensors) -> dict[str, Tensor]:
@@ -335,16 +311,14 @@ def _plain(tensors: Tensors) -> dict[str, Tensor]:
 
 
 @contextmanager
-def own_modes(device_type: str) -> Iterator[torch.dtype | None]:
-    """Gradients on, inference mode and autocast off; gives the dtype of the caller's autocast.
+def own_modes(device_type: str) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
+    """Gradients on, inference mode and autocast off; gives the caller's autocast, made by a call.
 
-    The losses get the autocast back: it is meant for them, not for sums over parameters.
+    The losses get that back: it is meant for them, not for sums over parameters.
     """
-    inference, active = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(device_type)
-    if not inference and not active:
-        with torch.enable_grad():
-            yield None
-        return
+    callers: Callable[[], AbstractContextManager[Any]] = nullcontext
+    if torch.is_autocast_enabled(device_type):
+        callers = partial(torch.autocast, device_type, torch.get_autocast_dtype(device_type))
     own = torch.autocast(device_type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), own:
-        yield torch.get_autocast_dtype(device_type) if active else None
+        yield callers

@@ -19,7 +19,6 @@ from .problem import Tensors
 
 Buffer = tuple[nn.Module, str, Tensor, Tensor]
 """A module, the name of a buffer of it, the tensor, and a copy of its values."""
-HANDED = "dict(model.named_parameters())"
 
 MOVED = (
     "{name} changes the model's own buffer {label}: hand functional_call cloned ones, "
@@ -31,18 +30,16 @@ class NotFiniteError(ValueError):
     """A loss or hypergradient is infinite or not a number."""
 
 
-def check_named(what: str, tensors: Any) -> None:
-    """TypeError or ValueError unless ``tensors`` is a mapping that is not empty."""
+def check_tensors(what: str, tensors: Any, known: bool = False) -> None:
+    """TypeError or ValueError unless ``tensors`` is a mapping that is not empty, and (known: has
+    been looked at before) of dense floating-point tensors with values."""
     if not isinstance(tensors, Mapping):
         got = "an iterator" if isinstance(tensors, Iterator) else f"a {type(tensors).__name__}"
-        raise TypeError(f"{what} must be tensors by name, such as {HANDED}, got {got}")
+        remedy = "tensors by name, such as dict(model.named_parameters())"
+        raise TypeError(f"{what} must be {remedy}, got {got}")
     if not tensors:
         raise ValueError(f"{what} is empty")
-
-
-def check_tensors(what: str, tensors: Tensors) -> None:
-    """TypeError or ValueError unless all are dense floating-point tensors with values."""
-    for name, tensor in tensors.items():
+    for name, tensor in {} if known else tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{what}[{name!r}] must be a tensor, got a {type(tensor).__name__}")
         if tensor.is_meta:
@@ -60,12 +57,10 @@ def check_tensors(what: str, tensors: Tensors) -> None:
 def check_scalar(name: str, loss: Any, finite: bool = False) -> Tensor:
     """The loss; TypeError or ValueError unless it is a scalar tensor, and finite if asked."""
     if not isinstance(loss, Tensor):
-        remedy = {
-            tuple: "return the loss alone",
-            float: "return the tensor itself, without .item() or float()",
-        }.get(type(loss), "return the loss")
+        remedies = {tuple: "the loss alone", float: "the tensor itself, without .item() or float()"}
         raise TypeError(
-            f"{name} must return a scalar tensor, got a {type(loss).__name__}: {remedy}"
+            f"{name} must return a scalar tensor, got a {type(loss).__name__}: "
+            f"return {remedies.get(type(loss), 'the loss')}"
         )
     if loss.shape != () or not loss.is_floating_point():
         raise ValueError(
@@ -84,37 +79,6 @@ def check_finite(name: str, tensor: Tensor) -> None:
             f"{name} is not finite: the training has diverged, or a perturbation (sigma, radius) "
             "or inner step size is too large; check_finite=False lets such numbers pass"
         )
-
-
-def check_resolution(
-    resolved: set[tuple[str, float]],
-    name: str,
-    value: float,
-    at: Tensors,
-    moved: Tensors,
-    by: Tensors,
-    scale: float | Tensor,
-) -> None:
-    """ValueError if most of a perturbation scale * by is lost in rounding (16-bit parameters).
-
-    Else adds (name, value) to ``resolved``, unless the perturbation is 0, which tells nothing.
-    """
-    low = [n for n, t in at.items() if torch.finfo(t.dtype).bits < 32]
-    if not low:
-        resolved.add((name, value))
-        return
-    wanted = torch.cat([(scale * by[n].double()).reshape(-1) for n in low])
-    found = torch.cat([(moved[n].double() - at[n].double()).reshape(-1) for n in low])
-    lost = (found - wanted).norm() / wanted.norm()
-    if lost > 0.5:
-        dtype = str(at[low[0]].dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{name} = {value:g} is below what {dtype} parameters resolve: rounding takes "
-            f"{lost.item():.0%} of the perturbation; raise {name}, or keep the "
-            "parameters in float32 and use torch.autocast inside the losses"
-        )
-    if wanted.any():
-        resolved.add((name, value))
 
 
 class Examination:
@@ -147,7 +111,7 @@ class Examination:
         with _watched(name) as used:
             loss = _without_activations(lambda: loss_at(theta))
         self._check_buffers(name, used.values())
-        nodes, leaf_tensors = _graph(loss)
+        nodes, leaf_tensors = graph_of(loss)
         found = {id(t) for t in leaf_tensors}
         own = {t.data_ptr() for t in originals if t.numel()}
         handed = {id(t) for t in (*theta.values(), *hyper.values())}
@@ -181,30 +145,68 @@ class Examination:
         if moved:
             raise ValueError(MOVED.format(name=name, label=moved[0]))
 
-    def versions(self) -> dict[str, int]:
-        """A number for each buffer that changes with it."""
-        return {label: buffer._version for label, buffer in self.buffers.items()}
-
-    def check_versions(self, before: Mapping[str, int]) -> None:
+    @contextmanager
+    def buffers_watched(self) -> Iterator[None]:
+        """ValueError for a buffer that has changed meanwhile."""
+        before = {label: buffer._version for label, buffer in self.buffers.items()}
+        try:
+            yield
+        except RuntimeError as error:
+            if "would mutate a captured Tensor" in str(error):  # as torch.func says it
+                raise ValueError(MOVED.format(name="a loss", label="")) from error
+            raise
         for label, version in before.items():
             if self.buffers[label]._version != version:
                 raise ValueError(MOVED.format(name="a loss", label=label.rpartition(" ")[0]))
 
+    def check_resolution(
+        self,
+        setting: tuple[str, float],
+        at: Tensors,
+        moved: Tensors,
+        by: Tensors,
+        scale: float | Tensor,
+    ) -> None:
+        """ValueError if most of a perturbation scale * by is lost in rounding (16-bit parameters).
+
+        setting: the name and the value of what sets its size; looked at once, but for a
+        perturbation of 0, which tells nothing.
+        """
+        if setting in self.resolved:
+            return
+        low = [n for n, t in at.items() if torch.finfo(t.dtype).bits < 32]
+        if not low:
+            self.resolved.add(setting)
+            return
+        wanted = torch.cat([(scale * by[n].double()).reshape(-1) for n in low])
+        found = torch.cat([(moved[n].double() - at[n].double()).reshape(-1) for n in low])
+        lost = (found - wanted).norm() / wanted.norm()
+        if lost > 0.5:
+            name, value = setting
+            dtype = str(at[low[0]].dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{name} = {value:g} is below what {dtype} parameters resolve: rounding takes "
+                f"{lost.item():.0%} of the perturbation; raise {name}, or keep the "
+                "parameters in float32 and use torch.autocast inside the losses"
+            )
+        if wanted.any():
+            self.resolved.add(setting)
+
 
 def _without_activations(evaluate: Callable[[], Tensor]) -> Tensor:
     """The loss with a graph to look at, not to differentiate: nothing is saved in it."""
+
+    def refuse(_: None) -> Tensor:
+        raise RuntimeError("nothing was saved")
+
     try:
-        with saved_tensors_hooks(lambda tensor: None, _refuse):
+        with saved_tensors_hooks(lambda tensor: None, refuse):
             return evaluate()
     except RuntimeError:  # the loss takes gradients itself, or uses torch.func
         return evaluate()
 
 
-def _refuse(_: None) -> Tensor:
-    raise RuntimeError("nothing was saved")
-
-
-def _graph(loss: Tensor) -> tuple[set[Node], list[Tensor]]:
+def graph_of(loss: Tensor) -> tuple[set[Node], list[Tensor]]:
     """All nodes of a loss's graph, and the leaves that it leads to."""
     pending, nodes, leaf_tensors = [loss.grad_fn], set(), []
     if loss.grad_fn is None and loss.requires_grad:

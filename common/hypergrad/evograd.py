@@ -12,14 +12,15 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from .base import Anchor, Estimate, Estimator, LossGradient, Point, Seeds
-from .candidates import Candidates, check_candidates, softmax_weights
-from .checks import MOVED
-from .problem import Tensors, flat, gradients, gradients_or_none
-from .randomness import draw_seeds
+from .base import Estimate, Estimator, GivenAnchor, LossGradient, Point, Seeds, check_positive
+from .candidates import Candidates, coefficients_of, softmax_weights
+from .problem import Tensors, flat, gradients, gradients_or_none, sum_or_none
+from .randomness import Perturbation, draw_seeds
 from .textbook import textbook_evograd
 
 Mode = Literal["streaming", "graph", "forward", "differences"]
+Slopes = tuple[Tensor, Tensors | None, Tensor]
+"""L_V, its direct term (None if there is none), and <g, eps_k> (K,) up to what all k share."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class EvoGrad(Estimator):
     num_candidates: int = 2
     sigma: float = 1e-3
     temperature: float = 0.05
-    perturbation: Literal["sign", "gaussian"] = "sign"
+    perturbation: Perturbation = "sign"
     antithetic: bool = False
     mode: Mode = "streaming"
     perturb: Callable[[str], bool] | None = None
@@ -97,9 +98,12 @@ class EvoGrad(Estimator):
             raise ValueError(f"antithetic needs an even num_candidates, got {self.num_candidates}")
         if self.antithetic and self.anchored:
             raise ValueError("antithetic candidates lie around theta, so none is anchored at it")
-        check_candidates(self.sigma, self.temperature, self.perturbation)
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        check_positive(sigma=self.sigma, temperature=self.temperature)
+        for name, kinds in (("perturbation", Perturbation), ("mode", Mode)):
+            if (value := getattr(self, name)) not in get_args(kinds):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(kinds))}, got {value!r}"
+                )
 
     @property
     def effective_inner_lr(self) -> float:
@@ -113,10 +117,7 @@ class EvoGrad(Estimator):
         return Seeds([inner], outer, [0, *candidates] if self.anchored else candidates)
 
     def estimate(
-        self,
-        at: Point,
-        noise: Tensors | None = None,
-        anchor: Anchor | Callable[[], Anchor] | None = None,
+        self, at: Point, noise: Tensors | None = None, anchor: GivenAnchor = None
     ) -> Estimate:
         """noise: eps itself, by name, each (K, *shape of the parameter), instead of drawing it.
 
@@ -125,117 +126,91 @@ class EvoGrad(Estimator):
         """
         if anchor is not None and (not self.anchored or self.mode == "graph"):
             raise ValueError("anchor needs EvoGrad(anchored=True) in another mode than graph")
-        names = [n for n in at.theta if self.perturb is None or self.perturb(n)]
-        if not names:
-            raise ValueError("perturb selects none of the parameters")
-        candidates = Candidates(
-            at,
-            names,
-            self.num_candidates,
-            self.sigma,
-            self.perturbation,
-            self.antithetic,
-            self.anchored,
-            noise,
-        )
-        # The seed of the inner loss, changed for each candidate or for none.
-        variations = [0] * self.num_candidates if self.common_noise else list(at.seeds.own)
+        candidates = Candidates(at, self, noise)
         if self.mode == "graph":
-            return self._by_graph(at, candidates, variations)
-        return self._by_terms(at, candidates, variations, anchor)
+            return self._by_graph(at, candidates)
+        return self._by_terms(at, candidates, anchor)
 
-    def _by_graph(self, at: Point, candidates: Candidates, variations: list[int]) -> Estimate:
-        def inner_losses(stacked: Tensors, hyper: Tensors) -> Tensor:
-            if candidates.batched:
-                return candidates.losses_at_once(stacked, hyper)
-            return candidates.losses_in_turn(stacked, hyper, variations)
-
-        candidates.shifted(
-            candidates.epsilon(self.num_candidates - 1)
-        )  # raises if rounding takes the perturbation
-        try:
-            grads, outer_loss, losses, weights = textbook_evograd(
-                inner_losses,
-                at.outer_loss,
-                candidates.theta,
-                at.hyper_values,
-                candidates.stacked_noise(),
-                self.temperature,
-            )
-        except RuntimeError as error:
-            if "would mutate a captured Tensor" in str(error):  # as torch.func says it
-                raise ValueError(MOVED.format(name="a loss", label="")) from error
-            raise
+    def _by_graph(self, at: Point, candidates: Candidates) -> Estimate:
+        candidates.candidate(self.num_candidates - 1)  # raises if rounding takes the perturbation
+        grads, outer_loss, losses, weights = textbook_evograd(
+            candidates.losses,
+            at.outer_loss,
+            candidates.theta,
+            at.hyper_values,
+            candidates.stacked_noise(),
+            self.temperature,
+        )
         return Estimate(outer_loss, grads, diagnostics={"losses": losses, "weights": weights})
 
-    def _by_terms(
-        self,
-        at: Point,
-        candidates: Candidates,
-        variations: list[int],
-        anchor: Anchor | Callable[[], Anchor] | None,
-    ) -> Estimate:
+    def _by_terms(self, at: Point, candidates: Candidates, anchor: GivenAnchor) -> Estimate:
         """sum_k c_k dl_k/dlambda + direct term, one graph at a time."""
         values: list[LossGradient] = []
         loss_grads: list[Mapping[str, Tensor | None]] = []
         if candidates.batched:
             if anchor is not None:
                 raise ValueError("anchor cannot be used with a problem that has inner_losses")
-            losses = candidates.losses_at_once(candidates.stacked(), at.hyper)
+            noise = candidates.stacked_noise()
+            stacked = {n: t + noise.pop(n) for n, t in candidates.theta.items()}
+            losses = candidates.losses(stacked, at.hyper)
         else:
-            pairs = [
-                at.hyper_gradient(candidates.shifted(candidates.epsilon(k)), variations[k])
-                for k in range(int(self.anchored), self.num_candidates)
-            ]
+            apart = range(int(self.anchored), self.num_candidates)
+            pairs = [candidates.loss_gradient(k) for k in apart]
             if self.mode == "differences":  # before the graph of the base step exists
-                values = outer_values(at, candidates)
+                values = _outer_values(at, candidates)
             if self.anchored:
-                pairs.insert(0, at.anchor(anchor))
+                pairs.insert(0, candidates.loss_gradient(0, anchor))
             losses = torch.stack([loss for loss, _ in pairs])
             loss_grads = [grads for _, grads in pairs]
         weights = softmax_weights(losses.detach(), self.temperature)
         if self.mode == "differences":
-            slopes = _slopes_by_differences(values or outer_values(at, candidates), weights)
+            slopes = _slopes_by_differences(values or _outer_values(at, candidates), weights)
         else:
-            merged = candidates.shifted(candidates.weighted_noise(weights))
             by = _slopes_forward if self.mode == "forward" else _slopes_reverse
-            slopes = by(at, candidates, merged)
+            slopes = by(at, candidates, candidates.merged(weights))
         outer_loss, direct, slope = slopes
-        coefficients = -(weights / self.temperature) * (slope - (weights * slope).sum())
+        coefficients = coefficients_of(weights, slope, self.temperature)
         diagnostics = {"losses": losses.detach(), "weights": weights, "coefficients": coefficients}
         if candidates.batched:
             found = gradients_or_none(losses, at.hyper, [coefficients.to(losses.dtype)])
-            return Estimate(outer_loss, found, direct, diagnostics)
-        found = weighted_sum(coefficients, loss_grads)
+        else:
+            found = weighted_sum(coefficients, loss_grads)
         return Estimate(outer_loss, found, direct, diagnostics)
+
+
+@dataclass(frozen=True)
+class AnchoredEvoGrad(EvoGrad):
+    """EvoGrad(anchored=True): eps_1 = 0. For K = 2, with eps_2 = eps,
+
+        theta* = theta + w_2 eps,  g = dL_V/dtheta at theta*
+        indirect term = -(w_1 w_2 / tau) <g, eps> (dl_2/dlambda - dl_1/dlambda)
+
+    whose mean, for small sigma, is half of EvoGrad's, whose candidates lie further apart; the noise
+    around it is the same relative to it. With ``anchor`` from the base step the cost is 2 forwards,
+    1 backward to theta and 1 to lambda, beside a base step that also asks for dL_T/dlambda.
+    """
+
+    anchored: bool = True
 
 
 def weighted_sum(
     weights: Tensor, gradients: Sequence[Mapping[str, Tensor | None]]
 ) -> dict[str, Tensor | None]:
     """sum_k w_k times the k-th gradient, by name; None where all are None."""
-    total: dict[str, Tensor | None] = dict.fromkeys(gradients[0])
+    total: dict[str, Tensor | None] = {}
     for weight, found in zip(weights, gradients, strict=True):
-        for n, grad in found.items():
-            if grad is not None:
-                term = weight.to(grad.dtype) * grad
-                before = total[n]
-                total[n] = term if before is None else before + term
+        terms = {n: None if g is None else weight.to(g.dtype) * g for n, g in found.items()}
+        total = sum_or_none(total, terms)
     return total
 
 
-def outer_values(at: Point, candidates: Candidates) -> list[LossGradient]:
+def _outer_values(at: Point, candidates: Candidates) -> list[LossGradient]:
     """L_V and dL_V/dlambda at every candidate; no graph leads to theta."""
-    values: list[LossGradient] = []
-    for k in range(candidates.count):
-        loss = at.outer_loss(candidates.shifted(candidates.epsilon(k)))
-        values.append((loss.detach(), gradients_or_none(loss, at.hyper)))
-    return values
+    losses = (at.outer_loss(candidates.candidate(k)) for k in range(candidates.count))
+    return [(loss.detach(), gradients_or_none(loss, at.hyper)) for loss in losses]
 
 
-def _slopes_by_differences(
-    values: Sequence[LossGradient], weights: Tensor
-) -> tuple[Tensor, Tensors | None, Tensor]:
+def _slopes_by_differences(values: Sequence[LossGradient], weights: Tensor) -> Slopes:
     """sum_k w_k L_V(theta_k), the same mean of the direct terms, and L_V(theta_k) - L_V(theta_1)
     (K,): without the common part, which rounding would leave a trace of in the coefficients."""
     losses = torch.stack([loss for loss, _ in values])
@@ -245,36 +220,28 @@ def _slopes_by_differences(
     return (weights * slopes).sum().to(losses.dtype), direct or None, slopes - slopes[0]
 
 
-def _slopes_reverse(
-    at: Point, candidates: Candidates, merged: Tensors
-) -> tuple[Tensor, Tensors | None, Tensor]:
-    """L_V at theta*, its direct term, and <g, eps_k> (K,) with g from one backward."""
+def _slopes_reverse(at: Point, candidates: Candidates, merged: Tensors) -> Slopes:
+    """With g = dL_V/dtheta at ``merged``, theta*, from one backward."""
     outer_loss, g, direct = at.outer_step(merged)
     vector = flat(g)
     slope = torch.stack([vector @ candidates.epsilon(k) for k in range(candidates.count)])
     return outer_loss, direct, slope
 
 
-def _slopes_forward(
-    at: Point, candidates: Candidates, merged: Tensors
-) -> tuple[Tensor, Tensors | None, Tensor]:
-    """The same with <g, eps_k - eps_1> by forward-mode derivatives: only differences matter."""
+def _slopes_forward(at: Point, candidates: Candidates, merged: Tensors) -> Slopes:
+    """The same, <g, eps_k - eps_1> by forward-mode derivatives: only differences matter."""
     at.refuse_compiled("outer_loss", "a forward-mode derivative")
-    slopes: list[Tensor] = []
-    outer_loss: Tensor | None = None
-    direct: Tensors | None = None
-    first = candidates.epsilon(0)
+    first, slopes = candidates.epsilon(0), []
     for k in range(1, candidates.count):
         direction = candidates.split(candidates.epsilon(k) - first)
-        with forward_ad.dual_level(), torch.set_grad_enabled(outer_loss is None):
+        with forward_ad.dual_level(), torch.set_grad_enabled(k == 1):
             duals = {n: forward_ad.make_dual(t, direction[n]) for n, t in merged.items()}
             value, slope = forward_ad.unpack_dual(at.outer_loss(duals))
-        if outer_loss is None:
+        if k == 1:
             # The first evaluation also yields L_V and, if lambda occurs in it, the direct term.
             outer_loss = value.detach()
             direct = gradients(value, at.hyper) if value.requires_grad else None
             slopes.append(torch.zeros_like(outer_loss))
         slopes.append(torch.zeros_like(outer_loss) if slope is None else slope.detach())
         del value, slope
-    assert outer_loss is not None  # there are two candidates at least
     return outer_loss, direct, torch.stack(slopes)

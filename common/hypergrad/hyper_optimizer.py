@@ -79,14 +79,8 @@ class HyperOptimizer:
         ``backward`` and one of ``step``, each with weight = 1 / n. Whatever else stood in ``.grad``
         (the model's own backward pass leaves dL_T/dlambda there) is replaced.
         """
-        result = self.estimator(
-            self.problem,
-            self.problem.params(),
-            self.hyper,
-            train_batch,
-            valid_batch,
-            self.generator,
-        )
+        at = self.problem, self.problem.params(), self.hyper
+        result = self.estimator(*at, train_batch, valid_batch, self.generator)
         for name, grad in result.grads.items():
             grad = grad if weight == 1 else weight * grad
             self._sum[name] = self._sum[name] + grad if name in self._sum else grad
@@ -121,21 +115,22 @@ class HyperOptimizer:
         self._sum = {}
 
 
-class ModuleProblem:
+class ModuleProblem(nn.Module):
     """The BilevelProblem of losses that call modules.
 
     Each evaluation calls a loss through ``functional_call``, with the parameters that the estimator
-    hands over in place of the modules' own and with clones of their buffers.
+    hands over in place of the modules' own and with clones of their buffers; so this is a module
+    that holds them. ``hyper``: what of ``given`` is not frozen.
     """
 
     def __init__(self, model: nn.Module, hyper: Hyper, train_loss: Loss, valid_loss: Loss) -> None:
+        super().__init__()
         self.model = model
-        self.in_module = isinstance(hyper, nn.Module)
+        self.module = hyper if isinstance(hyper, nn.Module) else None
+        self.losses = {"train_loss": train_loss, "valid_loss": valid_loss}
         self.given: dict[str, Tensor] = dict(
             hyper.named_parameters() if isinstance(hyper, nn.Module) else hyper
         )
-        module = hyper if isinstance(hyper, nn.Module) else None
-        self.losses = _Losses(model, module, train_loss, valid_loss)
         self.hyper = {n: t for n, t in self.given.items() if not _frozen(t)}
         _check_hyper(self.hyper)
         # Hyperparameters that are parts of the model have a name there too.
@@ -161,28 +156,18 @@ class ModuleProblem:
         return self._evaluate("valid_loss", params, hyper, batch)
 
     def _evaluate(self, loss: str, params: Tensors, hyper: Tensors, batch: Any) -> Tensor:
-        replaced = {n: b.clone() for n, b in self.losses.named_buffers()}
+        replaced = {n: b.clone() for n, b in self.named_buffers()}
         replaced |= {f"model.{n}": p for n, p in params.items()}
-        if self.in_module:  # functional_call also puts them where the model shares them
-            replaced |= {f"hyper.{n}": h for n, h in hyper.items()}
-        else:
+        if self.module is None:
             replaced |= {f"model.{n}": hyper[name] for n, name in self.names_in_model.items()}
-        return functional_call(self.losses, replaced, (loss, self.given | dict(hyper), batch))
+        else:  # functional_call also puts them where the model shares them
+            replaced |= {f"module.{n}": h for n, h in hyper.items()}
+        return functional_call(self, replaced, (loss, self.given | dict(hyper), batch))
 
-
-class _Losses(nn.Module):
-    """Both losses as one module that holds the modules they call, for ``functional_call``."""
-
-    def __init__(
-        self, model: nn.Module, hyper: nn.Module | None, train_loss: Loss, valid_loss: Loss
-    ) -> None:
-        super().__init__()
-        self.model, self.hyper = model, hyper
-        self.losses = {"train_loss": train_loss, "valid_loss": valid_loss}
-
-    def forward(self, name: str, hyper: dict[str, Tensor], batch: Any) -> Tensor:
-        given = hyper if self.hyper is None else self.hyper
-        return check_scalar(name, self.losses[name](self.model, given, batch))
+    def forward(self, loss: str, hyper: dict[str, Tensor], batch: Any) -> Tensor:
+        """A loss by name, while the tensors are in place."""
+        given = hyper if self.module is None else self.module
+        return check_scalar(loss, self.losses[loss](self.model, given, batch))
 
 
 def _frozen(tensor: Tensor) -> bool:

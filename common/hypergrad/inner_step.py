@@ -23,39 +23,6 @@ InnerStep = float | Callable[[], float] | Optimizer
 rates, momentum and moments are read at every call."""
 
 
-def check_inner_lr(inner_lr: float | Callable[[], float]) -> None:
-    """ValueError or TypeError for what is no positive number; functions are asked later."""
-    if not callable(inner_lr):
-        _check_number(inner_lr)
-        if not inner_lr > 0:
-            raise ValueError(f"inner_lr must be positive, got {inner_lr}")
-
-
-def current(inner_lr: float | Callable[[], float]) -> float:
-    """The step size now; a schedule may come to 0."""
-    if not callable(inner_lr):
-        return inner_lr
-    eta = inner_lr()
-    _check_number(eta)
-    if not isinstance(eta, Tensor) and not eta >= 0:  # a tensor's value would be waited for
-        raise ValueError(f"inner_lr must not be negative, got {eta}")
-    return eta
-
-
-def _check_number(inner_lr: Any) -> None:
-    if isinstance(inner_lr, Tensor):
-        if inner_lr.shape != () or inner_lr.requires_grad:
-            raise ValueError(
-                "inner_lr as a tensor must be a scalar without a gradient (a learned step size is "
-                f"a hyperparameter: put it into the inner loss), got {inner_lr}"
-            )
-    elif not isinstance(inner_lr, Real) or isinstance(inner_lr, bool):
-        raise TypeError(
-            "inner_lr must be a number, or a function that returns one, such as "
-            f"lambda: optimizer.param_groups[0]['lr']; got a {type(inner_lr).__name__}"
-        )
-
-
 @dataclass(frozen=True)
 class LearnedLR:
     """Inner step sizes that are hyperparameters, for Unrolled and ForwardMode.
@@ -70,6 +37,51 @@ class LearnedLR:
         """The step size of every parameter, with a graph to ``hyper``."""
         rates = self.rates(hyper)
         return dict.fromkeys(theta, rates) if isinstance(rates, Tensor) else dict(rates)
+
+
+def check_inner_step(
+    inner_lr: InnerLR | InnerStep, optimizers: bool = False, learned: bool = False
+) -> None:
+    """ValueError or TypeError for what is no positive step size; functions are asked later.
+
+    optimizers, learned: whether an optimiser, or a LearnedLR, may stand for it.
+    """
+    if isinstance(inner_lr, LearnedLR):
+        if not learned:
+            raise ValueError("inner_lr may be a LearnedLR in Unrolled and ForwardMode only")
+    elif optimizers and isinstance(inner_lr, Optimizer):
+        if type(inner_lr) not in (SGD, Adam, AdamW):
+            known = "SGD, Adam, AdamW or a number"
+            raise ValueError(f"inner_lr cannot be {type(inner_lr).__name__}: use {known}")
+        if any(group.get("amsgrad") for group in inner_lr.param_groups):
+            raise ValueError("inner_lr cannot be an optimiser with amsgrad=True")
+    elif not callable(inner_lr) and not _number(inner_lr) > 0:
+        raise ValueError(f"inner_lr must be positive, got {inner_lr}")
+
+
+def current(inner_lr: float | Callable[[], float]) -> float:
+    """The step size now; a schedule may come to 0."""
+    if not callable(inner_lr):
+        return inner_lr
+    eta = _number(inner_lr())
+    if not isinstance(eta, Tensor) and not eta >= 0:  # a tensor's value would be waited for
+        raise ValueError(f"inner_lr must not be negative, got {eta}")
+    return eta
+
+
+def _number(inner_lr: Any) -> float:
+    if isinstance(inner_lr, Tensor):
+        if inner_lr.shape != () or inner_lr.requires_grad:
+            raise ValueError(
+                "inner_lr as a tensor must be a scalar without a gradient (a learned step size is "
+                f"a hyperparameter: put it into the inner loss), got {inner_lr}"
+            )
+    elif not isinstance(inner_lr, Real) or isinstance(inner_lr, bool):
+        raise TypeError(
+            "inner_lr must be a number, or a function that returns one, such as "
+            f"lambda: optimizer.param_groups[0]['lr']; got a {type(inner_lr).__name__}"
+        )
+    return inner_lr
 
 
 @dataclass(frozen=True)
@@ -113,12 +125,11 @@ def stepped(inner_lr: InnerStep, params: Tensors, theta: Tensors, grads: Tensors
         group, state = groups[id(params[n])], inner_lr.state.get(params[n], {})
         sign = -1.0 if group.get("maximize") else 1.0
         decoupled = isinstance(inner_lr, AdamW) or group.get("decoupled_weight_decay", False)
-        start = theta[n]
+        decay, start, grad = group["weight_decay"], theta[n], sign * grads[n]
         if decoupled:
-            start = start * (1 - group["lr"] * group["weight_decay"])
-        grad = sign * grads[n]
-        if not decoupled and group["weight_decay"]:
-            grad = grad + group["weight_decay"] * theta[n]
+            start = start * (1 - group["lr"] * decay)
+        elif decay:
+            grad = grad + decay * theta[n]
         update, slope = rule(group, state, grad)
         moved[n] = start - group["lr"] * update
         jacobian[n] = -group["lr"] * sign * slope
@@ -154,14 +165,3 @@ def _adam(group: Mapping[str, Any], state: Mapping[str, Any], grad: Tensor) -> U
     bend = (1 - beta2) * grad / ((1 - beta2**t) * root.clamp_min(torch.finfo(grad.dtype).tiny))
     slope = ((1 - beta1) - m * bend / below) / below
     return m / (1 - beta1**t) / below, slope / (1 - beta1**t)
-
-
-def check_inner_step(inner_lr: InnerStep) -> None:
-    """ValueError for a step size that is not positive, or an optimiser that is not known here."""
-    if not isinstance(inner_lr, Optimizer):
-        check_inner_lr(inner_lr)
-    elif type(inner_lr) not in (SGD, Adam, AdamW):
-        known = "SGD, Adam, AdamW or a number"
-        raise ValueError(f"inner_lr cannot be {type(inner_lr).__name__}: use {known}")
-    elif any(group.get("amsgrad") for group in inner_lr.param_groups):
-        raise ValueError("inner_lr cannot be an optimiser with amsgrad=True")

@@ -4,15 +4,17 @@ Xu, Zhu, Jiang, Yang. Faster Meta Update Strategy for Noise-Robust Deep Learning
 CVPR 2021, arXiv:2104.15092. There the layers are chosen by learned samplers; here uniformly.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from .base import Estimate, InnerSGD, Point, Seeds
-from .problem import norm
+from .base import Estimate, Point, Seeds
+from .problem import Tensors
 from .randomness import draw_seeds
 from .second_order import inner_gradient
+from .t1t2 import LookAhead
 
 
 def layer_of(name: str) -> str:
@@ -21,7 +23,7 @@ def layer_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class LayerSampled(InnerSGD):
+class LayerSampled(LookAhead):
     """T1T2's hypergradient from a subset S of the layers, in place of all L of them.
 
         indirect term = -eta (L / |S|) sum_{l in S} v_l . d2L_T/(dtheta_l dlambda)
@@ -34,8 +36,8 @@ class LayerSampled(InnerSGD):
 
     A layer is a module with parameters of its own, named as in ``named_parameters`` without the
     last part. layers: the size of S, drawn anew at each call without replacement; or a predicate on
-    layer names, or a list of them. Diagnostics as T1T2, and ``sampled`` (L,), which layers are in
-    S, in the order of their first parameters.
+    layer names, or a list of them. The rest as T1T2; also reported is ``sampled`` (L,), which
+    layers are in S, in the order of their first parameters.
     """
 
     layers: int | Callable[[str], bool] | Collection[str]
@@ -52,39 +54,35 @@ class LayerSampled(InnerSGD):
         return Seeds([inner], outer, [layers])
 
     def estimate(self, at: Point) -> Estimate:
-        eta = self.eta
-        names = list(dict.fromkeys(map(layer_of, at.theta)))
-        sampled, factor = self._choose(names, at.seeds.own[0])
-        chosen = [n for n in at.theta if layer_of(n) in sampled]
-        inner_loss, step = at.stepped(eta)
-        outer_loss, v, direct = at.outer_step(step.theta)
-        del step
-        inner = inner_gradient(at, at.theta, names=chosen)
-        found = inner.mixed_product({n: -eta * factor * v[n] for n in chosen})
-        diagnostics = {
-            "inner_loss": inner_loss,
-            "outer_grad_norm": norm(v),
-            "sampled": torch.tensor([n in sampled for n in names]),
-        }
-        return Estimate(outer_loss, found, direct, diagnostics)
+        names, sampled = self._choose(at)
+        found = super().estimate(at)
+        found.diagnostics["sampled"] = torch.tensor([n in sampled for n in names])
+        return found
 
-    def _choose(self, names: list[str], seed: int) -> tuple[set[str], float]:
-        """S out of the names of all layers, and the factor."""
+    def mixed_product(
+        self, at: Point, vector: Tensors, factor: float
+    ) -> Mapping[str, Tensor | None]:
+        names, sampled = self._choose(at)
+        if isinstance(self.layers, int):
+            factor = factor * (len(names) / self.layers)
+        chosen = [n for n in at.theta if layer_of(n) in sampled]
+        inner = inner_gradient(at, at.theta, names=chosen)
+        return inner.mixed_product({n: factor * vector[n] for n in chosen})
+
+    def _choose(self, at: Point) -> tuple[list[str], set[str]]:
+        """The names of all layers, and S; the same at every call at one point."""
+        names = list(dict.fromkeys(map(layer_of, at.theta)))
         if isinstance(self.layers, int):
             if self.layers > len(names):
                 raise ValueError(f"layers = {self.layers} is more than there are: {len(names)}")
-            order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-            chosen = order[: self.layers].tolist()
-            return {names[i] for i in chosen}, len(names) / self.layers
-        if callable(self.layers):
-            sampled = {n for n in names if self.layers(n)}
-        else:
-            sampled = set(self.layers)
-            if not sampled <= set(names):
-                raise ValueError(
-                    f"layers names {', '.join(sorted(sampled - set(names)))}, "
-                    f"which is not among {', '.join(names)}"
-                )
+            generator = torch.Generator().manual_seed(at.seeds.own[0])
+            chosen = torch.randperm(len(names), generator=generator)[: self.layers]
+            return names, {names[i] for i in chosen.tolist()}
+        sampled = set(filter(self.layers, names) if callable(self.layers) else self.layers)
+        if unknown := sampled - set(names):
+            raise ValueError(
+                f"layers names {', '.join(sorted(unknown))}, which is not among {', '.join(names)}"
+            )
         if not sampled:
             raise ValueError(f"layers selects none of {', '.join(names)}")
-        return sampled, 1.0
+        return names, sampled

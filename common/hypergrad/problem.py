@@ -18,7 +18,6 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]
 """Tensors by name, as ``dict(module.named_parameters())`` gives them and torch.func takes them."""
 
-
 UNUSED_HYPER = (
     "neither inner_loss nor outer_loss depends on any hyperparameter: "
     "use the tensors passed as `hyper`, not copies held elsewhere, and do not detach them"
@@ -94,9 +93,8 @@ def gradients_or_none(
 ) -> dict[Any, Tensor | None]:
     """Vector-Jacobian product by name; None for inputs that no output depends on."""
     outputs = [output] if isinstance(output, Tensor) else list(output)
-    if output_grads is None:
-        output_grads = [torch.ones_like(o) for o in outputs]
-    connected = [(o, v) for o, v in zip(outputs, output_grads, strict=True) if o.requires_grad]
+    vectors = output_grads or [torch.ones_like(o) for o in outputs]
+    connected = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
     if not connected:
         return dict.fromkeys(inputs)
     found = torch.autograd.grad(
@@ -107,31 +105,20 @@ def gradients_or_none(
         create_graph=create_graph,
         allow_unused=True,
     )
-    return {n: _dense(grad) for n, grad in zip(inputs, found, strict=True)}
-
-
-def _dense(grad: Tensor | None) -> Tensor | None:
-    """Gradients of embeddings may be sparse."""
-    return grad if grad is None or grad.layout == torch.strided else grad.to_dense()
+    return {
+        n: g if g is None or g.layout == torch.strided else g.to_dense()  # an embedding's is sparse
+        for n, g in zip(inputs, found, strict=True)
+    }
 
 
 def gradients(
     output: Tensor | Sequence[Tensor],
     inputs: Mapping[Any, Tensor],
     output_grads: Sequence[Tensor] | None = None,
-    create_graph: bool = False,
-    retain_graph: bool = False,
+    **graph: bool,
 ) -> dict[Any, Tensor]:
     """Vector-Jacobian product by name; zeros for inputs that no output depends on."""
-    found = gradients_or_none(output, inputs, output_grads, create_graph, retain_graph)
-    return zeros_for_none(found, inputs)
-
-
-def zeros_for_none(
-    found: Mapping[Any, Tensor | None], inputs: Mapping[Any, Tensor]
-) -> dict[Any, Tensor]:
-    """``found`` with None replaced by zeros of the input's shape."""
-    return {n: torch.zeros_like(t) if (g := found[n]) is None else g for n, t in inputs.items()}
+    return zeros_for_none(gradients_or_none(output, inputs, output_grads, **graph), inputs)
 
 
 def gradients_by_both(
@@ -148,6 +135,21 @@ def gradients_by_both(
     return {n: found["theta", n] for n in params}, {n: found["lambda", n] for n in hyper}
 
 
+def zeros_for_none(
+    found: Mapping[Any, Tensor | None], inputs: Mapping[Any, Tensor]
+) -> dict[Any, Tensor]:
+    """``found`` with None replaced by zeros of the input's shape."""
+    return {n: torch.zeros_like(t) if (g := found[n]) is None else g for n, t in inputs.items()}
+
+
+def sum_or_none(
+    left: Mapping[str, Tensor | None], right: Mapping[str, Tensor | None]
+) -> dict[str, Tensor | None]:
+    """left + right by name of ``right``, None (or missing) as zero."""
+    both = {n: (left.get(n), r) for n, r in right.items()}
+    return {n: r if x is None else x if r is None else x + r for n, (x, r) in both.items()}
+
+
 def outer_step(
     loss_at: Callable[[Tensors, Tensors], Tensor], theta: Tensors, hyper: Tensors
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor] | None]:
@@ -155,9 +157,8 @@ def outer_step(
     theta = leaves(theta)
     loss = loss_at(theta, hyper)
     g, direct = gradients_by_both(loss, theta, hyper)
-    if all(grad is None for grad in direct.values()):
-        return loss.detach(), zeros_for_none(g, theta), None
-    return loss.detach(), zeros_for_none(g, theta), zeros_for_none(direct, hyper)
+    none = all(grad is None for grad in direct.values())
+    return loss.detach(), zeros_for_none(g, theta), None if none else zeros_for_none(direct, hyper)
 
 
 def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[str, Tensor]:
@@ -196,6 +197,5 @@ def split_like(vector: Tensor, like: Tensors) -> dict[str, Tensor]:
 
 def norm(tensors: Tensors) -> Tensor:
     """Euclidean norm over all entries of all tensors, a scalar."""
-    return torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors.values()])
-    )
+    norms = [torch.linalg.vector_norm(tensor) for tensor in tensors.values()]
+    return torch.linalg.vector_norm(torch.stack(norms))

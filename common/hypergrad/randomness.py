@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+Perturbation = Literal["sign", "gaussian"]
+
 
 def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
     """``count`` seeds from the generator; from torch's global CPU generator if it is None.
@@ -33,7 +35,7 @@ def random_bits(count: int, generator: torch.Generator) -> Tensor:
 
 
 def perturbation(
-    kind: Literal["sign", "gaussian"], scale: float, theta: Mapping[str, Tensor], seed: int
+    kind: Perturbation, scale: float, theta: Mapping[str, Tensor], seed: int
 ) -> Tensor:
     """scale * sign(N(0, I)) or scale * N(0, I) over all entries of theta, in its widest type."""
     size = sum(t.numel() for t in theta.values())

@@ -7,18 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .along_gradient import EvoGradAlongGradient
-from .anchored import AnchoredEvoGrad
+from .along_gradient import EvoGradAlongGradient, FiniteDifference
 from .base import Estimator
-from .evograd import EvoGrad
-from .finite_difference import FiniteDifference
+from .evograd import AnchoredEvoGrad, EvoGrad
 from .forward_mode import ForwardMode
 from .higher_t1t2 import HigherT1T2
 from .implicit import ImplicitCG, Neumann
 from .layer_sampled import LayerSampled
-from .mixed_mode import T1T2MixedMode
 from .reversible import Reversible
-from .t1t2 import T1T2, T1T2Forward
+from .t1t2 import T1T2, T1T2Forward, T1T2MixedMode
 from .unrolled import SeveralSteps, Unrolled
 
 
@@ -27,9 +24,8 @@ class Entry:
     """An estimator as command lines and pages know it.
 
     name: that of the method. kind: the class. label: in tables and figures. needs, exactness,
-    choose: for the page that compares the estimators. applies: where it can be used at all. fixed:
-    arguments that make it this entry (EvoGrad's mode). shares: it takes the base step's loss at
-    theta (``anchor``).
+    choose: for the page that compares the estimators. fixed: arguments that make it this entry
+    (EvoGrad's mode). shares: it takes the base step's loss at theta (``anchor``).
     """
 
     name: str
@@ -38,7 +34,6 @@ class Entry:
     needs: str
     exactness: str
     choose: str
-    applies: str = "everywhere"
     fixed: Mapping[str, Any] = field(default_factory=dict)
     shares: bool = False
 
@@ -58,7 +53,11 @@ class Entry:
         return self.kind(**taken, **self.fixed)
 
 
-_BATCHES, _OPTIMUM = "several batches at a time", "at an inner optimum, or near it"
+_EXACT = "exact for one unrolled step"
+_BY_FORWARDS = "forward passes (and first derivatives by lambda)"
+_BY_RADIUS = "first derivatives; a radius"
+# Its scale is that of the experiments' settings, radius^2 / temperature.
+_SOFTMAX: dict[str, Any] = {"inner_lr": None}
 
 # fmt: off
 _ENTRIES = (
@@ -75,62 +74,52 @@ _ENTRIES = (
     Entry("anchored", AnchoredEvoGrad, "AnchoredEvoGrad", "first derivatives",
           "an estimate as EvoGrad's for K = 2",
           "a base step that hands over its loss at theta, which saves a forward", shares=True),
-    Entry("differences", EvoGrad, "EvoGrad by differences",
-          "forward passes (and first derivatives by lambda)",
+    Entry("differences", EvoGrad, "EvoGrad by differences", _BY_FORWARDS,
           "EvoGrad's number up to O(σ²), kinks and rounding",
           "no backward pass through the network at all", fixed={"mode": "differences"}),
-    Entry("anchored_differences", EvoGrad, "EvoGrad by differences, anchored",
-          "forward passes (and first derivatives by lambda)",
+    Entry("anchored_differences", EvoGrad, "EvoGrad by differences, anchored", _BY_FORWARDS,
           "AnchoredEvoGrad's number up to O(σ²), kinks and rounding",
           "the cheapest training step: a base step that hands over its loss, and three forwards",
           fixed={"mode": "differences", "anchored": True}, shares=True),
-    Entry("along_gradient", EvoGradAlongGradient, "EvoGradAlongGradient",
-          "first derivatives; a radius",
+    Entry("along_gradient", EvoGradAlongGradient, "EvoGradAlongGradient", _BY_RADIUS,
           "a central difference along dL_V/dtheta at theta: no sampling noise",
-          "first order without sampling noise, for the price of EvoGrad"),
+          "first order without sampling noise, for the price of EvoGrad", fixed=_SOFTMAX),
     Entry("along_gradient_one_sided", EvoGradAlongGradient, "EvoGradAlongGradient, one-sided",
-          "first derivatives; a radius",
-          "a one-sided difference along dL_V/dtheta at theta: no sampling noise",
-          "the default with a base step that hands over its loss", fixed={"one_sided": True},
-          shares=True),
-    Entry("finite_difference", FiniteDifference, "FiniteDifference", "first derivatives; a radius",
+          _BY_RADIUS, "a one-sided difference along dL_V/dtheta at theta: no sampling noise",
+          "the default with a base step that hands over its loss",
+          fixed={"one_sided": True, **_SOFTMAX}, shares=True),
+    Entry("finite_difference", FiniteDifference, "FiniteDifference", _BY_RADIUS,
           "T1T2 up to O(r²) on smooth networks; kinks (ReLU) and rounding add to it",
           "T1T2's number in a plain step's memory, hyperparameters anywhere"),
-    Entry("t1t2", T1T2, "T1T2", "double backward through every operation",
-          "exact for one unrolled step", "the reference, where its memory suffices"),
-    Entry("t1t2_higher", HigherT1T2, "HigherT1T2", "double backward; the higher library",
-          "exact for one unrolled step", "comparing with published timings only"),
+    Entry("t1t2", T1T2, "T1T2", "double backward through every operation", _EXACT,
+          "the reference, where its memory suffices"),
+    Entry("t1t2_higher", HigherT1T2, "HigherT1T2", "double backward; the higher library", _EXACT,
+          "comparing with published timings only"),
     Entry("t1t2_forward", T1T2Forward, "T1T2Forward",
-          "forward-mode derivatives of the inner loss; lambda after the network",
-          "exact for one unrolled step", "loss weights: the exact number in a plain step's memory",
-          applies="lambda after the network"),
+          "forward-mode derivatives of the inner loss; lambda after the network", _EXACT,
+          "loss weights: the exact number in a plain step's memory"),
     Entry("t1t2_mixed", T1T2MixedMode, "T1T2MixedMode",
-          "forward-mode derivatives of every backward that leads to lambda",
-          "exact for one unrolled step",
+          "forward-mode derivatives of every backward that leads to lambda", _EXACT,
           "the exact number, lambda anywhere, in about the memory of a backward"),
     Entry("layer_sampled", LayerSampled, "LayerSampled",
           "double backward through the chosen layers",
           "layers drawn at random: unbiased for T1T2; a fixed choice: biased",
           "double backward too expensive, and a few layers (the last) that say enough"),
     Entry("unrolled", Unrolled, "Unrolled", "double backward; memory for a graph per inner step",
-          "exact for k unrolled steps", "short horizons, any number of hyperparameters",
-          applies=_BATCHES),
+          "exact for k unrolled steps", "short horizons, any number of hyperparameters"),
     Entry("reversible", Reversible, "Reversible",
           "double backward; momentum; gradients reproducible bit for bit",
-          "exact for k steps on a grid of 2⁻⁴⁴", "long horizons, many hyperparameters",
-          applies=_BATCHES),
+          "exact for k steps on a grid of 2⁻⁴⁴", "long horizons, many hyperparameters"),
     Entry("forward_mode", ForwardMode, "ForwardMode",
           "double backward; for every hyperparameter a backward and a vector like theta",
-          "exact for k unrolled steps", "long horizons, a handful of hyperparameters",
-          applies=_BATCHES),
+          "exact for k unrolled steps", "long horizons, a handful of hyperparameters"),
     Entry("implicit_cg", ImplicitCG, "ImplicitCG",
           "double backward; an inner optimum with positive curvature",
           "exact at an inner optimum, given enough iterations",
-          "solved inner problems: no step size, no trajectory", applies=_OPTIMUM),
+          "solved inner problems: no step size, no trajectory"),
     Entry("neumann", Neumann, "Neumann",
           "double backward; near an inner optimum; a step size below 2 / |H|",
-          "exact at an inner optimum, given enough terms", "nearly solved inner problems",
-          applies=_OPTIMUM),
+          "exact at an inner optimum, given enough terms", "nearly solved inner problems"),
 )
 # fmt: on
 ESTIMATORS = {entry.name: entry for entry in _ENTRIES}

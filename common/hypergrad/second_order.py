@@ -6,13 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .base import Point
-from .problem import (
-    Tensors,
-    gradients,
-    gradients_by_both,
-    gradients_or_none,
-    leaves,
-)
+from .problem import Tensors, gradients, gradients_by_both, gradients_or_none, leaves
 
 
 @dataclass(frozen=True)
@@ -30,22 +24,21 @@ class InnerGradient:
 
     def mixed_product(self, vector: Tensors) -> dict[str, Tensor | None]:
         """vector . d2L_T/(dtheta dlambda) by hyperparameter; frees the graph."""
-        return gradients_or_none(list(self.grads.values()), self.hyper, self._ordered(vector))
+        return gradients_or_none(*self._outputs(self.hyper, vector))
 
     def products(
         self, vector: Tensors
     ) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
         """vector . d2L_T/dtheta2 and vector . d2L_T/(dtheta dlambda); frees the graph."""
-        outputs = list(self.grads.values())
-        return gradients_by_both(outputs, self.theta, self.hyper, self._ordered(vector))
+        outputs, theta, vectors = self._outputs(self.theta, vector)
+        return gradients_by_both(outputs, theta, self.hyper, vectors)
 
     def hessian_product(self, vector: Tensors) -> dict[str, Tensor]:
         """vector . d2L_T/dtheta2; keeps the graph for the next product."""
-        outputs = list(self.grads.values())
-        return gradients(outputs, self.theta, self._ordered(vector), retain_graph=True)
+        return gradients(*self._outputs(self.theta, vector), retain_graph=True)
 
-    def _ordered(self, vector: Tensors) -> list[Tensor]:
-        return [vector[n] for n in self.grads]
+    def _outputs(self, by: Tensors, vector: Tensors) -> tuple[list[Tensor], Tensors, list[Tensor]]:
+        return list(self.grads.values()), by, [vector[n] for n in self.grads]
 
 
 def inner_gradient(

@@ -1,9 +1,15 @@
-"""T1-T2: the hypergradient of one unrolled SGD step, by second-order differentiation.
+"""T1-T2: the hypergradient of one unrolled SGD step, exactly, by three kinds of differentiation.
 
 Luketina, Berglund, Greff, Raiko. Scalable Gradient-Based Tuning of Continuous Regularization
 Hyperparameters. ICML 2016, arXiv:1511.06727. The second-order baseline of the EvoGrad paper.
+Kemaev, Calian, Zintgraf, Farquhar, van Hasselt. Scalable Meta-Learning via Mixed-Mode
+Differentiation (MixFlow-MG). ICML 2025, arXiv:2505.00793: ``T1T2MixedMode``.
 """
 
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +17,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from .base import Estimate, OneStep, Point
+from .checks import graph_of
 from .inner_step import stepped
 from .problem import Tensors, detached, gradients_or_none, norm
 from .second_order import inner_gradient
@@ -41,13 +48,30 @@ class T1T2(OneStep):
         return Estimate(outer_loss, found, direct, diagnostics)
 
 
-# Reverse over forward is silently wrong through these in training mode (pytorch issues 196699 and
-# 196700); the names are those of their nodes in the autograd graph.
-_WRONG_IN_REVERSE_OVER_FORWARD = ("BatchNorm", "LayerNorm", "GroupNorm", "RmsNorm")
+@dataclass(frozen=True)
+class LookAhead(OneStep):
+    """T1T2's number without its graph: a step to theta' for v, then a derivative at theta.
+
+    inner_lr, outer_loss and diagnostics: as T1T2.
+    """
+
+    def estimate(self, at: Point) -> Estimate:
+        inner_loss, step = at.stepped(self.inner_lr)
+        outer_loss, v, direct = at.outer_step(step.theta)
+        step.theta.clear()
+        found = self.mixed_product(at, step.pulled_back(v), step.factor)
+        diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": norm(v)}
+        return Estimate(outer_loss, found, direct, diagnostics)
+
+    @abstractmethod
+    def mixed_product(
+        self, at: Point, vector: Tensors, factor: float
+    ) -> Mapping[str, Tensor | None]:
+        """factor * vector . d2L_T/(dtheta dlambda) at theta, by hyperparameter."""
 
 
 @dataclass(frozen=True)
-class T1T2Forward(OneStep):
+class T1T2Forward(LookAhead):
     """T1T2's hypergradient, exact, without double backward.
 
         indirect term = -eta d/dlambda [ d/dr L_T(theta + r v, lambda) at r = 0 ]
@@ -56,55 +80,84 @@ class T1T2Forward(OneStep):
     and only the part of it that leads to lambda is kept as a graph. Meant for hyperparameters that
     enter after the network (loss weights): then no activation of the network is kept for it. Cost:
     3 forwards (one with tangents, about two forwards' work), 2 backwards; memory: a plain step's.
+    Settings and diagnostics as T1T2.
 
     Raises ValueError if lambda reaches the loss through batch or layer normalisation, where torch's
     reverse-over-forward derivative is wrong, or (where torch raises) through log_softmax; use T1T2
     there.
-
-    inner_lr: as T1T2. outer_loss is L_V at theta'. Diagnostics as T1T2.
     """
 
-    def estimate(self, at: Point) -> Estimate:
+    def mixed_product(
+        self, at: Point, vector: Tensors, factor: float
+    ) -> Mapping[str, Tensor | None]:
         at.refuse_compiled("inner_loss", "a forward-mode derivative")
-        inner_loss, step = at.stepped(self.inner_lr)
-        outer_loss, v, direct = at.outer_step(step.theta)
-        step.theta.clear()
-        tangents = step.pulled_back(v)
         with forward_ad.dual_level():
-            duals = {n: forward_ad.make_dual(t, tangents[n]) for n, t in at.theta.items()}
-            value, slope = forward_ad.unpack_dual(at.inner_loss(duals))
-        refuse_normalisation(value)
+            value, slope = forward_ad.unpack_dual(at.inner_loss(_duals(at.theta, vector)))
+        # Reverse over forward is silently wrong through these in training mode (pytorch issues
+        # 196699 and 196700); the names are those of their nodes in the autograd graph.
+        for node in graph_of(value)[0]:
+            if re.search("BatchNorm|LayerNorm|GroupNorm|RmsNorm", node.name()):
+                raise ValueError(
+                    "T1T2Forward cannot be used here: the hyperparameters reach the inner loss "
+                    f"through {node.name()}, where torch's reverse-over-forward derivative is "
+                    "wrong; use T1T2"
+                )
         if slope is None:  # L_T does not depend on theta
             slope = torch.zeros_like(value)
-        found = _through_tangents(slope, at.hyper, step.factor)
-        diagnostics = {"inner_loss": inner_loss, "outer_grad_norm": norm(v)}
-        return Estimate(outer_loss, found, direct, diagnostics)
+        # log_softmax's tangent is computed in place, for one.
+        reason = (
+            "the hyperparameters reach the inner loss through an operation whose forward-mode "
+            "derivative torch cannot differentiate"
+        )
+        with _explained("T1T2Forward", "inplace operation", reason):
+            return gradients_or_none(slope, at.hyper, [torch.full_like(slope, factor)])
 
 
-def _through_tangents(slope: Tensor, hyper: Tensors, factor: float) -> dict[str, Tensor | None]:
+@dataclass(frozen=True)
+class T1T2MixedMode(LookAhead):
+    """T1T2's hypergradient, exact, with lambda anywhere and without double backward.
+
+        indirect term = -eta d/dr [ dL_T/dlambda(theta + r v, lambda) ] at r = 0
+
+    v as in T1T2, by two reverse passes. The bracket is dL_T/dlambda by one reverse pass whose every
+    operation carries its forward-mode derivative along v (mixed-mode differentiation: forward over
+    reverse). Cost: 3 forwards and 3 backwards, one of each with tangents (about twice the work);
+    memory: the graph of one backward and its tangents. Where lambda enters after the network (loss
+    weights) the graph does not reach into it. Settings and diagnostics as T1T2.
+
+    Every operation between theta and dL_T/dlambda needs a forward-mode derivative, that of its
+    backward too; ValueError names one that lacks it (torch has none for grid_sample's backward).
+    """
+
+    def mixed_product(
+        self, at: Point, vector: Tensors, factor: float
+    ) -> Mapping[str, Tensor | None]:
+        at.refuse_compiled("inner_loss", "a forward-mode derivative")
+        found: dict[str, Tensor | None] = {}
+        reason = "torch has no forward-mode derivative of {}"
+        with (
+            _explained("T1T2MixedMode", r"forward AD with (\w+)", reason),
+            forward_ad.dual_level(),
+        ):
+            grads = gradients_or_none(at.inner_loss(_duals(at.theta, vector)), at.hyper)
+            for n, grad in grads.items():
+                tangent = None if grad is None else forward_ad.unpack_dual(grad).tangent
+                found[n] = None if tangent is None else factor * tangent  # None: constant
+        return found
+
+
+def _duals(theta: Tensors, tangents: Tensors) -> dict[str, Tensor]:
+    return {n: forward_ad.make_dual(t, tangents[n]) for n, t in theta.items()}
+
+
+@contextmanager
+def _explained(estimator: str, pattern: str, reason: str) -> Iterator[None]:
+    """ValueError with the reason for an error of torch's that has the pattern."""
     try:
-        return gradients_or_none(slope, hyper, [torch.full_like(slope, factor)])
-    except RuntimeError as error:  # log_softmax's tangent is computed in place, for one
-        if "inplace operation" not in str(error):
+        yield
+    except RuntimeError as error:
+        known = re.search(pattern, str(error))
+        if known is None:
             raise
-        raise ValueError(
-            "T1T2Forward cannot be used here: the hyperparameters reach the inner loss through an "
-            "operation whose forward-mode derivative torch cannot differentiate; use T1T2"
-        ) from None
-
-
-def refuse_normalisation(loss: Tensor) -> None:
-    """Raise ValueError if the hyperparameters reach ``loss`` through a normalisation."""
-    pending, seen = [loss.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if any(kind in node.name() for kind in _WRONG_IN_REVERSE_OVER_FORWARD):
-            raise ValueError(
-                "T1T2Forward cannot be used here: the hyperparameters reach the inner loss "
-                f"through {node.name()}, where torch's reverse-over-forward derivative is wrong; "
-                "use T1T2"
-            )
-        pending.extend(parent for parent, _ in node.next_functions)
+        reason = reason.format(*known.groups())
+        raise ValueError(f"{estimator} cannot be used here: {reason}; use T1T2") from None

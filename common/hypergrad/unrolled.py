@@ -14,7 +14,15 @@ from torch import Tensor
 
 from .base import Estimate, InnerSGD, Point, Seeds, check_at_least
 from .inner_step import LearnedLR
-from .problem import Tensors, added, detached, gradients_or_none, norm, zeros_for_none
+from .problem import (
+    Tensors,
+    added,
+    detached,
+    gradients_or_none,
+    norm,
+    sum_or_none,
+    zeros_for_none,
+)
 from .randomness import draw_seeds
 from .second_order import InnerGradient, inner_gradient
 
@@ -100,19 +108,8 @@ class Adjoint:
             mixed = inner.mixed_product(self.b)
         else:
             curvature, mixed = inner.products(self.b)
-            self.a = zeros_for_none(_sum(self.a, curvature), self.a)
-        self.found = _sum(self.found, mixed)
-
-
-def _sum(
-    left: Mapping[str, Tensor | None], right: Mapping[str, Tensor | None]
-) -> dict[str, Tensor | None]:
-    """left + right by name of ``right``, None (or missing) as zero."""
-    total = {}
-    for n, r in right.items():
-        found = left.get(n)
-        total[n] = r if found is None else found if r is None else found + r
-    return total
+            self.a = zeros_for_none(sum_or_none(self.a, curvature), self.a)
+        self.found = sum_or_none(self.found, mixed)
 
 
 @dataclass(frozen=True)
@@ -168,6 +165,6 @@ class Unrolled(SeveralSteps):
                 move = moves.pop()
                 by_rate = {n: r - (adjoint.a[n] * move[n]).sum() for n, r in by_rate.items()}
             adjoint.step_back(inner, first=not trajectory)
-        found = _sum(eta.gradient(by_rate, at.hyper), adjoint.found)
+        found = sum_or_none(eta.gradient(by_rate, at.hyper), adjoint.found)
         diagnostics = {"inner_losses": inner_losses, "outer_grad_norm": norm(v)}
         return Estimate(outer_loss, found, direct, diagnostics)

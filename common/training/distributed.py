@@ -1,13 +1,14 @@
 """Hypergradients on several processes: EvoGrad's candidates spread over them, batches shared."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.hypergrad import Anchor, BilevelProblem, Estimate, Estimator, EvoGrad, Point, Tensors
-from common.hypergrad.candidates import Candidates, softmax_weights
+from common.hypergrad import BilevelProblem, Estimate, Estimator, EvoGrad, Point, Tensors
+from common.hypergrad.base import GivenAnchor
+from common.hypergrad.candidates import Candidates, coefficients_of, softmax_weights
 from common.hypergrad.evograd import weighted_sum
 from common.hypergrad.problem import added, flat, outer_step, split_like, zeros_for_none
 from common.training.processes import Copied, Summed, count, rank, sharing, whole_sum
@@ -66,25 +67,13 @@ class EvoGradOverProcesses(EvoGrad):
     others have only their part of the outer batch to do.
     """
 
-    def _by_terms(
-        self,
-        at: Point,
-        candidates: Candidates,
-        variations: list[int],
-        anchor: Anchor | Callable[[], Anchor] | None,
-    ) -> Estimate:
+    def _by_terms(self, at: Point, candidates: Candidates, anchor: GivenAnchor) -> Estimate:
         count_all, like = self.num_candidates, next(iter(candidates.theta.values()))
         own = list(range(rank(), count_all, count()))
         losses = like.new_zeros(count_all, dtype=torch.float64)
-        loss_grads: list[Mapping[str, Tensor | None]] = []
-        for k in own:
-            if self.anchored and k == 0:
-                loss, grads = at.anchor(anchor)
-            else:
-                theta_k = candidates.shifted(candidates.epsilon(k))
-                loss, grads = at.hyper_gradient(theta_k, variations[k])
+        pairs = [candidates.loss_gradient(k, anchor) for k in own]
+        for k, (loss, _) in zip(own, pairs, strict=True):
             losses[k] = loss
-            loss_grads.append(grads)
         losses = whole_sum(losses).to(torch.promote_types(like.dtype, torch.float32))
         weights = softmax_weights(losses, self.temperature)
 
@@ -93,16 +82,16 @@ class EvoGradOverProcesses(EvoGrad):
                 seed = at.seeds.outer
                 return share * at.evaluate(at.problem.outer_loss, seed, theta, hyper, part)
 
-        merged = candidates.shifted(candidates.weighted_noise(weights))
+        merged = candidates.merged(weights)
         outer_loss, by_name, direct = outer_step(part_of_outer_loss, merged, at.hyper)
         g = flat(by_name)
         slopes = [g @ candidates.epsilon(k) for k in range(count_all)]
         numbers = whole_sum(torch.stack([*slopes, outer_loss.to(g.dtype)]))
         slope, outer_loss = numbers[:-1], numbers[-1].to(outer_loss.dtype)
-        coefficients = -(weights / self.temperature) * (slope - (weights * slope).sum())
+        coefficients = coefficients_of(weights, slope, self.temperature)
         found: Mapping[str, Tensor | None] = dict.fromkeys(at.hyper_values)
         if own:
-            found = weighted_sum(coefficients[own], loss_grads)
+            found = weighted_sum(coefficients[own], [grads for _, grads in pairs])
         part = zeros_for_none(found, at.hyper_values)
         if direct is not None:
             part = added(part, direct)

@@ -7,15 +7,23 @@ from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient
 from tests.common.hypergrad.problems import Network, Quadratic
 
 
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def on_quadratic(estimator, problem):
+    return estimator(problem, problem.params, problem.hyper, None, None)
+
+
 def test_tends_to_the_one_step_hypergradient_in_closed_form():
     problem = Quadratic()
     direct, errors = problem.direct(), []
     for radius in (1e-3, 1e-4):
         estimator = EvoGradAlongGradient(radius, temperature=0.05)
         assert estimator.effective_inner_lr == pytest.approx(radius**2 / 0.05)
-        found = estimator(problem, problem.params, problem.hyper, None, None).grads["la"] - direct
+        found = on_quadratic(estimator, problem).grads["la"] - direct
         exact = problem.one_step_hypergradient(estimator.effective_inner_lr, at_theta=True) - direct
-        errors.append(((found - exact).norm() / exact.norm()).item())
+        errors.append(relative(found, exact))
     assert errors[1] < 1e-3
     assert errors[1] < errors[0] / 50  # second order in the radius, as the softmax
 
@@ -24,9 +32,7 @@ def test_equals_the_difference_quotient_times_the_softmax_factor():
     """On a quadratic the central difference is exact at any radius; only 4 w1 w2 is left."""
     problem = Quadratic(seed=3, direct=False)
     radius, temperature = 0.3, 0.5
-    result = EvoGradAlongGradient(radius, temperature)(
-        problem, problem.params, problem.hyper, None, None
-    )
+    result = on_quadratic(EvoGradAlongGradient(radius, temperature), problem)
     theta = problem.vector(problem.params)
     g = theta - problem.t
     sides = []
@@ -37,8 +43,40 @@ def test_equals_the_difference_quotient_times_the_softmax_factor():
     w = torch.softmax(-torch.tensor(sides, dtype=torch.float64) / temperature, 0)
     eta = (4 * w[0] * w[1] * radius**2 / temperature).item()
     assert 0.01 < 4 * w[0] * w[1] < 0.99
+    difference = torch.tensor(sides[0] - sides[1], dtype=torch.float64)
+    torch.testing.assert_close(
+        4 * w[0] * w[1], 1 - torch.tanh(difference / (2 * temperature)).square()
+    )
     expected = problem.one_step_hypergradient(eta, at_theta=True)
     torch.testing.assert_close(result.grads["la"], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("radius", [None, 0.1, 10.0])
+@pytest.mark.parametrize("inner_lr", [None, 0.3, lambda: 0.3])
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_by_default_it_is_exact_on_a_quadratic_at_any_radius(radius, inner_lr, one_sided):
+    """dL_T/dlambda is quadratic in theta, so one side alone is off by O(r), 2 r of two radii."""
+    problem = Quadratic()
+    estimators = [
+        EvoGradAlongGradient(*given, one_sided=one_sided, inner_lr=inner_lr)
+        for given in ([] if radius is None else [radius], [2 * (radius or 1e-2)])
+    ]
+    eta = 1.0 if inner_lr is None else 0.3
+    assert estimators[0].effective_inner_lr == eta
+    single, double = (on_quadratic(e, problem).grads["la"] for e in estimators)
+    found = 2 * single - double if one_sided else single  # extrapolated to r = 0
+    expected = problem.one_step_hypergradient(eta, at_theta=True)
+    assert relative(found, expected) < 1e-9
+    assert (relative(single, expected) > 1e-4) == one_sided
+
+
+def test_a_low_temperature_shrinks_it_where_the_losses_differ_by_more():
+    problem, errors = Quadratic(direct=False), []
+    for temperature in (0.05, 1.0, 100.0):
+        estimator = EvoGradAlongGradient(0.1, temperature)
+        expected = problem.one_step_hypergradient(estimator.effective_inner_lr, at_theta=True)
+        errors.append(relative(on_quadratic(estimator, problem).grads["la"], expected))
+    assert errors[0] > 0.99 and errors[1] > 0.1 and errors[2] < 1e-3
 
 
 @pytest.mark.parametrize("where", ["inside", "loss", "direct"])
@@ -52,23 +90,46 @@ def test_is_evograd_with_that_noise_up_to_where_g_is_taken(where):
     radius = 1e-4
     noise = {n: radius / length * torch.stack([v, -v]) for n, v in g.items()}
     expected = EvoGrad(2)(*problem.arguments(), noise=noise).grads
-    found = EvoGradAlongGradient(radius)(*problem.arguments()).grads
+    found = EvoGradAlongGradient(radius, temperature=0.05)(*problem.arguments()).grads
     for name, grad in expected.items():
-        assert (found[name] - grad).norm() < 1e-3 * grad.norm()
-
-
-def test_is_the_second_order_hypergradient_on_a_smooth_network():
-    problem = Network("inside")
-    seed = lambda: torch.Generator().manual_seed(5)  # noqa: E731
-    estimator = EvoGradAlongGradient(1e-3)
-    exact = T1T2(estimator.effective_inner_lr)(*problem.arguments(), generator=seed())
-    found = estimator(*problem.arguments(), generator=seed())
-    error = (found.grads["scale"] - exact.grads["scale"]).norm() / exact.grads["scale"].norm()
-    assert error < 1e-3
+        assert relative(found[name], grad) < 1e-3
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"), [({"radius": 0.0}, "radius"), ({"temperature": -1.0}, "temperature")]
+    "settings",
+    [{"temperature": 0.05}, {"inner_lr": 2e-5}, {"temperature": 0.05, "one_sided": True}],
+)
+def test_is_the_second_order_hypergradient_on_a_smooth_network(settings):
+    problem = Network("inside")
+    estimator = EvoGradAlongGradient(1e-3, **settings)
+    exact, found = (
+        e(*problem.arguments(), generator=torch.Generator().manual_seed(5)).grads["scale"]
+        for e in (T1T2(estimator.effective_inner_lr), estimator)
+    )
+    assert relative(found, exact) < (2e-2 if estimator.one_sided else 1e-3)
+
+
+@pytest.mark.parametrize(("one_sided", "falls"), [(False, 50), (True, 5)])
+def test_by_default_the_error_on_a_network_is_that_of_a_difference(one_sided, falls):
+    """O(r^2), one-sided O(r). T1T2's number per unit of a step so small that g is that at theta."""
+    problem, errors = Network("inside"), []
+    arguments = (*problem.arguments(), torch.Generator().manual_seed(5))
+    exact = T1T2(1e-9)(*arguments).grads["scale"] / 1e-9
+    for radius in (1e-1, 1e-2, 1e-3):
+        arguments[-1].manual_seed(5)
+        found = EvoGradAlongGradient(radius, one_sided=one_sided)(*arguments).grads["scale"]
+        errors.append(relative(found, exact))
+    assert errors[1] < errors[0] / falls and errors[2] < errors[1] / falls
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"radius": 0.0}, "radius"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": 1.0, "inner_lr": 0.1}, "temperature .* inner_lr"),
+        ({"inner_lr": 0.0}, "inner_lr"),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(settings, named):
     with pytest.raises(ValueError, match=named):

@@ -420,7 +420,7 @@ def train_with_scaler(scaler):
     hyper_optimizer = in_float32(
         T1T2(0.1), under_autocast(weighted_loss), under_autocast(valid_loss)
     )
-    model, weights = hyper_optimizer.problem.model, hyper_optimizer.problem.losses.hyper
+    model, weights = hyper_optimizer.problem.model, hyper_optimizer.problem.module
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     torch.manual_seed(5)
     for _ in range(4):

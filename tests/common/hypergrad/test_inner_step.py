@@ -8,7 +8,14 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
-from common.hypergrad import T1T2, FiniteDifference, T1T2Forward, T1T2MixedMode
+from common.hypergrad import (
+    T1T2,
+    EvoGradAlongGradient,
+    FiniteDifference,
+    LayerSampled,
+    T1T2Forward,
+    T1T2MixedMode,
+)
 from common.hypergrad.inner_step import stepped
 
 OPTIMIZERS = {
@@ -22,6 +29,17 @@ OPTIMIZERS = {
     "adamw": lambda p: AdamW(p, 0.1, weight_decay=0.2, betas=(0.8, 0.95), eps=0.1),
     "groups": lambda p: SGD([{"params": [p[0]], "lr": 0.5}, {"params": p[1:]}], 0.1, momentum=0.5),
 }
+
+
+def every_estimator(optimizer):
+    return (
+        T1T2(optimizer),
+        T1T2Forward(optimizer),
+        T1T2MixedMode(optimizer),
+        LayerSampled(optimizer, 2),
+        FiniteDifference(optimizer, radius=1e-3),
+        EvoGradAlongGradient(1e-3, inner_lr=optimizer),
+    )
 
 
 class Weighted:
@@ -39,6 +57,14 @@ class Weighted:
 
     def outer_loss(self, params, hyper, batch):
         return self.losses(params, batch).mean()
+
+
+class OuterSlope(Weighted):
+    """L_V linear in theta, so that its gradient is the same at theta and at theta'."""
+
+    def outer_loss(self, params, hyper, batch):
+        slopes = (torch.linspace(-1, 2, p.numel()).to(p).view_as(p) for p in params.values())
+        return sum((slope * p).sum() for slope, p in zip(slopes, params.values(), strict=True))
 
 
 @pytest.fixture
@@ -98,12 +124,13 @@ def test_the_jacobian_is_the_derivative_of_the_step(training, name, steps):
         torch.testing.assert_close(step.factor * slope[n], difference, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("kind", [Weighted, OuterSlope])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("steps", [0, 2])
-def test_every_one_step_estimator_differentiates_the_optimisers_step(training, name, steps):
+def test_every_one_step_estimator_differentiates_the_optimisers_step(training, kind, name, steps):
     """L_V after the optimiser's real step on the weighted loss, as a function of lambda, by central
-    differences."""
-    net, problem, hyper, (inner, outer), make = training
+    differences. EvoGradAlongGradient, whose g is that at theta, only where L_V is linear."""
+    net, _, hyper, (inner, outer), make = training
     optimizer = make(name, steps)
     params = dict(net.named_parameters())
 
@@ -111,11 +138,11 @@ def test_every_one_step_estimator_differentiates_the_optimisers_step(training, n
         clone, state = copy.deepcopy(net), copy.deepcopy(optimizer.state_dict())
         other = OPTIMIZERS[name](list(clone.parameters()))
         other.load_state_dict(state)
-        Weighted(clone).inner_loss(
+        kind(clone).inner_loss(
             dict(clone.named_parameters()), {"weights": weights}, inner
         ).backward()
         other.step()
-        return Weighted(clone).outer_loss(dict(clone.named_parameters()), {}, outer).item()
+        return kind(clone).outer_loss(dict(clone.named_parameters()), {}, outer).item()
 
     h, expected = 1e-5, torch.zeros(6).double()
     for i in range(6):
@@ -124,12 +151,44 @@ def test_every_one_step_estimator_differentiates_the_optimisers_step(training, n
         up, down = (validation_loss(hyper["weights"] + s * shift) for s in (1, -1))
         expected[i] = (up - down) / (2 * h)
     assert expected.abs().max() > 1e-4
-    for estimator in (
-        T1T2(optimizer),
-        T1T2Forward(optimizer),
-        T1T2MixedMode(optimizer),
-        FiniteDifference(optimizer, radius=1e-3),
-    ):
+    for estimator in every_estimator(optimizer)[: None if kind is OuterSlope else -1]:
+        found = estimator(kind(net), params, hyper, inner, outer).grads["weights"]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-8)
+
+
+def adam_by_hand(optimizer, params, grads):
+    """The step of Adam, or of AdamW, written out with autograd."""
+    moved = {}
+    for n, p in params.items():
+        group, state = optimizer.param_groups[0], optimizer.state[p]
+        (beta1, beta2), lr, decay = group["betas"], group["lr"], group["weight_decay"]
+        t = state["step"].item() + 1
+        start, grad = p.detach(), grads[n]
+        if isinstance(optimizer, AdamW):
+            start = start - lr * decay * start
+        else:
+            grad = grad + decay * start
+        first = beta1 * state["exp_avg"] + (1 - beta1) * grad
+        second = beta2 * state["exp_avg_sq"] + (1 - beta2) * grad**2
+        below = (second / (1 - beta2**t)).sqrt() + group["eps"]
+        moved[n] = start - lr * first / (1 - beta1**t) / below
+    return moved
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adams_preconditioner_is_that_of_autograd_through_its_step(training, name):
+    """With L_V linear every estimator gives d L_V(theta')/dlambda, also along g at theta (SAMA)."""
+    net, _, hyper, (inner, outer), make = training
+    problem, optimizer = OuterSlope(net), make(name, 3)
+    params = dict(net.named_parameters())
+    weights = hyper["weights"].clone().requires_grad_()
+    loss = problem.inner_loss(params, {"weights": weights}, inner)
+    grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+    moved = adam_by_hand(optimizer, params, dict(zip(params, grads, strict=True)))
+    (expected,) = torch.autograd.grad(problem.outer_loss(moved, {}, outer), weights)
+    plain = T1T2(0.1)(problem, params, hyper, inner, outer).grads["weights"]
+    assert torch.cosine_similarity(plain, expected, dim=0) < 0.99  # the preconditioner matters
+    for estimator in every_estimator(optimizer):
         found = estimator(problem, params, hyper, inner, outer).grads["weights"]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-8)
 
