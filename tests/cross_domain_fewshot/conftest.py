@@ -8,14 +8,7 @@ import torch
 from PIL import Image
 
 from cross_domain_fewshot.folders import SPLITS, read_lists
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.experiments import one_thread  # noqa: F401
 
 
 @pytest.fixture

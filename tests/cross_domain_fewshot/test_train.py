@@ -8,7 +8,7 @@ import torch
 
 from common.errors import UserError
 from common.training import Cost
-from cross_domain_fewshot.config import CONTROLLED, PRESETS
+from cross_domain_fewshot.config import CONTROLLED
 from cross_domain_fewshot.data import Episode, EpisodeStream, LabelledImages, open_domain
 from cross_domain_fewshot.evaluate import episode_accuracies, mean_and_ci95
 from cross_domain_fewshot.feature_transform import split_parameters
@@ -16,6 +16,7 @@ from cross_domain_fewshot.models import FewShotNetwork, build_backbone
 from cross_domain_fewshot.problem import episode_loss
 from cross_domain_fewshot.steps import Learner
 from cross_domain_fewshot.train import FewShotTask, run
+from tests.experiments import small_settings
 
 CPU = torch.device("cpu")
 
@@ -28,16 +29,8 @@ def pretrained_dir(tmp_path_factory):
 @pytest.fixture
 def small(tmp_path, pretrained_dir):
     """Settings of a run that takes a second, on the embedded images."""
-    config = replace(
-        PRESETS["smoke"],
-        device="cpu",
-        threads=1,
-        width=4,
-        pretrain_batch_size=512,
-        pretrained_dir=pretrained_dir,
-        run_dir=tmp_path / "run",
-    )
-    return lambda **changes: replace(config, **changes).validate()
+    places = {"pretrained_dir": pretrained_dir, "run_dir": tmp_path / "run"}
+    return lambda **changes: small_settings("cross_domain_fewshot", **places | changes)
 
 
 @pytest.fixture

@@ -7,15 +7,7 @@ import torch
 
 from common.datasets import ImageDataset
 from metaweightnet import data as data_module
-from metaweightnet.config import PRESETS
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.experiments import one_thread, small_settings  # noqa: F401
 
 
 @pytest.fixture
@@ -45,22 +37,10 @@ def images() -> ImageDataset:
 def small(images, monkeypatch, tmp_path):
     """Settings of a run that takes a second, on the images above."""
     monkeypatch.setattr(data_module, "load_images", lambda config: images)
-    config = replace(
-        PRESETS["smoke"],
-        dataset="cifar10",
-        noise="flip",
-        noise_level=0.4,
-        train_size=60,
-        meta_size=40,
-        test_size=40,
-        batch_size=20,
-        device="cpu",
-        threads=1,
-        augment=True,
-    )
+    fixed = {"dataset": "cifar10", "noise": "flip", "noise_level": 0.4, "augment": True}
 
     def make(**changes):
-        changed = replace(config, **changes)
-        return replace(changed, run_dir=changed.run_dir or tmp_path / changed.run_name()).validate()
+        config = small_settings("metaweightnet", **fixed | changes)
+        return replace(config, run_dir=config.run_dir or tmp_path / config.run_name())
 
     return make

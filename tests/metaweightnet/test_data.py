@@ -1,16 +1,14 @@
 """Splits, label noise and batches: against their definitions, and what bad data is answered."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from common.command import run_command
 from common.datasets import Cifar100, ImageDataset
 from common.errors import UserError
-from metaweightnet.config import EXPERIMENT, Config
+from metaweightnet.config import Config
 from metaweightnet.data import (
     MEAN,
     STD,
@@ -247,33 +245,3 @@ def test_damaged_data_is_refused_in_one_sentence(tmp_path, content):
     with pytest.raises(UserError, match=r"data_batch_1") as caught:
         load_splits(Config(data_dir=tmp_path), torch.device("cpu"))
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--noise", "hierarchical"], "--noise hierarchical"),
-        (["--noise", "human", "--dataset", "cifar100"], "--noise human"),
-        (["--noise-level", "1.5"], "--noise-level 1.5"),
-        (["--depth", "33"], "--depth 33"),
-        (["--network", "wrn"], "--depth"),
-        (["--meta-size", "105"], "--meta-size 105"),
-        (["--train-size", "49500"], "--train-size 49500"),
-        (["--test-size", "0"], "--test-size 0"),
-        (["--momentum", "1"], "--momentum 1"),
-        (["--weight-decay", "-1"], "--weight-decay -1"),
-        (["--method", "magic"], "--method magic"),
-        (["--num-candidates", "1"], "--num-candidates"),
-        (["--data-dir", "/nowhere"], "--data-dir"),
-    ],
-)
-def test_the_users_mistakes_end_in_one_sentence(options, message, monkeypatch, capsys, tmp_path):
-    argv = ["metaweightnet", "--preset", "paper", "--run-dir", str(tmp_path / "run"), *options]
-    monkeypatch.setattr(sys, "argv", argv)
-    with pytest.raises(SystemExit) as ended:
-        run_command(EXPERIMENT.main)
-    assert ended.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ")
-    assert message in error
-    assert "\n" not in error

@@ -7,7 +7,7 @@ import torch
 
 from common.training import Cost
 from metaweightnet import train
-from metaweightnet.config import METHODS, PRESETS, planned_runs
+from metaweightnet.config import METHODS, planned_runs
 from metaweightnet.monitor import HISTOGRAM_BINS, Monitor
 from metaweightnet.train import MetaWeightTask, run
 
@@ -159,13 +159,6 @@ def test_the_monitors_means_and_histograms():
     assert curves["histogram_right"] == expected
     monitor.clear()
     assert sum(monitor.histograms()["histogram_wrong"]) == 0
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_planned_runs_are_valid_and_have_folders_of_their_own(preset):
-    runs = planned_runs(preset)
-    assert all(config.validate() for config in runs)
-    assert len({config.directory() for config in runs}) == len(runs)
 
 
 def test_study_compares_quicks_methods_with_ten_seeds_before_all_else():

@@ -5,14 +5,7 @@ import torch
 
 from metaxl.models import random_encoder
 from metaxl.problem import Batch
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.experiments import one_thread  # noqa: F401
 
 
 @pytest.fixture

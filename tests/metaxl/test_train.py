@@ -2,26 +2,22 @@
 
 import hashlib
 import math
-import re
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from transformers import XLMRobertaForMaskedLM
 
-from common.cli import parse_settings
-from common.command import run_command
-from common.settings import ROOT
 from common.training import Cost
 from metaxl import pretrain
-from metaxl.config import COMPARED, EXPERIMENT, PAPER_TARGETS, PRESETS, Config, planned_runs
+from metaxl.config import COMPARED, PAPER_TARGETS, PRESETS, planned_runs
 from metaxl.data import Split, load_material
 from metaxl.evaluate import f1_by_type
 from metaxl.models import xlm_roberta_config
 from metaxl.sentences import label_list
 from metaxl.tokens import train_tokenizer
 from metaxl.train import MetaXLTask, rate_factor, run
+from tests.experiments import small_settings
 
 CPU = torch.device("cpu")
 
@@ -36,20 +32,10 @@ def small(encoder_cache, monkeypatch, tmp_path):
     """Settings of a run that takes a second, on the embedded corpus."""
     monkeypatch.setattr(pretrain, "CACHE", encoder_cache)
     monkeypatch.setattr(MetaXLTask, "measure_cost", lambda self: Cost(1, 1, 1, 1, 1, 1))
-    config = replace(
-        PRESETS["smoke"],
-        device="cpu",
-        threads=1,
-        small_layers=1,
-        layers=(1,),
-        pretraining_steps=3,
-        eval_sentences=10,
-        learning_rate=1e-2,
-    )
 
     def make(**changes):
-        changed = replace(config, **changes)
-        return replace(changed, run_dir=changed.run_dir or tmp_path / changed.run_name()).validate()
+        config = small_settings("metaxl", learning_rate=1e-2, **changes)
+        return replace(config, run_dir=tmp_path / config.run_name())
 
     return make
 
@@ -176,90 +162,12 @@ def test_the_paper_preset_starts_from_a_folder_and_wikianns_files(small, tmp_pat
     assert record.preset == "paper" and math.isfinite(record.traces["train_loss"][0])
 
 
-def refused(words, monkeypatch, capsys) -> str:
-    monkeypatch.setattr(sys, "argv", ["metaxl", *words])
-    with pytest.raises(SystemExit) as ended:
-        run_command(EXPERIMENT.main)
-    error = capsys.readouterr().err.strip()
-    assert ended.value.code == 2
-    assert error.startswith("error: ") and "\n" not in error
-    return error
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--method", "magic"], "--method magic"),
-        (["--target", "eng"], "--target eng"),
-        (["--target", "xyz"], "xyz"),
-        (["--batch-size", "1"], "--batch-size 1"),
-        (["--target-sentences", "1"], "--target-sentences 1"),
-        (["--warmup", "1"], "--warmup 1"),
-        (["--layers", "1", "1"], "--layers 1 1"),
-        (["--layers", "9"], "--layers 9"),
-        (["--method", "t1t2", "--faithful"], "--faithful"),
-        (["--small-hidden", "40"], "--small-hidden 40"),
-        (["--sigma", "0"], "--sigma"),
-        (["--encoder", "/nowhere/xlm-r"], "--encoder /nowhere/xlm-r"),
-        (["--eval-sentences", "-1"], "--eval-sentences -1"),
-    ],
-)
-def test_bad_settings_end_in_one_sentence(words, message, small, tmp_path, monkeypatch, capsys):
-    fixed = ["--preset", "smoke", "--pretraining-steps", "1", "--run-dir", str(tmp_path / "run")]
-    error = refused([*fixed, *words, "--device", "cpu"], monkeypatch, capsys)
-    assert message in error
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_planned_runs_are_valid_and_have_folders_of_their_own(preset):
-    runs = planned_runs(preset)
-    assert all(config.validate() for config in runs)
-    assert len({config.directory() for config in runs}) == len(runs)
-
-
 def test_planned_runs_cover_the_papers_languages_and_seed():
     paper = planned_runs("paper")
     assert {c.target for c in paper} == set(PAPER_TARGETS)
     assert paper[0].seed == 11 and {c.method for c in paper} == set(COMPARED)
     assert {c.method for c in planned_runs("quick")} == set(COMPARED)
     assert len({c.target for c in planned_runs("quick")}) >= 2
-
-
-def settings_table() -> list[dict[str, str]]:
-    """The README's table of settings: column -> cell, row by row."""
-    text = (ROOT / "metaxl" / "README.md").read_text(encoding="utf-8")
-    lines = text.split("## Settings of the paper")[1].split("## ")[0].splitlines()
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines if "|" in line]
-    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
-
-
-def options_in(text: str) -> list[str]:
-    """The words of the options that stand between backticks."""
-    quoted = [q for q in re.findall(r"`([^`]+)`", text) if q.startswith("--")]
-    return [word for q in quoted for word in q.split()]
-
-
-def test_the_readmes_table_is_preset_paper():
-    words = options_in(" ".join(row["preset paper here"] for row in settings_table()))
-    found = parse_settings(PRESETS, "", ["--preset", "quick", *words])
-    small = options_in(settings_table()[0]["option for the other reading"])
-    named = {flag.removeprefix("--") for flag in (*words, *small) if flag.startswith("--")}
-    evograd = ("num_candidates", "sigma", "temperature", "perturbation", "antithetic")
-    own = {*Config.__annotations__, *evograd} - {"experiment", "methods", "log_every"}
-    for name, value in PRESETS["paper"].deciding().items():
-        flag = name.replace("_", "-")
-        assert name not in own or flag in named or f"no-{flag}" in named, name
-        if flag in words or f"--{flag}" in words or f"--no-{flag}" in words:
-            assert found.deciding()[name] == value, name
-
-
-def test_the_readmes_options_change_preset_paper():
-    for row in settings_table():
-        for option in re.findall(r"`(--[^`]+)`", row["option for the other reading"]):
-            words = option.split() if not option.startswith("--small") else []
-            if words:
-                changed = parse_settings(PRESETS, "", ["--preset", "paper", *words])
-                assert changed != PRESETS["paper"], option
 
 
 def test_folders_tell_choices_apart():
