@@ -1,7 +1,7 @@
 """Random crops, colour jitter and mirroring of whole batches, with parameters drawn beforehand.
 
-All that is random about N augmented samples is one tensor of uniform numbers (N, DRAWS), so that
-it makes no difference where and when the pixels are made. Source: the transforms of Chen et al.,
+All randomness of N augmented samples is one tensor of uniform numbers (N, DRAWS), so that it makes
+no difference where and when the pixels are computed. Source: the transforms of Chen et al.,
 "A Closer Look at Few-shot Classification" (2019), which the few-shot experiment's authors use:
 random resized crop, brightness, contrast and colour by +-40 % in this order, mirroring.
 """
@@ -107,8 +107,5 @@ def normalise(images: Tensor) -> Tensor:
 
 @functools.cache
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """On the device once: copying them there for each batch would wait for it."""
-    shape = (1, 3, 1, 1)
-    return torch.tensor(MEAN, device=device).view(shape), torch.tensor(STD, device=device).view(
-        shape
-    )
+    """On the device, cached: a copy for each batch would wait for the device."""
+    return tuple(torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))

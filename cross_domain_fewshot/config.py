@@ -1,7 +1,7 @@
 """Settings and presets of the cross-domain few-shot experiment."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -33,8 +33,8 @@ class Config(EstimatorSettings):
     """One run: a few-shot learner trained on four domains and tested on the fifth.
 
     Methods: none, without feature-wise transformations; ft, with transformations that no
-    hypergradient learns; lft_*, learned, by name of the estimator. Defaults: the paper's, where
-    the authors' released code says more than its text, that code's.
+    hypergradient learns; lft_*, with learned ones, by the estimator's name. Defaults: the paper's,
+    and those of the authors' released code where the text does not say.
     """
 
     experiment: ClassVar[str] = "cross_domain_fewshot"
@@ -54,7 +54,7 @@ class Config(EstimatorSettings):
     """Threads that read image files ahead."""
 
     benchmark: Literal["paper", "embedded"] = "paper"
-    """The five domains: natural images in a folder of yours, or the small ones shipped here."""
+    """The five domains: photographs in a folder of yours, or the small ones shipped here."""
     unseen: str = "cub"
     """The domain left out of training, on whose novel classes the result is measured."""
     backbone: Literal["conv4", "conv6", "resnet10", "resnet18", "resnet34"] = "resnet10"
@@ -75,19 +75,19 @@ class Config(EstimatorSettings):
     n_query: PositiveInt = 16
     """Queries per class in training."""
     min_class_size: NonNegativeInt = 50
-    """A class with fewer images is repeated in a cycle to this number, in the episodes of the
-    pseudo-seen domain and of the validation; 0: no class is."""
+    """A class with fewer images is repeated in a cycle up to this number, in the episodes of the
+    pseudo-seen domain and of the validation; 0: never."""
 
     stream: Literal["released", "mixed", "pairs"] = "released"
-    """Domains of an epoch's episodes. mixed: all seen domains alike; pairs: one pseudo-seen, one
-    pseudo-unseen, drawn anew; released: mixed for none and ft, pairs for lft."""
+    """Domains of an epoch's episodes. mixed: all seen domains equally often; pairs: one pseudo-seen
+    and one pseudo-unseen, drawn for each epoch; released: mixed for none and ft, pairs for lft."""
     auxiliary: Literal["released", "on", "off"] = "released"
     """Classification loss on the base domain beside the episode's; released: only for lft."""
     ft: Literal["trained", "fixed"] = "trained"
     """Transformations of method ft: trained with the model on the training loss, or fixed."""
     order: Literal["released", "base_first", "meta_first"] = "released"
-    """Which comes first in an iteration, the model's update or the transformations'; both use the
-    same episode of the pseudo-seen domain. released: meta_first for T1-T2, base_first else."""
+    """The first step of an iteration: the model's or the transformations'. Both use the same
+    episode of the pseudo-seen domain. released: meta_first for T1-T2, else base_first."""
     common_noise: bool = False
     """EvoGrad: the transformations' noise is the same for all candidates of a hypergradient."""
 
@@ -102,8 +102,8 @@ class Config(EstimatorSettings):
     meta_weight_decay: NonNegativeFloat = 1e-8
     """On the transformations (L2, as part of the hypergradient)."""
     meta_eps: PositiveFloat = 1e-8
-    """eps of the Adam on the transformations; far below the hypergradient's size, it does not
-    matter how large that is."""
+    """eps of the Adam on the transformations; if it is far below the hypergradient's size, that
+    size does not matter."""
     aux_batch_size: PositiveInt = 16
     """Images of the base domain per auxiliary classification loss."""
 
@@ -156,19 +156,16 @@ class Config(EstimatorSettings):
         value = getattr(self, name)
         return self.released()[name] if value == "released" else value
 
-    def setting(self) -> str:
-        """Network and episodes, as in the names of runs."""
-        return f"{self.backbone}-{self.head}-{self.n_way}way-{self.n_shot}shot"
-
     def run_name(self) -> str:
-        changes = (word.replace(" ", "-") for word in variant(asdict(self)))
-        return "-".join([self.unseen, self.setting(), super().run_name(), *changes])
+        episodes = f"{self.n_way}way-{self.n_shot}shot"
+        words = [self.unseen, self.backbone, self.head, episodes, super().run_name()]
+        return "-".join([*words, *variant(self.deciding())]).replace(" ", "-")
 
     def pretraining(self) -> dict[str, Any]:
         """What decides a pre-trained backbone; runs that agree in it share one."""
         names = ("benchmark", "backbone", "width", "stem", "image_size", "pretrain_epochs",
                  "pretrain_batch_size", "pretrain_learning_rate", "seed", "tf32")  # fmt: skip
-        # The convolutional backbones pool otherwise for RelationNet.
+        # The convolutional backbones pool differently for RelationNet.
         maps = {"maps": self.head == "relationnet"} if self.backbone.startswith("conv") else {}
         return {name: getattr(self, name) for name in names} | maps
 
@@ -192,18 +189,18 @@ class Config(EstimatorSettings):
         domains = DOMAINS[self.benchmark]
         if self.unseen not in domains or self.unseen == self.base_domain:
             possible = ", ".join(d for d in domains if d != self.base_domain)
-            raise UserError(f"--unseen {self.unseen} is no domain to leave out: use {possible}")
+            raise UserError(f"--unseen {self.unseen} cannot be left out: use {possible}")
         if self.share_base_step:
             raise UserError(
-                "--share-base-step is not for few-shot: its base step has a loss of its own, and "
-                "most orders take the meta step at other parameters"
+                "--share-base-step is not for few-shot: its base step has a different loss, and "
+                "most orders take the meta step at different parameters"
             )
         if self.learned and self.stream == "mixed":
             raise UserError(f"--stream mixed has no pseudo-unseen domain for {self.method}")
         return self._normalised()
 
     def _normalised(self) -> Self:
-        """Settings that ask for what the method does anyway, or that do not concern it, become the
+        """Settings that ask for what the method does anyway, or that do not affect it, become the
         default, so that equal runs have equal settings and names."""
         same = {n: "released" for n, value in self.released().items() if self.chosen(n) == value}
         if not self.learned:
@@ -227,7 +224,7 @@ _QUICK = replace(
     min_class_size=0,
     epochs=20,
     episodes=12,
-    # Few steps: the transformations must move faster to get anywhere.
+    # With few steps the transformations must move faster.
     meta_learning_rate=1e-2,
     meta_eps=1e-15,
     pretrain_epochs=12,
@@ -272,16 +269,20 @@ def planned_runs(preset: str) -> list[Config]:
         {"method": "lft_evograd"},
         {"method": "lft_t1t2"},
     ]
-    if preset != "paper":
-        return [replace(default, **method).validate() for method in methods]
+    cells: list[dict[str, Any]] = [{}]
+    if preset == "paper":
+        cells = [
+            {"unseen": unseen, "backbone": backbone, "n_shot": n_shot}
+            for backbone in ("resnet10", "resnet34")
+            for n_shot in (1, 5)
+            for unseen in DOMAINS["paper"][1:]
+        ]
     return [
-        replace(default, unseen=unseen, backbone=backbone, n_shot=n_shot, **method).validate()
-        for backbone in ("resnet10", "resnet34")
-        for n_shot in (1, 5)
-        for unseen in DOMAINS["paper"][1:]
+        replace(default, **cell, **method).validate()
+        for cell in cells
         for method in methods
         # The paper has no second-order result for ResNet-34.
-        if backbone == "resnet10" or method["method"] != "lft_t1t2"
+        if (cell.get("backbone"), method["method"]) != ("resnet34", "lft_t1t2")
     ]
 
 
@@ -290,8 +291,8 @@ _NAMED = ("method", "seed", "preset", "unseen", "backbone", "head", "n_way", "n_
 
 
 def variant(settings: Mapping[str, Any]) -> list[str]:
-    """What a run's settings (or a record's config) decide otherwise than its preset, beyond the
-    settings that its name has anyway; ``controlled`` for those of CONTROLLED together."""
+    """How a run's settings differ from its preset, beside those that its name contains anyway;
+    ``controlled`` for those of CONTROLLED together."""
     preset = PRESETS[settings["preset"]].deciding()
     changes = {
         name: settings[name]

@@ -10,7 +10,7 @@ from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size
 from common.reporting import published
 from common.training import seed_everything
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.data import Episode, LabelledImages
+from cross_domain_fewshot.episodes import Episode, LabelledImages
 from cross_domain_fewshot.problem import FeatureTransformProblem
 from cross_domain_fewshot.steps import Learner
 

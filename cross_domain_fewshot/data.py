@@ -1,7 +1,7 @@
-"""The domains of both benchmarks, and everything a run takes from them.
+"""The domains of both benchmarks.
 
-"embedded": five small domains that ship with the project, 32 x 32 pixels; Omniglot may be opened as
-a sixth. "paper": five domains of photographs, from a folder that the user has.
+"embedded": five small domains that ship with the project, 32 x 32 pixels; Omniglot can be opened as
+a sixth. "paper": five domains of photographs, in a folder of the user's.
 """
 
 from collections.abc import Sequence
@@ -11,29 +11,9 @@ import torch
 
 from common.errors import UserError
 from cross_domain_fewshot import embedded
-from cross_domain_fewshot.episodes import (
-    ClassifierBatches,
-    Episode,
-    EpisodeStream,
-    LabelledImages,
-)
 from cross_domain_fewshot.folders import SPLITS, find_data_dir, list_checksums, read_lists, require
 from cross_domain_fewshot.images import DomainSplit, FileImages, TensorImages
 from cross_domain_fewshot.omniglot import load_omniglot
-
-__all__ = [
-    "BASE_DOMAIN",
-    "DOMAINS",
-    "OPTIONAL_DOMAINS",
-    "SPLITS",
-    "ClassifierBatches",
-    "DomainSplit",
-    "Episode",
-    "EpisodeStream",
-    "LabelledImages",
-    "data_checksums",
-    "open_domain",
-]
 
 DOMAINS = {
     "embedded": ("sketches", "icons", "emoji", "latin", "devanagari"),
@@ -43,7 +23,7 @@ OPTIONAL_DOMAINS = {"embedded": ("omniglot",), "paper": ()}
 BASE_DOMAIN = {"embedded": "sketches", "paper": "miniImagenet"}
 """The domain of pre-training, of the auxiliary loss and of validation."""
 LETTERS = {"latin", "devanagari", "omniglot"}
-"""Never mirrored: the mirror image of a letter is another one, or none."""
+"""Never mirrored: the mirror image of a letter is a different letter, or none."""
 
 
 def open_domain(
@@ -57,7 +37,7 @@ def open_domain(
 ) -> DomainSplit:
     """One split ("base", "val", "novel") of one domain, its images as S = ``image_size`` squares.
 
-    data_dir: where the photographs (or Omniglot) are. workers: threads that read photographs
+    data_dir: the folder of the photographs (or Omniglot). workers: threads that read photographs
     ahead, 0 for none. Raises UserError if the data are missing or damaged.
     """
     known = DOMAINS[benchmark] + OPTIONAL_DOMAINS[benchmark]
@@ -65,13 +45,11 @@ def open_domain(
         raise UserError(f"there is no domain {name} in {benchmark}: use {', '.join(known)}")
     if split not in SPLITS:
         raise UserError(f"there is no split {split}: use {', '.join(SPLITS)}")
-    if image_size < 1:
-        raise UserError(f"--image-size {image_size} must be at least 1")
     device = torch.device(device)
     if benchmark == "paper":
         folder = find_data_dir(data_dir)
         require(folder, [name])
-        classes = read_lists(folder / name)[split].classes
+        classes = read_lists(folder / name)[split]
         files = [file for of_class in classes.values() for file in of_class]
         return DomainSplit(
             name=name,
@@ -96,8 +74,8 @@ def open_domain(
 def data_checksums(
     benchmark: str, data_dir: Path | None, domains: Sequence[str] | None = None
 ) -> dict[str, str]:
-    """SHA-256 by name, for the run record: of the embedded domains' pixels, or of the lists of
-    the photograph domains. domains: the benchmark's five if not given."""
+    """SHA-256 by name, for the run record: of the embedded domains' pixels, or of the photograph
+    domains' lists. domains: default the benchmark's five."""
     names = domains or DOMAINS[benchmark]
     if benchmark == "paper":
         return list_checksums(find_data_dir(data_dir), names)

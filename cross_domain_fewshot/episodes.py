@@ -1,4 +1,4 @@
-"""Endless seeded episodes and batches of one split, resumable at any of them."""
+"""Endless seeded episodes and batches of one split, which can be resumed at any point."""
 
 from collections import deque
 from typing import Any, NamedTuple
@@ -30,9 +30,9 @@ class LabelledImages(NamedTuple):
 class _Stream:
     """Samples in an order drawn from a generator, with pixels requested ahead of their use.
 
-    The state is that before the next samples to be returned, however many are under way, so that
-    a stream that loads it returns the same samples again, pixel for pixel. The generator should
-    be the stream's own.
+    The state is the one before the next samples to be returned, however many were requested, so
+    that a stream that loads it returns the same samples, pixel for pixel. No one else may use the
+    generator.
     """
 
     def __init__(self, split: DomainSplit, generator: torch.Generator, augment: bool) -> None:
@@ -77,10 +77,10 @@ class _Stream:
 
 
 class EpisodeStream(_Stream):
-    """Episodes without end: n_way classes, of each n_shot support and n_query query images, all
+    """Endless episodes: n_way classes, with n_shot support and n_query query images of each, all
     different. augment: random crops, jitter and mirroring, else images as in evaluation.
-    min_class_size: classes with fewer images are repeated in a cycle to this number, so that an
-    image of theirs may occur more than once.
+    min_class_size: classes with fewer images are repeated in a cycle up to this number, so that an
+    image can occur more than once.
 
     Raises UserError if the split has too few classes or images.
     """
@@ -100,9 +100,6 @@ class EpisodeStream(_Stream):
         self.min_class_size = min_class_size
         self._starts = torch.tensor((0, *split.class_sizes)).cumsum(0).tolist()
         where = f"{split.name} ({split.split})"
-        for name, value in (("way", n_way), ("shot", n_shot), ("query", n_query)):
-            if value < 1:
-                raise UserError(f"--n-{name} {value} must be at least 1")
         if n_way > len(split.class_names):
             raise UserError(f"--n-way {n_way} is more than the {len(split.class_names)} of {where}")
         fewest, name = min(zip(split.class_sizes, split.class_names, strict=True))
@@ -132,14 +129,12 @@ class EpisodeStream(_Stream):
 
 
 class ClassifierBatches(_Stream):
-    """Shuffled (images, labels) of all classes without end, for ordinary classification."""
+    """Endless shuffled batches of all classes, for ordinary classification."""
 
     def __init__(
         self, split: DomainSplit, batch_size: int, generator: torch.Generator, augment: bool
     ) -> None:
         super().__init__(split, generator, augment)
-        if batch_size < 1:
-            raise UserError(f"--batch-size {batch_size} must be at least 1")
         sizes = torch.tensor(split.class_sizes)
         self.num_classes = len(sizes)
         self._labels = torch.arange(self.num_classes).repeat_interleave(sizes)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cross_domain_fewshot.data import EpisodeStream
+from cross_domain_fewshot.episodes import EpisodeStream
 from cross_domain_fewshot.models import FewShotNetwork
 from cross_domain_fewshot.problem import in_mode, query_labels
 
@@ -15,17 +15,14 @@ def episode_accuracies(
     """Percent of the queries classified right in each of ``episodes`` episodes, (episodes,).
 
     In evaluation mode: running statistics, no transformation. Images of several episodes pass
-    the backbone together, which changes nothing, as no image sees another there; the head, whose
-    batch norm knows the episode only, takes them one by one.
+    the backbone together, where they do not affect each other; the head, whose batch norm uses the
+    statistics of an episode, takes one episode at a time.
     """
     accuracies = []
     with in_mode(network, training=False):
         while len(accuracies) < episodes:
-            group = [stream.next()]
-            per_episode = group[0].support[:, :, 0, 0, 0].numel()
-            per_episode += group[0].query[:, :, 0, 0, 0].numel()
-            wanted = min(max(1, images_at_once // per_episode), episodes - len(accuracies))
-            group += [stream.next() for _ in range(wanted - 1)]
+            count = max(1, images_at_once // (stream.n_way * (stream.n_shot + stream.n_query)))
+            group = [stream.next() for _ in range(min(count, episodes - len(accuracies)))]
             images = [t.flatten(0, 1) for e in group for t in (e.support, e.query)]
             features = network.embed(torch.cat(images)).split([len(i) for i in images])
             for episode, support, query in zip(group, features[::2], features[1::2], strict=True):

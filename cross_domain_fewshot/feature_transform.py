@@ -31,9 +31,9 @@ class TransformedBatchNorm2d(nn.BatchNorm2d):
     one n1 and one n2 per channel and forward pass; in evaluation mode plain batch norm.
 
     Both are affine maps of z, so they are applied as one: weight s * w and bias s * b + t, with
-    s = 1 + n1 softplus(theta_gamma), t = n2 softplus(theta_beta). The transformation costs no
-    memory and no time in the size of the images. theta_gamma, theta_beta: (C,); they are
-    hyperparameters, so they require no gradient as parameters of the module.
+    s = 1 + n1 softplus(theta_gamma), t = n2 softplus(theta_beta). So the transformation's cost does
+    not grow with the images. theta_gamma, theta_beta: (C,); as hyperparameters they do not require
+    gradients.
     """
 
     def __init__(self, channels: int) -> None:

@@ -17,8 +17,9 @@ from common.reporting import (
     save_figure,
     series_styles,
 )
-from cross_domain_fewshot.data import DOMAINS, DomainSplit, open_domain
+from cross_domain_fewshot.data import DOMAINS, open_domain
 from cross_domain_fewshot.feature_transform import BETA_START, GAMMA_START, transforms
+from cross_domain_fewshot.images import DomainSplit
 from cross_domain_fewshot.models import RESNET_BLOCKS, build_backbone
 
 Cells = dict[str, Group]
@@ -80,20 +81,18 @@ def _accuracy_figure(benchmark: str, setting: str, cells: Cells, folder: Path) -
 
 
 def layer_names(config: Mapping[str, Any]) -> list[str]:
-    """Short names of the transformation layers of a run's backbone: the number of the block, with
-    s for its shortcut's."""
+    """Short names of the transformation layers of a run's backbone: the number of the block, and s
+    if the layer is in its shortcut."""
     with torch.device("meta"):
         backbone = build_backbone(config["backbone"], config["head"], config["width"])
-    numbers: dict[str, str] = {}
-    for name in transforms(backbone):
-        _, number, *rest = name.split(".")
-        numbers[name] = f"{int(number) + 1}{'s' if rest[:1] == ['shortcut'] else ''}"
-    return list(numbers.values())
+    parts = (name.split(".") for name in transforms(backbone))
+    return [f"{int(number) + 1}{'s' if 'shortcut' in rest else ''}" for _, number, *rest in parts]
 
 
 def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path) -> Figure:
     """Learned standard deviations by layer, gamma and beta, a line per method."""
-    names = layer_names(next(iter(learned.values()))[0].config)
+    config = next(iter(learned.values()))[0].config
+    names = layer_names(config)
     places = np.arange(len(names))
     shifts = 0.16 * (np.arange(len(learned)) - (len(learned) - 1) / 2)
     titles = {"gamma": ("scale (gamma)", GAMMA_START), "beta": ("shift (beta)", BETA_START)}
@@ -117,7 +116,7 @@ def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path
             axis.set_xticks(places, names)
             axis.set(title=title, xlabel="layer", ylabel="standard deviation")
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        block = "residual block" if _is_resnet(learned) else "block"
+        block = "residual block" if config["backbone"] in RESNET_BLOCKS else "block"
         return save_figure(
             fig,
             folder,
@@ -130,13 +129,9 @@ def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path
         )
 
 
-def _is_resnet(learned: Group) -> bool:
-    return next(iter(learned.values()))[0].config["backbone"] in RESNET_BLOCKS
-
-
 def contact_sheets(benchmark: str, image_size: int, folder: Path) -> list[Figure]:
-    """For each domain a sheet of images of its novel classes, a row per class; none of a domain
-    whose images are not there, as nothing else here needs them."""
+    """For each domain a sheet of images of its novel classes, a row per class. A domain whose
+    images are missing is left out: nothing else in the report needs them."""
     figures = []
     for domain in DOMAINS[benchmark]:
         try:

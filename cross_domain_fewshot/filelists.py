@@ -2,16 +2,16 @@
 
     python -m cross_domain_fewshot.filelists --domain cub --images CUB_200_2011 --output DATA/cub
 
-miniImageNet has given classes. Of the others, numbered from 0, every second class is base, then
-alternately val and novel: base if i % 2 = 0, val if i % 4 = 1, novel if i % 4 = 3 (the rule of Chen
-et al. 2019 for CUB, of Tseng et al. 2020 for all four). The number of a class:
+The classes of miniImageNet's splits are given. The other domains' classes are numbered from 0: base
+if i % 2 = 0, val if i % 4 = 1, novel if i % 4 = 3 (the rule of Chen et al. 2019 for CUB, of Tseng
+et al. 2020 for all four). The number of a class:
 
-    cub, places   place among the names in alphabetical order; of places the first 200 files
-    cars          place in the index of the development kit; images of cars_train only
-    plantae       place among the 200 classes with most images, the smallest first, of equal ones
-                  by name; at most 600 images, chosen by a shuffle with seed 0
+    cub, places   in alphabetical order; places: only the first 200 files of a class
+    cars          in the order of the development kit's index; only images of cars_train
+    plantae       the 200 classes with the most images, smallest first, ties by name; at most 600
+                  images of a class, chosen by a shuffle with seed 0
 
-The numbers of classes and images are checked first.
+The numbers of classes and images are checked before anything is written.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 from common.command import run_command
 from common.errors import UserError
 from common.files import write_atomic
-from cross_domain_fewshot.folders import PHOTO_DOMAINS, SPLITS, PhotoDomain
+from cross_domain_fewshot.folders import PHOTO_DOMAINS, SPLITS, PhotoDomain, split_by_number
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 Classes = dict[str, list[Path]]
@@ -55,22 +55,13 @@ def cars_devkit(folder: Path) -> Classes:
 
 
 def largest_species(classes: Classes, count: int) -> Classes:
-    """The ``count`` classes with most images, the smallest first, of equal ones by name; the files
-    shuffled as ``random.seed(0)`` does for all classes in alphabetical order."""
+    """The ``count`` classes with the most images, smallest first, ties by name; the files are
+    shuffled as after ``random.seed(0)``, for all classes in alphabetical order."""
     shuffler = random.Random(0)
     for name in sorted(classes):
         shuffler.shuffle(classes[name])
     ascending = sorted(classes, key=lambda name: (len(classes[name]), name))
     return {name: classes[name] for name in ascending[-count:]}
-
-
-def split_by_number(classes: Classes) -> dict[str, Classes]:
-    """The rule above, for classes in the order of their numbers."""
-    splits: dict[str, Classes] = {split: {} for split in SPLITS}
-    for number, name in enumerate(classes):
-        split = "base" if number % 2 == 0 else "val" if number % 4 == 1 else "novel"
-        splits[split][name] = classes[name]
-    return splits
 
 
 def mini_imagenet(folder: Path) -> dict[str, Classes]:
@@ -108,23 +99,30 @@ def find_splits(name: str, folder: Path) -> dict[str, Classes]:
         if name == "miniImagenet":
             return mini_imagenet(folder)
         if name == "cars":
-            return split_by_number(cars_devkit(folder))
+            return _divided(cars_devkit(folder))
         inner = {"cub": "images", "places": "train", "plantae": "Plantae"}[name]
         classes = class_folders(folder / inner if (folder / inner).is_dir() else folder)
     except UserError:
         raise
-    except Exception as error:  # damage shows in as many ways as there are bytes
+    except Exception as error:  # damaged files raise errors of many kinds
         raise UserError(
             f"{folder} cannot be read as {domain.title} ({' '.join(str(error).split())}): needed "
             f"is {domain.layout}"
         ) from None
     if name == "plantae":
         classes = largest_species(classes, sum(domain.classes))
-    return split_by_number(classes)
+    return _divided(classes)
+
+
+def _divided(classes: Classes) -> dict[str, Classes]:
+    """The rule above, for classes in the order of their numbers."""
+    splits = split_by_number(list(classes)).items()
+    return {split: {name: classes[name] for name in names} for split, names in splits}
 
 
 def check(domain: PhotoDomain, splits: Mapping[str, Classes]) -> None:
-    """Raises UserError if classes, or images of a class, are not as many as they should be."""
+    """Raises UserError if the number of classes, or of images in a class, is wrong, or an image is
+    missing."""
     for split, wanted in zip(SPLITS, domain.classes, strict=True):
         if len(splits[split]) != wanted:
             raise UserError(

@@ -1,13 +1,14 @@
-"""The five photograph domains of the paper, as folders of images with lists of their classes.
+"""The five photograph domains of the paper: folders of images with lists of their classes.
 
-A domain lies in DATA_DIR/NAME: base.json, val.json and novel.json, each {"label_names": [...],
+A domain is in DATA_DIR/NAME: base.json, val.json and novel.json, each {"label_names": [...],
 "image_names": [...], "image_labels": [...]}, the format of Chen et al. (2019) and Tseng et al.
-(2020). Lists that are there are used as they are, whatever classes and images they name; else
-``python -m cross_domain_fewshot.filelists`` writes them. Image names are absolute or relative to
-the list's folder; label_names may name more classes than have images.
+(2020). Existing lists are used whatever classes and images they name; ``python -m
+cross_domain_fewshot.filelists`` writes new ones. Image names are absolute or relative to the list's
+folder; label_names may include classes without images.
 """
 
 import functools
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -20,13 +21,16 @@ from common.files import file_digest
 SPLITS = ("base", "val", "novel")
 
 
+Classes = dict[str, tuple[str, ...]]
+"""Image files by class."""
+
+
 @dataclass(frozen=True)
 class PhotoDomain:
-    """classes: how many in base, val, novel. images: how many a class of the original has, least
-    and most. total: how many these classes have together, None if not known. taken: how many of a
-    class are used, None for all.
-
-    layout: what the unpacked original looks like to the command that writes the lists.
+    """layout: the unpacked original, as the command that writes the lists needs it. classes: their
+    number in base, val and novel. images: the smallest and the largest number of images of a class
+    in the original. total: images of all these classes, None if unknown. taken: the number used of
+    each class, None for all.
     """
 
     title: str
@@ -85,11 +89,9 @@ PHOTO_DOMAINS = {
 }
 
 
-@dataclass(frozen=True)
-class PhotoList:
-    """Classes of one split by name, each with the files of its images."""
-
-    classes: dict[str, tuple[str, ...]]
+def split_by_number(names: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Class number i from 0: base if i % 2 = 0, val if i % 4 = 1, novel if i % 4 = 3."""
+    return {"base": names[0::2], "val": names[1::4], "novel": names[3::4]}
 
 
 def find_data_dir(data_dir: Path | None) -> Path:
@@ -104,7 +106,7 @@ def find_data_dir(data_dir: Path | None) -> Path:
 
 
 def require(data_dir: Path, names: Sequence[str]) -> None:
-    """Raises UserError that names every domain without lists, and where to get it."""
+    """Raises a UserError that names each domain without lists and its source."""
     missing = [
         name for name in names if any(not (data_dir / name / f"{s}.json").is_file() for s in SPLITS)
     ]
@@ -119,22 +121,17 @@ def require(data_dir: Path, names: Sequence[str]) -> None:
 
 
 @functools.cache
-def read_lists(folder: Path) -> dict[str, PhotoList]:
+def read_lists(folder: Path) -> dict[str, Classes]:
     """The three lists of a domain. Raises UserError if a list is damaged or a class is in two
     splits."""
     lists = {split: _read_list(folder / f"{split}.json") for split in SPLITS}
-    seen: dict[str, str] = {}
-    for split, photos in lists.items():
-        for name in photos.classes:
-            if name in seen:
-                raise UserError(
-                    f"class {name} of {folder} is in both {seen[name]} and {split}.json"
-                )
-            seen[name] = split
+    for one, other in itertools.combinations(SPLITS, 2):
+        if both := lists[one].keys() & lists[other].keys():
+            raise UserError(f"class {min(both)} of {folder} is in both {one} and {other}.json")
     return lists
 
 
-def _read_list(path: Path) -> PhotoList:
+def _read_list(path: Path) -> Classes:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         names = [str(name) for name in content["label_names"]]
@@ -151,11 +148,11 @@ def _read_list(path: Path) -> PhotoList:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a list of classes and images ({reason})") from None
-    return PhotoList({names[label]: tuple(classes[label]) for label in sorted(classes)})
+    return {names[label]: tuple(classes[label]) for label in sorted(classes)}
 
 
 def list_checksums(data_dir: Path, names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of every list, which stand for the images. Raises UserError if any is missing."""
+    """SHA-256 of every list; images are not read. Raises UserError if a list is missing."""
     require(data_dir, names)
     return {
         f"{name} {split}.json": file_digest(data_dir / name / f"{split}.json")

@@ -19,11 +19,11 @@ class RelationHead(nn.Module):
 
     Prototype: mean of the support maps. Two blocks of 3x3 convolution, batch norm, ReLU and 2x2
     max-pool on the 2C channels of a pair, then fully connected C side^2 -> 8 -> 1. Maps below
-    10x10 are padded, a 1x1 map is not pooled, so any input size works. The batch norm always uses
-    the statistics of the episode's pairs (none are kept), in evaluation mode too.
+    10x10 are padded and 1x1 maps are not pooled, so any input size works. The batch norm always
+    uses the statistics of the episode's pairs (none are kept), also in evaluation mode.
 
-    The first convolution is linear in the pair, so it is applied to the prototypes and the
-    queries apart, and their results are added: n_way + N convolutions of C channels instead of
+    The first convolution is linear in the pair, so it is applied to prototypes and queries
+    separately, and the results are added: n_way + N convolutions of C channels instead of
     n_way * N of 2C, the same values up to rounding.
     """
 

@@ -1,14 +1,13 @@
-"""One domain's images of one split: small ones on the device, large ones read as they are needed.
+"""One domain's images of one split: small ones on the device, photographs read when needed.
 
-Both kinds answer a request for samples with a function that delivers them, so that files can be
-read ahead by other threads while the device computes.
+Both kinds answer a request for samples with a function that delivers them, so that other threads
+can read files ahead while the device computes. Samples are numbered class after class.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,44 +21,31 @@ from cross_domain_fewshot import augment
 Delivery = Callable[[], Tensor]
 """Waits for the samples of a request: pixels in [0, 1], (N, 3, S, S), on the device."""
 ENLARGED = 1.15
-"""Images for evaluation are resized to this times the final size, then cropped centrally."""
+"""For evaluation, images are resized to this times the final size, then cropped centrally."""
 SMALL_SCALE, LARGE_SCALE = (0.5, 1.0), (0.08, 1.0)
-"""Area of a random crop: torchvision's default for photographs; half of a 32-pixel drawing at
-least, less would hardly show what it is."""
-
-
-class Images(Protocol):
-    """Samples by number, class after class."""
-
-    device: torch.device
-    image_size: int
-    ahead: int
-    """Requests worth making before the first is delivered."""
-
-    def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
-        """Samples ``index`` (N,); randomly cropped if there are ``draws`` (N, DRAWS)."""
-        ...
+"""Area of a random crop. Photographs: torchvision's default. Drawings of 32 pixels: at least half,
+since a smaller part would not show what it is."""
 
 
 class TensorImages:
-    """Images that lie on the device as uint8 (N, C, S, S), C = 1 (grey) or 3."""
+    """Images kept on the device as uint8 (N, C, S, S), C = 1 (grey) or 3."""
 
     ahead = 0
+    """Requests worth making before the first is delivered."""
 
     def __init__(self, images: np.ndarray, image_size: int, device: torch.device) -> None:
-        """images: uint8 (N, s, s, C), resized to image_size if that is another."""
+        """images: uint8 (N, s, s, C), resized to image_size if s differs."""
         pixels = torch.tensor(images).permute(0, 3, 1, 2)
         if image_size != pixels.shape[-1]:
             size = (image_size, image_size)
             pixels = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
             pixels = pixels.round().clamp(0, 255).byte()
-        self.pixels, self.image_size, self.device = (
-            pixels.contiguous().to(device),
-            image_size,
-            device,
-        )
+        self.pixels = pixels.contiguous().to(device)
+        self.image_size, self.device = image_size, device
 
     def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
+        """Samples ``index`` (N,); randomly cropped if there are ``draws`` (N, DRAWS)."""
+
         def deliver() -> Tensor:
             images = self.pixels[index.to(self.device)].float() / 255
             if draws is not None:
@@ -84,6 +70,7 @@ class FileImages:
         self._pool = _threads(workers) if workers else None
 
     def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
+        """As ``TensorImages.request``; reading starts at once if there are threads."""
         side, pinned = self.image_size, self.device.type == "cuda"
         batch = torch.empty(len(index), side, side, 3, dtype=torch.uint8, pin_memory=pinned)
         pixels, numbers = batch.numpy(), index.tolist()
@@ -92,16 +79,17 @@ class FileImages:
             own = None if draws is None else draws[position : position + 1]
             pixels[position] = read_image(self.paths[numbers[position]], side, own)
 
-        pending: list[Future] = []
-        if self._pool is not None:
-            pending = [self._pool.submit(read, position) for position in range(len(numbers))]
+        def start(position: int) -> Callable[[], object]:
+            """What waits for an image: threads read it from now on, the caller reads it then."""
+            if self._pool is None:
+                return functools.partial(read, position)
+            return self._pool.submit(read, position).result
+
+        pending = [start(position) for position in range(len(numbers))]
 
         def deliver() -> Tensor:
-            if self._pool is None:
-                for position in range(len(numbers)):
-                    read(position)
-            for future in pending:
-                future.result()
+            for wait in pending:
+                wait()
             return batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
 
         return deliver
@@ -121,12 +109,12 @@ def read_image(path: str, side: int, draws: Tensor | None) -> np.ndarray:
     try:
         with Image.open(path) as image:
             picture = image.convert("RGB")
-    except Exception as error:  # damage shows in as many ways as there are bytes
+    except Exception as error:  # damaged files raise errors of many kinds
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as an image ({reason}): replace it") from None
     bilinear = Image.Resampling.BILINEAR
     if draws is None:
-        # The authors resize to a square, whatever the image's proportions.
+        # The authors resize to a square, whatever the image's proportions are.
         enlarged = int(side * ENLARGED)
         border = round((enlarged - side) / 2)
         picture = picture.resize((enlarged, enlarged), bilinear)
@@ -150,12 +138,12 @@ class DomainSplit:
     split: str
     class_names: tuple[str, ...]
     class_sizes: tuple[int, ...]
-    images: Images
+    images: TensorImages | FileImages
     mirrored: bool
 
     def contact_sheet(self, classes: int, images: int) -> Tensor:
         """The first images of the first classes as in evaluation, uint8, on the CPU:
-        (classes, images, 3, S, S). Raises UserError if there are not so many."""
+        (classes, images, 3, S, S). Raises UserError if there are fewer."""
         if classes > len(self.class_names) or images > min(self.class_sizes[:classes]):
             raise UserError(
                 f"{self.name} ({self.split}) has no {images} images of {classes} classes "

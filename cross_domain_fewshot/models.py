@@ -66,9 +66,9 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Feature maps (N, 8 width, h, h) of images (N, 3, S, S)."""
-        # Every layer would keep the memory format of photographs as they are decoded, channels
-        # last; in it the backward of a strided 1x1 convolution of fewer than 16 channels crashes
-        # on a CPU (torch 2.13, oneDNN), and it is no faster in float32.
+        # Decoded photographs are channels last, which every layer would keep. In this format the
+        # backward of a strided 1x1 convolution of fewer than 16 channels crashes on a CPU (torch
+        # 2.13, oneDNN), and float32 is not faster.
         images = images.contiguous()
         return self.blocks(self.pool(F.relu(self.bn(self.conv(images)))))
 
@@ -102,7 +102,7 @@ class ConvNet(nn.Module):
 def build_backbone(
     name: str, head: str, width: int = 64, stem: str = "imagenet", transformed: bool = True
 ) -> nn.Module:
-    """The backbone as ``head`` needs it, convolutions Kaiming-normal (fan out).
+    """The backbone for ``head``, convolutions Kaiming-normal (fan out).
 
     transformed: with feature-wise transformation layers.
     """

@@ -6,8 +6,8 @@ At the start and at the end of a training with LFT and EvoGrad, in float64, on s
 episodes: the spread of the candidates' losses, and the cosine of EvoGrad's hypergradient to the
 exact one-step hypergradient (T1-T2), once with one noise for all candidates of a hypergradient and
 once with noise drawn anew for each. The exact one depends on the noise too: estimates are compared
-with that of the very same noise, and with the mean over many draws. One JSON file per seed; a file
-that is there already is not made again. ``scripts.publish`` makes the table from the files in
+with the one of the same noise, and with the mean over many draws. One JSON file per seed; an
+existing file is kept. ``scripts.publish`` makes the table from the files in
 results/cross_domain_fewshot/noise/records.
 """
 
@@ -16,8 +16,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,16 +28,17 @@ from common.fidelity_study.metrics import cosine, flat_gradient
 from common.fidelity_study.snapshots import cast
 from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
 from common.hypergrad.problem import BilevelProblem
-from common.reporting import Measured, Number, Table, collect_provenance
+from common.report import measured, number
+from common.reporting import Number, Table, collect_provenance
 from common.reporting.record_files import JsonObject, Record, save
 from common.settings import ROOT
 from common.training import choose_device, configure, seed_everything
 from cross_domain_fewshot.config import PRESETS, Config
-from cross_domain_fewshot.data import Episode
+from cross_domain_fewshot.episodes import Episode
 from cross_domain_fewshot.train import FewShotTask
 
 CANDIDATES = {2: 16, 8: 6, 32: 3}
-"""K and how many hypergradients are estimated with it on a pair of episodes."""
+"""K -> number of hypergradients estimated with it on a pair of episodes."""
 EXACT_DRAWS = 64
 """Draws of the noise over which the exact hypergradient is averaged."""
 Row = dict[str, Any]
@@ -134,23 +137,20 @@ def measure_seed(config: Config, pairs: int) -> list[Row]:
 
 def noise_table(records: Sequence[NoiseRecord]) -> Table:
     """Means over seeds and pairs of episodes, with 95 % intervals."""
-    rows = []
-    for moment in ("start", "end"):
-        found = [row for record in records for row in record.rows if row["moment"] == moment]
-
-        def chosen(noise: str, count: int | None = None, found: list[Row] = found) -> list[Row]:
-            return [row for row in found if row["noise"] == noise and row.get("K") == count]
-
-        most = max(CANDIDATES)
-        spread = {n: _mean(chosen(n, most), "loss_variance") for n in ("shared", "separate")}
-        exact = chosen("exact")
-        rows.append(
-            (moment, "T1-T2, one draw", "–", "–", "–", "–", "1", _interval(exact, "to_mean"))
-        )
+    found = pd.DataFrame([{"seed": r.seed, "K": 0} | row for r in records for row in r.rows])
+    for name in ("to_mean", "to_same", "loss_variance", "largest_weight"):  # lists of draws
+        found[name] = found[name].map(lambda draws: fmean(draws) if draws else math.nan, "ignore")
+    rows: list[tuple[Any, ...]] = []
+    for moment, at_moment in found.groupby("moment", sort=False):
+        exact = at_moment[at_moment["noise"] == "exact"]
+        gaps = "–", "–", "–", "–"
+        rows.append((moment, "T1-T2, one draw", *gaps, "1", _interval(exact["to_mean"])))
+        most = at_moment[at_moment["K"] == max(CANDIDATES)]
+        spread = most.groupby("noise")["loss_variance"].mean()
+        share = 100 * (1 - spread["shared"] / spread["separate"])
         for noise in ("shared", "separate"):
-            share = 100 * (1 - spread["shared"] / spread["separate"])
             for count in CANDIDATES:
-                same = chosen(noise, count)
+                cell = at_moment[(at_moment["noise"] == noise) & (at_moment["K"] == count)]
                 rows.append(
                     (
                         moment,
@@ -158,12 +158,12 @@ def noise_table(records: Sequence[NoiseRecord]) -> Table:
                         str(count),
                         Number(math.sqrt(spread[noise]), digits=3),
                         f"{share:.1f}" if noise == "separate" else "–",
-                        Number(_mean(same, "largest_weight")),
-                        _interval(same, "to_same") if noise == "shared" else "–",
-                        _interval(same, "to_mean"),
+                        Number(cell["largest_weight"].mean()),
+                        _interval(cell["to_same"]) if noise == "shared" else "–",
+                        _interval(cell["to_mean"]),
                     )
                 )
-    pairs = {(r.seed, row["pair"]) for r in records for row in r.rows}
+    pairs = found.groupby(["seed", "pair"]).ngroups
     return Table(
         "Few-shot: noise of the transformations in the candidates",
         ("moment", "hypergradient, noise", "K", "sd of losses", "share of noise %",
@@ -175,20 +175,15 @@ def noise_table(records: Sequence[NoiseRecord]) -> Table:
         "Largest weight: of the softmax over the candidates, mean. Cosine to the exact one-step "
         f"hypergradient: of the same draw of the noise; of the mean over {EXACT_DRAWS} draws.",
         notes=(
-            f"±: half-width of the 95 % confidence interval over {len(pairs)} pairs of episodes "
+            f"±: half-width of the 95 % confidence interval over {pairs} pairs of episodes "
             f"of {len(records)} seeds.",
         ),
     )  # fmt: skip
 
 
-def _mean(rows: Sequence[Row], name: str) -> float:
-    return sum(sum(row[name]) / len(row[name]) for row in rows) / len(rows)
-
-
-def _interval(rows: Sequence[Row], name: str) -> Number:
-    """Mean over pairs of episodes of the mean over draws, with the interval by Student's t."""
-    measured = Measured(tuple(sum(row[name]) / len(row[name]) for row in rows))
-    return Number(measured.mean, measured.ci95, digits=3)
+def _interval(means: pd.Series) -> Number | str:
+    """Mean over pairs of episodes, with the interval by Student's t."""
+    return number(measured(means), "ci95", digits=3)
 
 
 def main() -> None:

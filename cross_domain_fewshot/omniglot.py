@@ -16,6 +16,7 @@ from common.datasets.dataset import CanonicalFile, Dataset, obtain
 from common.datasets.sources import Damaged, Download, Official, Piece, Pieces, Unavailable
 from common.torchvision_import import torchvision
 from cross_domain_fewshot.embedded import SIDE, SPLITS, EmbeddedDomain, checksum
+from cross_domain_fewshot.folders import split_by_number
 
 _URL = torchvision.datasets.Omniglot.download_url_prefix
 _FILES = {
@@ -64,8 +65,8 @@ OMNIGLOT = Dataset(
 
 @functools.cache
 def load_omniglot(data_dir: Path | None) -> EmbeddedDomain:
-    """Ink at 32 x 32, grey. Classes ALPHABET/CHARACTER sorted by name are base, val or novel by
-    their number i: i % 2 = 0, i % 4 = 1, i % 4 = 3. Raises UserError if it cannot be had."""
+    """Ink at 32 x 32, grey. Classes ALPHABET/CHARACTER in alphabetical order, divided by
+    ``split_by_number``. Raises UserError if the data are not available."""
     files: dict[str, list[Image.Image]] = {}
     for content in obtain(OMNIGLOT, data_dir).files.values():
         seen: dict[str, list[Image.Image]] = {}
@@ -76,12 +77,7 @@ def load_omniglot(data_dir: Path | None) -> EmbeddedDomain:
                     picture = Image.open(io.BytesIO(archive.read(member)))
                     seen.setdefault("/".join(parts[:2]), []).append(picture)
         files |= seen
-    numbered = list(enumerate(sorted(files)))
-    classes = {
-        "base": tuple(name for i, name in numbered if i % 2 == 0),
-        "val": tuple(name for i, name in numbered if i % 4 == 1),
-        "novel": tuple(name for i, name in numbered if i % 4 == 3),
-    }
+    classes = {split: tuple(names) for split, names in split_by_number(sorted(files)).items()}
     images = [[_ink(p) for p in files[name]] for split in SPLITS for name in classes[split]]
     array = np.array(images)[..., None]
     return EmbeddedDomain("omniglot", array, classes, checksum(array))

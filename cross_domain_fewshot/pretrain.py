@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from common.files import locked
 from common.training import fit, load_checkpoint, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.data import ClassifierBatches, DomainSplit
+from cross_domain_fewshot.episodes import ClassifierBatches
+from cross_domain_fewshot.images import DomainSplit
 from cross_domain_fewshot.models import build_backbone, map_shape
 
 
@@ -59,7 +60,7 @@ class PretrainTask:
             yield {"loss": loss.detach()}
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """Accuracy in percent on the augmented training images, as they were met."""
+        """Accuracy in percent on the epoch's augmented training images, during the training."""
         return {"train_accuracy": 100 * self.right.item() / self.seen}
 
 
@@ -71,9 +72,9 @@ def pretrained_backbone(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state of the pre-trained backbone, and its checksum for the record.
 
-    Trained by the first run that needs it, with the seed of that run; others with the same
-    settings and data wait and take its result. A training that was cut off is continued. The
-    global random generators are left in some other state.
+    The first run that needs it trains it, with its seed; others with the same settings and data
+    wait and use the result. An interrupted training is continued. The state of the global random
+    generators is undefined afterwards.
     """
     settings = config.pretraining() | {"data": dict(data), "device": device.type}
     digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]

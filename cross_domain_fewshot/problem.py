@@ -1,4 +1,4 @@
-"""The bilevel problem: few-shot learning on one domain that is to carry over to another."""
+"""The bilevel problem: few-shot learning on one domain that shall generalise to another."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from common.hypergrad import Tensors
-from cross_domain_fewshot.data import Episode
+from cross_domain_fewshot.episodes import Episode
 from cross_domain_fewshot.models import FewShotNetwork
 
 
@@ -26,7 +26,7 @@ def episode_loss(network: FewShotNetwork, episode: Episode) -> Tensor:
 
 @contextmanager
 def in_mode(network: FewShotNetwork, training: bool) -> Iterator[None]:
-    """The network in training or evaluation mode; the mode before it comes back afterwards."""
+    """The network in training or evaluation mode; the previous mode is restored afterwards."""
     before = network.training
     network.train(training)
     try:
@@ -44,12 +44,12 @@ class FeatureTransformProblem:
               no transformation, so lambda does not occur in it
 
     The noise of the transformations comes from torch's global generators, which estimators seed,
-    so it is the same wherever L_T is evaluated within one hypergradient. Running statistics of the
-    backbone's batch norms go to clones of the buffers, which are dropped. RelationNet's head keeps
+    so it is the same in every evaluation of L_T within one hypergradient. Running statistics of the
+    backbone's batch norms are written to clones of the buffers and dropped. RelationNet's head has
     none and uses the episode's in both losses.
 
-    The auxiliary loss is not part of L_T: it is free of transformations, so its mixed derivative
-    by theta and lambda is zero.
+    The auxiliary loss is not part of L_T: it does not contain the transformations, so its mixed
+    derivative by theta and lambda is zero.
     """
 
     def __init__(self, network: FewShotNetwork) -> None:
@@ -66,9 +66,6 @@ class FeatureTransformProblem:
     def _loss(self, params: Tensors, hyper: Tensors, episode: Episode, training: bool) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         with in_mode(self.network, training):
-            scores = functional_call(
-                self.network,
-                ({**params, **hyper}, buffers),
-                (episode.support, episode.query),
-            )
+            tensors = {**params, **hyper}, buffers
+            scores = functional_call(self.network, tensors, (episode.support, episode.query))
         return F.cross_entropy(scores, query_labels(episode))

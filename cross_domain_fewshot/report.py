@@ -159,9 +159,9 @@ def _frames(records: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
 
 
 def embedded_table(records: Iterable[RunRecord]) -> Table:
-    """Accuracy by unseen domain and method on the embedded benchmark, which nothing published
-    belongs beside; a last block has the mean over the unseen domains, for the methods and seeds
-    that were run on all of those that occur."""
+    """Accuracy by unseen domain and method on the embedded benchmark, for which nothing is
+    published. The last block has the mean over the unseen domains, for the methods and seeds with
+    runs on all of them."""
     rows = []
     for setting, runs in _frames(records).items():
         everything = pd.concat([runs, _mean_over_domains(runs)])

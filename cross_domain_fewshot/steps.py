@@ -7,17 +7,17 @@ from torch.nn import functional as F
 from common.errors import UserError
 from common.training import MetaStep, new_generator
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.data import Episode, LabelledImages
+from cross_domain_fewshot.episodes import Episode, LabelledImages
 from cross_domain_fewshot.feature_transform import split_parameters
 from cross_domain_fewshot.models import AuxiliaryClassifier, FewShotNetwork, build_backbone
 from cross_domain_fewshot.problem import FeatureTransformProblem, episode_loss
 
 
 class Learner:
-    """What is trained, apart from where episodes come from.
+    """What is trained.
 
     aux_classes: classes of the auxiliary classifier; 0 leaves it out. Methods none and ft have no
-    meta step; ft with trained transformations has them in the model's optimiser.
+    meta step; trained transformations of ft are in the model's optimiser.
     """
 
     def __init__(self, config: Config, device: torch.device, aux_classes: int = 0) -> None:
@@ -78,9 +78,9 @@ class Learner:
         """Adam on the episode loss with transformations active plus aux_weight times the auxiliary
         loss; returns the losses by name.
 
-        Each loss is differentiated on its own and the gradients add up, so that only one graph is
-        in memory at a time. The auxiliary loss comes first, in evaluation mode, so that it does not
-        see the running statistics of this episode.
+        Each loss is differentiated separately and the gradients add up, so that only one graph is
+        in memory at a time. The auxiliary loss comes first, in evaluation mode, so that this
+        episode does not affect its running statistics.
         """
         losses = {}
         if self.auxiliary is not None and aux_batch is not None:
@@ -93,7 +93,7 @@ class Learner:
         loss = episode_loss(self.network, seen)
         loss.backward()
         self.optimizer.step()
-        # Freed now: gradients must not take up memory during the meta step.
+        # Freed now: gradients must not take memory during the meta step.
         self.optimizer.zero_grad()
         return {"train_loss": loss.detach(), **losses}
 

@@ -10,15 +10,11 @@ from common.reporting import RunRecord
 from common.runs import execute
 from common.training import Best, Cost, measure, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.data import (
-    ClassifierBatches,
-    DomainSplit,
-    EpisodeStream,
-    data_checksums,
-    open_domain,
-)
+from cross_domain_fewshot.data import data_checksums, open_domain
+from cross_domain_fewshot.episodes import ClassifierBatches, EpisodeStream
 from cross_domain_fewshot.evaluate import episode_accuracies, mean_and_ci95
 from cross_domain_fewshot.feature_transform import deviation_curves, is_hyper
+from cross_domain_fewshot.images import DomainSplit
 from cross_domain_fewshot.pretrain import pretrained_backbone
 from cross_domain_fewshot.steps import Learner
 
@@ -33,7 +29,7 @@ class FewShotTask:
         data = data_checksums(config.benchmark, config.data_dir)
         backbone, checksums = pretrained_backbone(config, base, device, data)
         self.checksums = data | checksums
-        seed_everything(config.seed)  # the pre-training drew random numbers, if it took place
+        seed_everything(config.seed)  # pre-training has drawn random numbers, or has been skipped
 
         stream = partial(new_generator, config.seed)
         self.aux_batches = None
@@ -76,7 +72,7 @@ class FewShotTask:
         )
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
-        # The auxiliary loss's weight falls 20 times, however many epochs there are.
+        # The auxiliary loss's weight falls 20 times, whatever the number of epochs.
         weight = 0.9 ** (20 * (epoch - 1) // self.config.epochs)
         for seen, unseen in self.schedule():
             episode = self.streams["seen", seen].next()
@@ -100,8 +96,8 @@ class FewShotTask:
                 yield names[index], None
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """Validation after every epoch; after the last one the test, with the last weights and
-        with those of the best epoch by validation. In percent."""
+        """Validation after every epoch; after the last one the test, with the last weights and with
+        those of the best epoch by validation. In percent."""
         val, val_ci95 = self.accuracy(self.val, "validation")
         metrics = {"val_accuracy": val, "val_ci95": val_ci95}
         if self.config.transformed:
@@ -119,8 +115,8 @@ class FewShotTask:
         return metrics
 
     def accuracy(self, split: DomainSplit, name: str) -> tuple[float, float]:
-        """Mean and 95 % half-width in the "validation" or the "test"; the episodes depend on seed
-        and name only, so they are the same for every method and epoch."""
+        """Mean and 95 % half-width in the "validation" or the "test". The episodes depend only on
+        seed and name, so they are the same for every method and epoch."""
         c = self.config
         episodes, queries, cycled = c.test_episodes, c.test_query, 0
         if name == "validation":

@@ -15,13 +15,8 @@ from common.datasets.dataset import CanonicalFile
 from common.errors import UserError
 from common.training import new_generator
 from cross_domain_fewshot import omniglot
-from cross_domain_fewshot.data import (
-    BASE_DOMAIN,
-    DOMAINS,
-    EpisodeStream,
-    data_checksums,
-    open_domain,
-)
+from cross_domain_fewshot.data import BASE_DOMAIN, DOMAINS, data_checksums, open_domain
+from cross_domain_fewshot.episodes import EpisodeStream
 from cross_domain_fewshot.folders import PHOTO_DOMAINS, read_lists
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2
 from common.training import TensorMemory
 from cross_domain_fewshot import feature_transform
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.data import Episode
+from cross_domain_fewshot.episodes import Episode
 from cross_domain_fewshot.feature_transform import split_parameters
 from cross_domain_fewshot.models import FewShotNetwork, build_backbone
 from cross_domain_fewshot.problem import FeatureTransformProblem

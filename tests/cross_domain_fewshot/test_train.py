@@ -9,7 +9,8 @@ import torch
 from common.errors import UserError
 from common.training import Cost
 from cross_domain_fewshot.config import CONTROLLED
-from cross_domain_fewshot.data import Episode, EpisodeStream, LabelledImages, open_domain
+from cross_domain_fewshot.data import open_domain
+from cross_domain_fewshot.episodes import Episode, EpisodeStream, LabelledImages
 from cross_domain_fewshot.evaluate import episode_accuracies, mean_and_ci95
 from cross_domain_fewshot.feature_transform import split_parameters
 from cross_domain_fewshot.models import FewShotNetwork, build_backbone
