@@ -2,7 +2,7 @@
 
 Each domain is one file of pixels, NAME.xz; ``benchmark.json`` holds its classes, split, size and
 checksum, and all that tools/embedded_data/fewshot needs to make the file again from the packages it
-names. Origins and licences: ATTRIBUTION.md.
+names. SHA256SUMS has the checksum of benchmark.json. Origins and licences: ATTRIBUTION.md.
 """
 
 import functools
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
+from common.files import checked_files
 
 FOLDER = Path(__file__).resolve().parent
 SPLITS = ("base", "val", "novel")
@@ -45,7 +46,8 @@ class EmbeddedDomain:
 
 @functools.cache
 def recipe() -> dict[str, Any]:
-    """The content of benchmark.json."""
+    """The content of benchmark.json. Raises UserError unless it is the file in SHA256SUMS."""
+    checked_files(FOLDER, "get it again from the repository", "benchmark.json")
     return json.loads((FOLDER / "benchmark.json").read_text(encoding="utf-8"))
 
 
