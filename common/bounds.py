@@ -67,6 +67,8 @@ class Bounds:
 
 
 _FINITE = Bounds()
+THREADS = Bounds(least=0, most=1024)
+"""CPU threads; 0: torch's choice."""
 PositiveInt = Annotated[int, Bounds(least=1)]
 NonNegativeInt = Annotated[int, Bounds(least=0)]
 PositiveFloat = Annotated[float, Bounds(above=0)]

@@ -11,9 +11,10 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from common.allocator import keep_freed_memory
+from common.bounds import Bounds
 from common.errors import UserError
 
 PARENT = "EVOGRAD_PARENT"
@@ -34,6 +35,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
+
+    def add_number(self, flag: str, kind: type, bounds: Bounds, **options: Any) -> None:
+        """A flag for a number, int or float (``kind``), that must lie within the bounds."""
+
+        def number(word: str) -> Any:
+            bounds.check(flag, value := kind(word))
+            return value
+
+        self.add_argument(flag, type=number, metavar="N", **options)
 
 
 def run_command(main: Callable[[], object]) -> None:

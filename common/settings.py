@@ -5,7 +5,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from common.bounds import Bounds, NonNegativeFloat, PositiveFloat, PositiveInt, check_settings
+from common.bounds import (
+    THREADS,
+    Bounds,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    check_settings,
+)
 from common.errors import UserError
 from common.experiment import Method
 from common.hypergrad import Estimator
@@ -35,7 +42,7 @@ class RunSettings:
     """Which defaults the other settings have: smoke (seconds), quick (minutes), paper."""
     device: str = "auto"
     """Where to compute: auto (CUDA if there), cpu, cuda, cuda:N."""
-    threads: Annotated[int, Bounds(least=0, most=1024)] = 1
+    threads: Annotated[int, THREADS] = 1
     """CPU threads of torch (0: its choice). The number decides the last digits of results: a run
     that is continued keeps the number it began with, and the record holds it."""
     tf32: bool = False

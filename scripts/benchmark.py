@@ -10,15 +10,16 @@ command goes on where it was. Ends by naming the report.
 
 import argparse
 import importlib
-import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from tqdm import tqdm
 
+from common.bounds import THREADS, Bounds
 from common.command import Parser, run_command
 from common.cost_study.case import PublishedCost
 from common.cost_study.measuring import Rounds
@@ -95,7 +96,7 @@ def draw(results: Path, folder: Path) -> None:
 
 
 def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
-    """The chosen cases."""
+    """The chosen cases. UserError for a word that no figure, or no method of theirs, has."""
     device = choose_device(arguments.device)
     threads = arguments.threads or torch.get_num_threads()
     settings = Settings(
@@ -104,7 +105,7 @@ def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
     compiled = arguments.compile
     if compiled is None:
         compiled = arguments.size == "paper" and device.type == "cuda"
-    return [
+    jobs = [
         Job(
             point=Point(experiment=name, figure=case.figure, x=case.x),
             cases=module.cases,
@@ -117,9 +118,26 @@ def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
         )
         for name, module in cost_modules(arguments.experiments).items()
         for case in module.cases(arguments.size)
-        if not arguments.figures
-        or any(w.lower() in f"{case.figure}, {case.x}".lower() for w in arguments.figures)
     ]
+    figures = [f"{job.point.figure}, {job.point.x}" for job in jobs]
+    check_words("--figures", arguments.figures, figures)
+    wanted = [word.lower() for word in arguments.figures or [""]]
+    jobs = [
+        job
+        for job, figure in zip(jobs, figures, strict=True)
+        if any(word in figure.lower() for word in wanted)
+    ]
+    methods = [row.name for job in jobs for row in replace(job, words=()).rows()]
+    check_words("--methods", arguments.methods, methods)
+    return jobs
+
+
+def check_words(flag: str, words: Sequence[str], names: Sequence[str]) -> None:
+    """UserError for a word that is in none of the names."""
+    for word in words:
+        if not any(word.lower() in name.lower() for name in names):
+            known = "; ".join(dict.fromkeys(names))
+            raise UserError(f"{flag} {word} is in none of the names here, which are: {known}")
 
 
 def measure_all(jobs: Sequence[Job]) -> None:
@@ -145,12 +163,9 @@ def measure_all(jobs: Sequence[Job]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     jobs = planned_jobs(arguments)
-    if not jobs:
-        raise UserError(f"--figures {' '.join(arguments.figures)} names no figure of the study")
-    if all(len(job.rows()) == 1 for job in jobs):
-        raise UserError(f"--methods {' '.join(arguments.methods)} names no method of the study")
     folder = arguments.runs / arguments.size
     output = arguments.output or folder / "report"
+    check_writable(folder)
     check_writable(output)
     measure_all(jobs)
     measurements = read_measurements(folder)
@@ -176,22 +191,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--experiments", nargs="+", default=EXPERIMENTS, choices=EXPERIMENTS, metavar="NAME")
     add("--figures", nargs="+", default=(), metavar="WORD", help="only figures, x with such words")
     add("--methods", nargs="+", default=(), metavar="WORD", help="only methods with such words")
-    add(
-        "--seconds-each", type=float, default=3.0, help="of rounds for each measurement, at least 3"
-    )
+    parser.add_number(
+        "--seconds-each", float, Bounds(least=0), default=3.0,
+        help="of rounds for each measurement, at least 3",
+    )  # fmt: skip
     add("--compile", action=argparse.BooleanOptionalAction, help="also under torch.compile "
         "(default: at size paper on a GPU)")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    add("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_number("--threads", int, THREADS, default=0, help="CPU threads; 0: torch's choice")
     add("--tf32", action="store_true", help="let a GPU round float32 products to TF32")
     add("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where measurements are")
     add("--output", type=Path, help="of the report; default RUNS/SIZE/report")
-    arguments = parser.parse_args(argv)
-    for name in ("seconds_each", "threads"):
-        value = getattr(arguments, name)
-        if not 0 <= value < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} {value:g} must be 0 or more")
-    return arguments
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

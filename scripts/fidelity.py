@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.bounds import THREADS
 from common.command import Parser, run_command
 from common.errors import UserError
 from common.fidelity_study.measuring import measure_snapshot
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m scripts.fidelity", description=__doc__)
     parser.add_argument("--preset", default="quick", help=", ".join(OPTIONS))
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_number("--threads", int, THREADS, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--collect", action="store_true", help="copy the records into results/")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "fidelity")
     arguments = parser.parse_args(argv)
@@ -69,9 +70,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(OPTIONS)}")
     configure(arguments.threads, tf32=False)
     options, folder = OPTIONS[arguments.preset], arguments.output / arguments.preset
-    snapshots = planned(arguments.preset, arguments.device, options, folder)
-    records = folder / "records"
+    records, results = folder / "records", ROOT / "results" / "fidelity" / arguments.preset
     check_writable(records)
+    if arguments.collect:
+        check_writable(results)
+    snapshots = planned(arguments.preset, arguments.device, options, folder)
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} snapshots [{elapsed}<{remaining}] "
     with tqdm(
         total=len(snapshots), desc="fidelity", dynamic_ncols=True, bar_format=form + "{postfix}"
@@ -86,7 +89,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             save(record, path)
     draw(records, folder, EXPERIMENTS)
     if arguments.collect:
-        results = ROOT / "results" / "fidelity" / arguments.preset
         for path in records.glob("*.json"):
             write_atomic(results / "records" / path.name, path.read_bytes())
         draw(results / "records", results, EXPERIMENTS)

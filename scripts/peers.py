@@ -7,7 +7,6 @@ samples for ResNet-32 at batch 100, for error, time and memory of a whole traini
 take turns in one process. The record and the tables lie under results/peers.
 """
 
-import argparse
 import copy
 import json
 import time
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.command import run_command
-from common.errors import UserError
+from common.bounds import Bounds
+from common.command import Parser, run_command
 from common.files import check_writable, write_atomic
 from common.reporting import collect_provenance
 from common.settings import ROOT
@@ -90,15 +89,13 @@ def timed(step: Callable[[], object]) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m scripts.peers", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of all methods in turn")
-    parser.add_argument("--batch-size", type=int, default=100, help="of ResNet-32")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser = Parser(prog="python -m scripts.peers", description=__doc__)
+    some = Bounds(least=1, most=1024)
+    parser.add_number("--rounds", int, some, default=7, help="timed rounds of all methods in turn")
+    parser.add_number("--batch-size", int, some, default=100, help="of ResNet-32")
+    parser.add_number("--threads", int, some, default=2, help="CPU threads")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "peers" / "cpu")
     arguments = parser.parse_args(argv)
-    for name in ("rounds", "batch_size", "threads"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
     check_writable(arguments.output)
     torch.set_num_threads(arguments.threads)
     on_quadratic = quadratic_rows()

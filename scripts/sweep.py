@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.bounds import Bounds
+from common.bounds import THREADS, Bounds
 from common.command import Parser, run_command
 from common.errors import UserError
 from common.experiment import Experiment, load_experiment
@@ -132,9 +132,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[E
     parser.add_argument("--preset", default="quick", help="smoke, quick, paper (default: quick)")
     parser.add_argument("--methods", nargs="+", help="only these; also ones not planned")
     parser.add_argument("--seeds", nargs="+", type=int, help="these instead of the planned ones")
-    parser.add_argument("--jobs", type=int, help="runs at a time")
+    parser.add_number("--jobs", int, Bounds(least=1, most=1024), help="runs at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    parser.add_argument("--threads", type=int, help="CPU threads of each run (default: 1)")
+    parser.add_number("--threads", int, THREADS, help="CPU threads of each run (default: 1)")
     parser.add_argument("--no-report", action="store_true", help="runs only")
     parser.add_argument(
         "--launcher", choices=("local", "slurm"), default="local", help="where runs are carried out"
@@ -200,8 +200,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, experiments = parse(argv)
     if arguments.launcher == "local":  # a cluster's nodes have other devices than this machine
         choose_device(arguments.device)
-    if arguments.jobs is not None:
-        Bounds(least=1, most=1024).check("--jobs", arguments.jobs)
     known = dict.fromkeys(preset for experiment in experiments for preset in experiment.presets)
     if arguments.preset not in known:
         raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(known)}")

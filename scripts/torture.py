@@ -278,15 +278,14 @@ class Torture:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m scripts.torture", description=__doc__)
-    parser.add_argument("--kills", type=int, default=10, help="of each of three signals")
-    parser.add_argument("--flips", type=int, default=20, help="in each of three files")
+    times = Bounds(least=1, most=10_000)
+    parser.add_number("--kills", int, times, default=10, help="of each of three signals")
+    parser.add_number("--flips", int, times, default=20, help="in each of three files")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "runs" / "torture.md",
         help="file for the table, such as docs/reliability.md",
     )  # fmt: skip
     arguments = parser.parse_args(argv)
-    for name in ("kills", "flips"):
-        Bounds(least=1, most=10_000).check(f"--{name}", getattr(arguments, name))
     tallies: list[Tally] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         began = time.monotonic()

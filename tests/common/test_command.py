@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.bounds import Bounds
 from common.command import Parser, run_command
 from common.errors import UserError
 
@@ -78,6 +79,17 @@ def test_a_reader_that_goes_away_is_no_fault():
     assert (done.returncode, done.stdout, done.stderr) == (141, "x", "")
 
 
-def test_unknown_options_are_refused_in_a_sentence():
-    with pytest.raises(UserError, match=r"unrecognized arguments: --frob; see --help"):
-        Parser().parse_args(["--frob"])
+def test_unknown_options_and_numbers_out_of_range_are_refused_in_a_sentence():
+    parser = Parser()
+    parser.add_number("--rate", float, Bounds(above=0, most=2), default=1.0)
+    for words, sentence in {
+        "--frob": "unrecognized arguments: --frob; see --help",
+        "--rate inf": "--rate inf must be greater than 0 and at most 2",
+        "--rate 0": "--rate 0.0 must be greater than 0 and at most 2",
+        "--rate fast": "argument --rate: invalid number value: 'fast'; see --help",
+    }.items():
+        with pytest.raises(UserError) as refused:
+            parser.parse_args(words.split())
+        assert str(refused.value) == sentence
+    assert parser.parse_args(["--rate", "2"]).rate == 2.0
+    assert parser.parse_args([]).rate == 1.0

@@ -1,17 +1,10 @@
 """The cost study's command, from measuring to results/."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-from common.command import run_command
 from common.cost_study.records import read_measurements
 from scripts import benchmark, publish
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -86,26 +79,3 @@ def test_published_costs_belong_to_points_of_the_study():
     widths = benchmark.published_costs()["metaweightnet"]
     cifar10 = next(e for e in widths if e.x == "CIFAR-10")
     assert cifar10.costs == {"EvoGrad, K = 2": (0.4, 98.7), "T1T2": (0.9, 144.9)}
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [(["--figures", "nonsense"], "--figures nonsense"),
-     (["--seconds-each", "-1"], "--seconds-each -1"),
-     (["--methods", "nonsense"], "--methods nonsense"),
-     (["--device", "tpu"], "--device tpu"), (["--threads", "-2"], "--threads -2")],
-)  # fmt: skip
-def test_refuses_in_one_sentence(words, more, message, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run_command(lambda: benchmark.main([*words, *more]))
-    error = capsys.readouterr().err.strip()
-    assert ended.value.code == 2
-    assert error.startswith("error: ") and message in error and "\n" not in error
-
-
-def test_help_names_its_options():
-    result = subprocess.run(
-        [sys.executable, "-m", "scripts.benchmark", "--help"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "--size" in result.stdout and "--seconds-each" in result.stdout

@@ -2,14 +2,14 @@
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
+from common.command import run_command
+from common.settings import ROOT
+from scripts import benchmark, fidelity
 from scripts.experiments import EXPERIMENTS
 from scripts.publish import differences, documents
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_tables_and_documents_say_what_the_records_say():
@@ -39,6 +39,39 @@ def test_reproduce_refuses_what_it_does_not_know(words):
     )  # fmt: skip
     assert result.returncode == 2 and result.stderr.startswith("error: ")
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        (benchmark, "--figures lenet nonsense", "--figures nonsense is in none of the names"),
+        (benchmark, "--methods T1T2 nonsense", "--methods nonsense is in none of the names"),
+        (benchmark, "--seconds-each -1", "--seconds-each -1.0 must be at least 0"),
+        (benchmark, "--seconds-each nan", "--seconds-each nan must be at least 0"),
+        (benchmark, "--seconds-each soon", "argument --seconds-each: invalid number value"),
+        (benchmark, "--device tpu", "--device tpu"),
+        (benchmark, "--threads -2", "--threads -2 must lie between 0 and 1024"),
+        (benchmark, "--runs FILE", "FILE"),
+        (benchmark, "--output FILE", "FILE"),
+        (fidelity, "--threads 1000000", "--threads 1000000 must lie between 0 and 1024"),
+        (fidelity, "--threads 1.5", "argument --threads: invalid number value"),
+        (fidelity, "--preset huge", "--preset huge is unknown"),
+        (fidelity, "--output FILE", "FILE"),
+    ],
+)
+def test_studies_refuse_in_a_sentence_before_anything_is_measured(
+    script, words, message, tmp_path, monkeypatch, capsys
+):
+    for module, name in ((benchmark, "measure_all"), (fidelity, "planned")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("it has begun"))
+    (tmp_path / "file").touch()
+    folder = "--runs" if script is benchmark else "--output"
+    full = [folder, str(tmp_path / "runs"), *words.split()]
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: script.main([w.replace("FILE", f"{tmp_path}/file") for w in full]))
+    error = capsys.readouterr().err.strip()
+    assert ended.value.code == 2 and "\n" not in error
+    assert error.startswith("error: ") and message.replace("FILE", f"{tmp_path}/file") in error
 
 
 def test_documents_link_to_what_exists():
