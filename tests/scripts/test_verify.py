@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from common.datasets import dataset
+from cross_domain_fewshot import embedded
 from metaxl.embedded import material
 from scripts import publish, verify
 
@@ -69,10 +70,32 @@ def test_a_changed_number_in_a_record_is_noticed(results, capsys):
     assert str(path) in verified("records", capsys)
 
 
+def test_a_record_of_the_noise_study_is_verified_too(results, capsys):
+    kept = publish.ROOT / "results" / "cross_domain_fewshot" / "noise" / "records"
+    (path, *_) = sorted(shutil.copytree(kept, results / "noise" / "records").iterdir())
+    count = len(list(kept.iterdir()))
+    assert f" {count} evograd-fewshot-noise," in verified("records", capsys)
+    record = json.loads(path.read_text())
+    for change in ({"seed": record["seed"] + 1}, {"rows": record["rows"][1:]}, {"rows": None}):
+        path.write_text(json.dumps(record | change))
+        assert str(path) in verified("records", capsys)
+
+
 def test_embedded_files_and_cached_data_are_compared_with_their_checksums(
     tmp_path, monkeypatch, capsys
 ):
     assert verified("embedded", capsys).startswith("right")
+    recipe = tmp_path / "benchmark.json"
+    for name in (recipe.name, "SHA256SUMS"):
+        shutil.copy(embedded.FOLDER / name, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "FOLDER", tmp_path)
+        whole = recipe.read_bytes()
+        for content in (b"{", b"[]", b"", whole.replace(b"airplane", b"airplanf")):
+            embedded.recipe.cache_clear()
+            recipe.write_bytes(content)
+            assert "benchmark.json is damaged" in verified("embedded", capsys)
+    embedded.recipe.cache_clear()
     shutil.copytree(material.HERE, tmp_path / "copy")
     monkeypatch.setattr(material, "HERE", tmp_path / "copy")
     (tmp_path / "copy" / "written" / "quy.json").write_text("{}")
