@@ -1,20 +1,25 @@
 """What scripts/slurm_test.sh carries out once its Slurm stands.
 
-python -m scripts.slurm_test SCRATCH-FOLDER
+    python -m scripts.slurm_test FOLDER
+
+The folder gets two copies of the project with their runs, one for each launcher. Given the folder
+of an earlier test, it goes on with what is finished there.
 """
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common.command import run_command
+from common.command import PARENT, run_command
 from common.errors import UserError
+from common.files import write_atomic
 from common.settings import ROOT
 from common.training import metrics_lines
 
@@ -22,34 +27,50 @@ EXPERIMENTS = ("rotation", "metaweightnet")
 METHODS = ("evograd", "t1t2", "along_gradient")
 COMPARED = ("config", "epochs", "traces", "final", "best", "curves", "data")
 """Parts of a record that two launchers must agree on; the others are times and memory."""
+JOB_MINUTES = 60
+"""A job's time limit: an epoch must be shorter, however crowded the machine is."""
+STALLED = 900.0
+"""Seconds after which a sweep is given up if none of its runs has written anything."""
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "results", "__pycache__", ".*_cache")
 
 
 def main() -> None:
-    scratch = Path(sys.argv[1])
-    for launcher in ("local", "slurm"):
-        shutil.copytree(ROOT, scratch / launcher, ignore=LEFT_OUT)
-    local, slurm = scratch / "local", scratch / "slurm"
+    local, slurm = (Path(sys.argv[1]) / launcher for launcher in ("local", "slurm"))
+    for copy in (local, slurm):
+        if not copy.exists():
+            shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
     if (status := sweep(local, "--launcher", "local")) != 0:
         raise UserError(f"the sweep on this machine ended with status {status}")
-
-    words = ("--launcher", "slurm", "--partition", "test", "--time", "5")
-    interruptions = Interruptions(slurm)
-    with interruptions.going_on():
-        status = sweep(slurm, *words)
-    say(f"the sweep with a cancelled job ended with status {status}")
-    if status != 2:
-        raise UserError("a cancelled job must end the sweep with status 2")
+    words = ("--launcher", "slurm", "--partition", "test", "--time", str(JOB_MINUTES))
+    interrupted = interrupted_sweep(slurm, words)
     if (status := sweep(slurm, *words)) != 0:
         raise UserError(f"the same command again ended with status {status}")
     compare(local, slurm)
-    for name, run in interruptions.done.items():
+    for name, run in interrupted.items():
         resumed = next(metrics_lines(slurm / "runs" / run / "metrics.jsonl"))["iteration"]
         say(f"{name}: {run}, continued from iteration {resumed}")
         if resumed == 0:
             raise UserError(f"{run} was begun anew, not continued")
-    if len(interruptions.done) < len(Interruptions.KINDS):
-        raise UserError(f"only {', '.join(interruptions.done)} took place")
+
+
+def interrupted_sweep(folder: Path, words: Sequence[str]) -> dict[str, str]:
+    """A sweep in which three jobs are interrupted; which ones, by kind of interruption.
+
+    One that was cut off itself is begun anew, one that is finished is not repeated.
+    """
+    finished = folder / "interrupted.json"
+    if not finished.exists():
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+        interruptions = Interruptions(folder)
+        with interruptions.going_on():
+            status = sweep(folder, *words)
+        say(f"the sweep with a cancelled job ended with status {status}")
+        if len(interruptions.done) < len(Interruptions.KINDS):
+            raise UserError(f"only {', '.join(interruptions.done) or 'nothing'} took place")
+        if status != 2:
+            raise UserError("a cancelled job must end the sweep with status 2")
+        write_atomic(finished, json.dumps(interruptions.done))
+    return json.loads(finished.read_text())
 
 
 def say(text: str) -> None:
@@ -57,15 +78,35 @@ def say(text: str) -> None:
 
 
 def sweep(folder: Path, *words: str) -> int:
-    """The sweep of both experiments from a copy of the project; its exit status."""
+    """The sweep of both experiments from a copy of the project; its exit status.
+
+    UserError if no run makes progress for ``STALLED`` seconds.
+    """
     options = ["--preset", "smoke", "--device", "cpu", "--threads", "1", "--jobs", "2"]
     options += ["--no-report", "--methods", *METHODS]
     command = ["python", "-m", "scripts.sweep", *EXPERIMENTS, *options, *words]
     say(f"$ {' '.join(command)}")
-    began = time.monotonic()
-    status = subprocess.run([sys.executable, *command[1:]], cwd=folder).returncode
-    say(f"status {status} after {time.monotonic() - began:.0f} s")
-    return status
+    began = time.time()
+    environment = os.environ | {PARENT: str(os.getpid())}
+    with subprocess.Popen([sys.executable, *command[1:]], cwd=folder, env=environment) as process:
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                if time.time() - max(began, last_written(folder / "runs")) > STALLED:
+                    raise UserError(f"no run has written anything for {STALLED / 60:.0f} minutes")
+        finally:
+            process.terminate()
+    say(f"status {process.returncode} after {time.time() - began:.0f} s")
+    return process.returncode
+
+
+def last_written(runs: Path) -> float:
+    """When a run last wrote a file (seconds since 1970); 0 without runs."""
+    times = [0.0]
+    for path in runs.glob("*/smoke/*/*"):
+        with contextlib.suppress(FileNotFoundError):  # a temporary file
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 class Interruptions:

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Tests --launcher slurm on a real Slurm of one node, on this machine alone (loopback).
 #
-#   bash scripts/slurm_test.sh
+#   bash scripts/slurm_test.sh [FOLDER]
 #
 # Runs three methods of rotation and of metaweightnet at preset smoke through it, interrupts three of
 # the jobs (requeued as by preemption; told of its time limit; cancelled), and compares all records
-# with those of --launcher local, bit for bit. Needs: Debian's slurm-wlm and munge, installed but not running; a
-# root shell, or slurmd that runs without. Takes: some three minutes on two cores, at most 30.
+# with those of --launcher local, bit for bit. FOLDER keeps the runs, so that the same command goes on
+# after a kill; without it they are removed. Needs: Debian's slurm-wlm and munge, installed but not
+# running; a root shell, or slurmd that runs without. Takes: some three minutes on two free cores, on
+# a crowded machine much longer; given up after 15 minutes without progress, or after two hours.
 set -euo pipefail
+runs=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
 for program in munged slurmctld slurmd sbatch; do
   if ! PATH=$PATH:/usr/sbin command -v "$program" > /dev/null; then
@@ -19,6 +22,7 @@ PATH=$PATH:/usr/sbin
 bash scripts/setup.sh
 
 scratch=$(mktemp -d)
+runs=${runs:-$scratch}
 daemons=()
 clean_up() {
   status=$?
@@ -68,7 +72,7 @@ SlurmdSpoolDir=$scratch/spool
 SlurmctldPidFile=$scratch/slurmctld.pid
 SlurmdPidFile=$scratch/slurmd.pid
 NodeName=localhost NodeAddr=127.0.0.1 CPUs=2
-PartitionName=test Nodes=localhost Default=YES MaxTime=30 State=UP
+PartitionName=test Nodes=localhost Default=YES MaxTime=60 State=UP
 END
 export SLURM_CONF=$scratch/slurm.conf
 
@@ -83,4 +87,4 @@ slurmd -D -N localhost &> "$scratch/slurmd.log" &
 daemons+=($!)
 for _ in $(seq 100); do sinfo --noheader --states=idle 2> /dev/null | grep -q . && break; sleep 0.2; done
 
-timeout --foreground 1800 .venv/bin/python -m scripts.slurm_test "$scratch"
+timeout --foreground 7200 .venv/bin/python -m scripts.slurm_test "$runs"
