@@ -44,8 +44,8 @@ class Config(EstimatorSettings):
     """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
 
     dataset: Literal["wikiann", "embedded", "masakhaner", "conll"] = "wikiann"
-    """WikiAnn (PAN-X) and MasakhaNER as their users have them, the corpus that comes with this
-    project, or any files in CoNLL's columns."""
+    """WikiAnn (PAN-X) and MasakhaNER, the corpus that comes with this project, or any files in
+    CoNLL's columns."""
     source: str = "en"
     """Language with many labelled sentences."""
     target: str = "qu"
@@ -55,7 +55,7 @@ class Config(EstimatorSettings):
     target_sentences: Annotated[int, Bounds(least=2)] = 100
     """Training sentences of the target language, at most; a batch of them is halved."""
     data_seed: Annotated[int, Bounds(least=0, most=2**32 - 1)] = 42
-    """Draws the training sentences where there are more than asked for; one for all runs."""
+    """Draws the training sentences if there are more than asked for; the same for all runs."""
     eval_sentences: NonNegativeInt = 0
     """Dev and test sentences: the first ones; 0 is all."""
     train_length: Annotated[int, Bounds(least=8)] = 200
@@ -74,7 +74,7 @@ class Config(EstimatorSettings):
     small_layers: PositiveInt = 2
     """Encoder small: layers."""
     small_hidden: Annotated[int, Bounds(least=32, multiple_of=32)] = 96
-    """Encoder small: size of the hidden states; 32 of them make an attention head."""
+    """Encoder small: size of the hidden states; an attention head has 32 of them."""
     small_vocabulary: PositiveInt = 3_000
     """Encoder small: subwords of its tokenizer."""
     pretraining_steps: NonNegativeInt = 3_000
@@ -87,11 +87,11 @@ class Config(EstimatorSettings):
     bottleneck: PositiveInt = 384
     """Hidden units of a transformation network."""
     detach_input: bool = True
-    """The input of a transformation network is a constant to the gradient: the source loss reaches
-    the encoder through the skip path only."""
+    """The input of a transformation network is a constant for the gradient: the source loss reaches
+    the encoder only through the skip path."""
     faithful: bool = False
-    """EvoGrad: repeat the encoder's passes for every candidate, each with dropout masks of its own,
-    and back-propagate through them, as the authors' code does, instead of one pass for all."""
+    """EvoGrad: repeat the encoder's passes for every candidate, with its own dropout masks, and
+    back-propagate through them, as the authors' code does, instead of one pass for all."""
 
     epochs: PositiveInt = 20
     """Passes over the source sentences."""
@@ -105,9 +105,9 @@ class Config(EstimatorSettings):
     """The tagger's weight decay: coupled, added to the gradient (Adam with L2), or decoupled
     (AdamW)."""
     warmup: Annotated[float, Bounds(least=0, below=1)] = 0.1
-    """Part of all steps in which the learning rates rise from 0; then they fall to 0."""
+    """Fraction of all steps in which the learning rates rise from 0; then they fall to 0."""
     clip: PositiveFloat = 10.0
-    """Greatest norm of the tagger's gradient; joint_training and target_only do not clip."""
+    """Largest norm of the tagger's gradient; joint_training and target_only do not clip."""
     meta_learning_rate: PositiveFloat = 1e-6
     """Adam on the transformation network."""
     meta_weight_decay: NonNegativeFloat = 5e-4
@@ -151,7 +151,7 @@ class Config(EstimatorSettings):
         (or 0, its embeddings)."""
         if self.has_transformation and max(self.layers) > last:
             raise UserError(
-                f"--layers {max(self.layers)} is not there: the encoder has layers 1 to {last}"
+                f"--layers {max(self.layers)} does not exist: the encoder has layers 1 to {last}"
             )
 
 

@@ -16,7 +16,7 @@ ParseLine = Callable[[str], tuple[str, str]]
 
 
 def parse_columns(line: str) -> tuple[str, str]:
-    """CoNLL: columns between blanks or tabs, of which the first is the token, the last the tag."""
+    """CoNLL: columns separated by blanks or tabs; the first is the token, the last the tag."""
     columns = re.split(r"[ \t]+", line.strip(" \t"))
     if len(columns) < 2:
         raise ValueError("a token, a blank and a tag")
@@ -37,10 +37,10 @@ def parse_wikiann(language: str) -> ParseLine:
 
 
 def read_file(path: Path, parse: ParseLine, types: Collection[str] | None = None) -> list[Sentence]:
-    """The sentences of a file; ``types`` are the entity types allowed, None allows any.
+    """The sentences of a file. types: the allowed entity types; None allows any.
 
-    Lines that begin with -DOCSTART- are passed over. UserError names the file and the line if that
-    is malformed or has an unknown tag, and the file if it is empty or cannot be read.
+    Lines that begin with -DOCSTART- are skipped. UserError names the file and a line that is
+    malformed or has an unknown tag, or a file that is empty or cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -48,7 +48,7 @@ def read_file(path: Path, parse: ParseLine, types: Collection[str] | None = None
         raise UserError(f"{path} cannot be read as UTF-8 text ({error}).") from None
     sentences: list[Sentence] = []
     rows: list[tuple[str, str]] = []
-    # Not splitlines(): some tokens contain characters that it takes for line ends.
+    # Not splitlines(): it would split at some characters inside tokens.
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         line = line.removesuffix("\r")
         if line.strip(" \t") and not line.startswith("-DOCSTART-"):
@@ -72,7 +72,9 @@ def _parse(
     match = TAG.fullmatch(tag)
     if not match or (types is not None and match["type"] and match["type"] not in types):
         kinds = ", ".join(types) if types is not None else "any type X"
-        raise UserError(f"{place}: {_short(tag)} is no IOB2 tag (O, B-X or I-X, with X: {kinds}).")
+        raise UserError(
+            f"{place}: {_short(tag)} is not an IOB2 tag (O, B-X or I-X, with X: {kinds})."
+        )
     return token, tag
 
 
@@ -81,7 +83,7 @@ def _short(text: str) -> str:
 
 
 def find_files(folder: Path) -> dict[str, Path]:
-    """The files of the splits that are in ``folder``, under any of their usual names."""
+    """The splits' files in ``folder``, under any of their usual names."""
     found = {}
     for split in SPLITS:
         names = [name + ending for name in NAMES[split] for ending in ENDINGS]
@@ -92,9 +94,9 @@ def find_files(folder: Path) -> dict[str, Path]:
 
 
 def read_folder(folder: Path, parse: ParseLine, types: Collection[str] | None = None) -> Corpus:
-    """The corpus in a folder that :func:`find_files` finds train, dev and test in.
+    """The corpus in a folder with the files train, dev and test, see :func:`find_files`.
 
-    UserError names a file that is missing, besides the reasons of :func:`read_file`.
+    UserError names a missing file; see also :func:`read_file`.
     """
     files = find_files(folder)
     if lacking := [split for split in SPLITS if split not in files]:

@@ -6,12 +6,12 @@ masakhaner: folder LANGUAGE/train.txt, dev.txt, test.txt, CoNLL; else its reposi
 conll: any folder LANGUAGE/train, dev, test (or .txt, .conll) with a token and an IOB2 tag on each
 line; the entity types are those in the files.
 
-A folder is --data-dir, or else EVOGRAD_DATA; the files may be some levels down, as the original
-archives have them. Sentences stand in the order of the files.
+The folder is --data-dir, or else EVOGRAD_DATA; the files may be some levels down, as in the
+original archives. Sentences keep the order of the files.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,53 +19,47 @@ import numpy as np
 
 from common.errors import UserError
 from metaxl import embedded, masakhaner, wikiann
-from metaxl.conll import ParseLine, find_files, parse_columns, parse_wikiann, read_folder
+from metaxl.conll import find_files, parse_columns, parse_wikiann, read_folder
 from metaxl.sentences import Corpus, Sentence, checksum
-
-TYPES: dict[str, tuple[str, ...]] = {
-    "embedded": embedded.TYPES,
-    "wikiann": wikiann.TYPES,
-    "masakhaner": masakhaner.TYPES,
-    "conll": (),
-}
-"""Entity types by data set; of conll, those that ``entity_types`` finds."""
-LANGUAGES: dict[str, tuple[str, ...]] = {
-    "embedded": embedded.LANGUAGES,
-    "wikiann": wikiann.LANGUAGES,
-    "masakhaner": masakhaner.LANGUAGES,
-    "conll": (),
-}
-"""Languages by data set; wikiann has more, and conll those that the folder has."""
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """How a data set lies in a folder. inside: where in it, in the order tried."""
+class Source:
+    """A data set. types: of its entities; () if they are those in the files. languages: those of
+    its corpus, or of the paper; () if they are those in the folder. inside: where the languages may
+    be in a folder, in the order tried. form: of a line."""
 
     title: str
-    inside: tuple[str, ...]
-    form: str
-    how_to_get: str
+    types: tuple[str, ...]
+    languages: tuple[str, ...]
+    inside: tuple[str, ...] = ()
+    form: str = "lines `token tag`"
+    how_to_get: str = ""
 
 
-_LAYOUTS = {
-    "wikiann": _Layout(
+DATASETS = {
+    "embedded": Source("The embedded corpus", embedded.TYPES, embedded.LANGUAGES),
+    "wikiann": Source(
         "WikiAnn",
+        wikiann.TYPES,
+        wikiann.LANGUAGES,
         ("", "wikiann", "panx_dataset", "panx"),
         "lines `{language}:token<TAB>tag`",
         wikiann.HOW_TO_GET,
     ),
-    "masakhaner": _Layout(
+    "masakhaner": Source(
         "MasakhaNER",
+        masakhaner.TYPES,
+        masakhaner.LANGUAGES,
         ("", "masakhaner", "data", "MasakhaNER1.0/data", "masakhane-ner/data"),
-        "lines `token tag`",
-        f"{masakhaner.HOW_TO_GET} and name it with --data-dir or EVOGRAD_DATA",
+        how_to_get=f"{masakhaner.HOW_TO_GET} and name it with --data-dir or EVOGRAD_DATA",
     ),
-    "conll": _Layout(
+    "conll": Source(
         "A CoNLL corpus",
+        (),
+        (),
         ("", "conll"),
-        "lines `token tag`",
-        "name a folder that has it with --data-dir or EVOGRAD_DATA",
+        how_to_get="name a folder that has it with --data-dir or EVOGRAD_DATA",
     ),
 }
 
@@ -73,62 +67,51 @@ _LAYOUTS = {
 def load_corpus(dataset: str, language: str, data_dir: Path | None = None) -> Corpus:
     """Sentences by split of one language of a data set.
 
-    Raises UserError, in one sentence, when it is missing or cannot be had, or a file of it is
-    malformed, has an unknown tag or is empty.
+    Raises UserError if it is not available, or a file is malformed, has an unknown tag or is empty.
     """
-    if dataset not in TYPES:
-        raise UserError(f"--dataset {dataset} is unknown: use {', '.join(TYPES)}")
+    if dataset not in DATASETS:
+        raise UserError(f"--dataset {dataset} is unknown: use {', '.join(DATASETS)}")
     if dataset == "embedded":
         return embedded.load_embedded(language)
-    parse: ParseLine = parse_wikiann(language) if dataset == "wikiann" else parse_columns
-    if folder := _folder(dataset, language, data_dir):
-        return read_folder(folder, parse, TYPES[dataset] or None)
+    source = DATASETS[dataset]
+    expected = f"{language}/train, dev and test with {source.form.format(language=language)}"
+    if folder := _folder(source, language, data_dir, expected):
+        parse = parse_wikiann(language) if dataset == "wikiann" else parse_columns
+        return read_folder(folder, parse, source.types or None)
     if dataset == "wikiann":
         return wikiann.load_from_hub(language)
-    if dataset == "masakhaner" and language in masakhaner.LANGUAGES:
+    if dataset == "masakhaner" and language in source.languages:
         return masakhaner.load_from_repository(language)
-    known = f"its languages are {', '.join(LANGUAGES[dataset])}; " if LANGUAGES[dataset] else ""
-    layout = _LAYOUTS[dataset]
+    known = f"its languages are {', '.join(source.languages)}; " if source.languages else ""
     raise UserError(
-        f"{layout.title} of the language {language} is not there (EVOGRAD_DATA: "
-        f"{os.environ.get('EVOGRAD_DATA') or 'not set'}): {known}{layout.how_to_get}, where "
-        f"{_expected(layout, language)}."
+        f"{source.title} of the language {language} was not found (EVOGRAD_DATA: "
+        f"{os.environ.get('EVOGRAD_DATA') or 'not set'}): {known}{source.how_to_get}, where it "
+        f"should hold {expected}."
     )
 
 
-def _folder(dataset: str, language: str, data_dir: Path | None) -> Path | None:
+def _folder(source: Source, language: str, data_dir: Path | None, expected: str) -> Path | None:
     """The folder with the language's files; None if none is given or EVOGRAD_DATA lacks it."""
-    layout = _LAYOUTS[dataset]
     named = data_dir or os.environ.get("EVOGRAD_DATA")
     if not named:
         return None
-    root = Path(named).expanduser()
-    for folder in _candidates(root, layout, language):
-        if find_files(folder):
-            return folder
+    for inside in source.inside:
+        place = Path(named).expanduser() / inside / language
+        # Archives may be unpacked into a folder of their own name.
+        for folder in (place, place / language):
+            if find_files(folder):
+                return folder
     if data_dir is None:
         return None
     raise UserError(
-        f"{layout.title} of the language {language} is not in the folder {data_dir} given as "
-        f"--data-dir: {_expected(layout, language)}; {layout.how_to_get}."
+        f"{source.title} of the language {language} is not in the folder {data_dir} given as "
+        f"--data-dir: it should hold {expected}; {source.how_to_get}."
     )
 
 
-def _candidates(root: Path, layout: _Layout, language: str) -> Iterator[Path]:
-    for inside in layout.inside:
-        yield root / inside / language
-        # Archives unpacked into a folder of their own name.
-        yield root / inside / language / language
-
-
-def _expected(layout: _Layout, language: str) -> str:
-    form = layout.form.format(language=language)
-    return f"it should hold {language}/train, dev and test with {form}"
-
-
 def sample(sentences: Sequence[Sentence], count: int, seed: int) -> list[Sentence]:
-    """The sentences as they are if there are at most ``count``; else ``count`` of them, drawn as
-    the authors' code draws, by ``numpy.random.RandomState(seed).choice(..., replace=False)``."""
+    """All sentences if there are at most ``count``; else ``count`` of them, drawn as in the
+    authors' code by ``numpy.random.RandomState(seed).choice(..., replace=False)``."""
     if len(sentences) <= count:
         return list(sentences)
     chosen = np.random.RandomState(seed).choice(len(sentences), count, replace=False)
@@ -136,9 +119,9 @@ def sample(sentences: Sequence[Sentence], count: int, seed: int) -> list[Sentenc
 
 
 def running_text(dataset: str, languages: Sequence[str], data_dir: Path | None = None) -> list[str]:
-    """Plain sentences, for a tokenizer and masked language modelling: the training parts.
+    """Plain sentences of the training parts, for a tokenizer and masked language modelling.
 
-    Of the embedded corpus, further sentences of the same material besides.
+    The embedded corpus adds further sentences of the same material.
     """
     lines = []
     for language in languages:

@@ -1,4 +1,4 @@
-"""The sentences of a run: subwords and labels on the device, cut to the length of each batch."""
+"""The sentences of a run: subwords and labels on the device; a batch is as long as its longest."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.files import file_digest
 from metaxl import hub
 from metaxl.config import SMALL, Config
-from metaxl.corpora import LANGUAGES, TYPES, corpus_checksums, load_corpus, running_text, sample
+from metaxl.corpora import DATASETS, corpus_checksums, load_corpus, running_text, sample
 from metaxl.models import load_encoder
 from metaxl.pretrain import Pretraining, encoder_checksums, pretrained_encoder
 from metaxl.problem import Batch
@@ -86,7 +86,7 @@ def load_material(config: Config, device: torch.device) -> Material:
     }
     source, target = corpora.values()
     everything = [s for corpus in corpora.values() for split in corpus.values() for s in split]
-    types = TYPES[config.dataset] or entity_types(everything)
+    types = DATASETS[config.dataset].types or entity_types(everything)
     if config.dataset == "wikiann" and config.misc_label:
         types = (*types, "MISC")
     labels = label_list(types)
@@ -131,7 +131,7 @@ def _encoder(config: Config) -> tuple[PreTrainedTokenizerFast, XLMRobertaModel, 
         return tokenizer, encoder, _published_checksums(config.encoder)
     languages = (config.source, config.target)
     if config.dataset in _PRETRAINED_TOGETHER:
-        languages = LANGUAGES[config.dataset]
+        languages = DATASETS[config.dataset].languages
     settings = Pretraining(
         layers=config.small_layers,
         hidden_size=config.small_hidden,

@@ -38,7 +38,7 @@ def entity_scores(
 
 
 def _states(tagger: Tagger, batch: Batch, transformation: Transformation | None) -> Tensor:
-    """Last hidden states (N, L, H), transformed at the layer of greatest weight if at all."""
+    """Last hidden states (N, L, H), transformed at the layer of greatest weight if asked for."""
     subwords = batch.input_ids, batch.attention_mask
     if transformation is None:
         return tagger.encoder(*subwords)
@@ -48,7 +48,7 @@ def _states(tagger: Tagger, batch: Batch, transformation: Transformation | None)
 
 
 def f1_by_type(true: list[list[str]], predicted: list[list[str]]) -> dict[str, float]:
-    """ "f1" (micro average over entities) and "f1_TYPE" in percent; 0 where there is nothing."""
+    """ "f1" (micro average over entities) and "f1_TYPE" in percent; 0 without entities."""
     types = sorted({tag[2:] for sentence in true for tag in sentence if tag != "O"})
     if not types:
         return {"f1": 0.0}

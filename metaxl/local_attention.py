@@ -1,9 +1,9 @@
-"""A start for small XLM-R encoders: attention looks at neighbouring subwords from the beginning.
+"""An initialisation for small XLM-R encoders in which attention looks at neighbouring subwords.
 
-A small encoder that starts as XLM-R does learns the frequencies of subwords and nothing else in the
-few thousand steps there is time for. So positions start as sinusoids (Vaswani et al., 2017,
-arXiv:1706.03762), and queries and keys as projections on their fast frequencies, in which a shift
-of position is a rotation. Everything is learned on from there.
+With XLM-R's own initialisation, a small encoder learns only the frequencies of subwords in a few
+thousand steps. So positions start as sinusoids (Vaswani et al., 2017, arXiv:1706.03762), and
+queries and keys as projections on their fast frequencies, in which a shift of position is a
+rotation. Training changes all of them.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from metaxl.transformers_import import XLMRobertaModel
 
 SHIFTS = (-1, 1, 0, 2, -2)
-"""To which subword, relative to its own, a head attends; over all heads of all layers in turn."""
+"""The subword, relative to its own, that a head attends to; all heads of all layers in turn."""
 AMPLITUDE = 0.1
 
 

@@ -1,7 +1,7 @@
 """MasakhaNER 1.0: news in ten African languages, labelled by people (Adelani et al., TACL 2021).
 
-CC BY-NC 4.0, so no copy is in this project: it is read from a folder, or fetched from its
-repository into the cache, where ``masakhaner.json`` says what the files are.
+CC BY-NC 4.0, so this project contains no copy: it is read from a folder, or downloaded from its
+repository into the cache. ``masakhaner.json`` has the files' checksums.
 """
 
 import json
@@ -25,12 +25,12 @@ HOW_TO_GET = f"get the folder data of the GitHub repository {REPOSITORY}"
 def _read(folder: Path) -> Pieces:
     paths = {split: folder / f"{split}.txt" for split in SPLITS}
     if not all(path.is_file() for path in paths.values()):
-        raise Unavailable(f"not {', '.join(path.name for path in paths.values())} in it")
+        raise Unavailable(f"it lacks {', '.join(path.name for path in paths.values())}")
     return {split: Piece(path.read_bytes(), str(path)) for split, path in paths.items()}
 
 
 def dataset(language: str) -> Dataset:
-    """The three files of a language and where they come from."""
+    """The three files of a language and their sources."""
     sums = CHECKSUMS[language]
     downloads = tuple(
         Download(

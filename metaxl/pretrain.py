@@ -1,8 +1,9 @@
 """XLM-R at small size, with a tokenizer of its own, trained on the text of a data set.
 
 The objective is masked language modelling as in XLM-R and RoBERTa (Liu et al., 2019,
-arXiv:1907.11692): of 15 % of the subwords, 80 % are masked, 10 % replaced by random ones and 10 %
-left, and all have to be told. The result is a folder in the layout of the transformers library.
+arXiv:1907.11692): of 15 % of the subwords, 80 % are masked, 10 % are replaced by random ones and
+10 % are kept, and all of these must be predicted. The result is a folder in the layout of the
+transformers library.
 """
 
 import hashlib
@@ -31,10 +32,9 @@ BLOCK_LENGTH = 32
 BATCH_SIZE = 16
 LEARNING_RATE = 3e-3
 MASKED_PART = 0.15
-# Encoders that the code made before it was changed are not taken for those it makes now.
-_RECIPE = [Path(module.__file__).read_text("utf-8") for module in (local_attention, tokens)] + [
-    Path(__file__).read_text("utf-8")
-]
+# Part of an encoder's name, so that changed code does not use encoders of the old code.
+_FILES = (local_attention.__file__, tokens.__file__, __file__)
+_RECIPE = [Path(file).read_text("utf-8") for file in _FILES]
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ def pretrained_encoder(
 ) -> Path:
     """The folder of the encoder and its tokenizer; trained once, then kept in ``cache``.
 
-    Of several processes that want the same encoder one trains it and the rest wait. Raises
-    UserError if a kept one has changed.
+    If several processes need the same encoder, one trains it and the others wait. Raises UserError
+    if the files of a kept encoder have changed.
     """
     cache = cache or CACHE
     described = json.dumps([asdict(settings), list(texts), _RECIPE], ensure_ascii=False)
     folder = cache / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
     with locked(cache):
         if not folder.exists():
-            # A process that dies here leaves a name that the next one's lock clears away.
+            # What a killed process leaves here is removed when the folder is locked again.
             with tempfile.TemporaryDirectory(".tmp", ".", cache) as temporary:
                 made = Path(temporary) / "encoder"
                 made.mkdir()
@@ -87,12 +87,12 @@ def pretrained_encoder(
 
 
 def encoder_checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files of a kept encoder; UserError if they are not what was written."""
+    """SHA-256 of the files of a kept encoder; UserError if they have changed."""
     return checked_files(folder, "delete the folder of the encoder, and run again")
 
 
 def _train(settings: Pretraining, texts: Sequence[str], folder: Path) -> None:
-    """Writes the tokenizer and the model to ``folder``; leaves torch's random states alone."""
+    """Writes the tokenizer and the model to ``folder``; does not change torch's random states."""
     tokenizer = train_tokenizer(texts, settings.vocabulary, folder)
     blocks = text_blocks(texts, tokenizer)
     config = xlm_roberta_config(**settings.architecture(len(tokenizer)))
@@ -105,8 +105,8 @@ def _train(settings: Pretraining, texts: Sequence[str], folder: Path) -> None:
 
 
 def text_blocks(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """All texts one after the other, each ended by </s>, cut into blocks (N, BLOCK_LENGTH) that
-    begin with <s>; the rest is filled up from the beginning."""
+    """All texts in order, each followed by </s>, cut into blocks (N, BLOCK_LENGTH) that begin with
+    <s>; the last block is filled up with the beginning."""
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     stream = [i for ids in encoded for i in (*ids, tokenizer.eos_token_id)]
     width = BLOCK_LENGTH - 1
@@ -119,7 +119,7 @@ def text_blocks(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Ten
 def masked(
     blocks: Tensor, tokenizer: PreTrainedTokenizerFast, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Subwords as the model sees them, and which (bool) it has to tell; special ones are left."""
+    """Subwords as the model sees them, and which (bool) it must predict; never special ones."""
     special = torch.isin(blocks, torch.tensor(tokenizer.all_special_ids))
     draw = torch.rand(blocks.shape, generator=generator)
     chosen = (draw < MASKED_PART) & ~special
@@ -134,12 +134,11 @@ def _fit(
     tokenizer: PreTrainedTokenizerFast,
     settings: Pretraining,
 ) -> None:
-    """Adam with a linear rise over a tenth of the steps and a linear fall; no dropout, for the few
-    passes over the text are too short to learn it by heart."""
+    """Adam with a linear rise over a tenth of the steps, then a linear fall; no dropout, since in
+    few passes over the text nothing is learned by heart."""
     generator = new_generator(settings.seed, "masked language model")
-    optimizer = torch.optim.AdamW(
-        model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     rise = max(1, settings.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -154,7 +153,7 @@ def _fit(
         loss = F.cross_entropy(model.lm_head(hidden), blocks[index][chosen])
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)

@@ -19,7 +19,7 @@ from metaxl.transformation import Transformation
 class Batch:
     """Sentences: subwords, mask and labels, each (N, L).
 
-    hidden: perhaps the output (N, L, H) of layer ``depth``, computed beforehand.
+    hidden: None, or the output (N, L, H) of layer ``depth``, computed beforehand.
     """
 
     input_ids: Tensor
@@ -32,7 +32,7 @@ class Batch:
         return len(self.labels)
 
     def halves(self) -> tuple[Self, Self]:
-        """The sentences for training, and as many or one more for the meta loss."""
+        """The sentences for training, and the same number or one more for the meta loss."""
         middle = len(self) // 2
         first, second = slice(None, middle), slice(middle, None)
         return tuple(
@@ -59,8 +59,8 @@ class MetaXLProblem:
         L_V = CE(head(encoder(target, other half)))
 
     encoder_l: transformed at layer l. a: softmax over the RTN's layers; 1 for a single one. CE:
-    mean cross-entropy over labelled subwords. Dropout is as the modules' mode says. Where a batch
-    brings hidden states, the layers below are not passed again, and not differentiated.
+    mean cross-entropy over labelled subwords. Dropout follows the modules' mode. Where a batch has
+    hidden states, the layers below them are not computed again, and not differentiated.
     """
 
     def __init__(self, tagger: Tagger, transformation: Transformation) -> None:
@@ -81,7 +81,7 @@ class MetaXLProblem:
         return self._head_loss(params, self.states(params, batch), batch)
 
     def source_states(self, params: Tensors, hyper: Tensors, batch: Batch) -> list[Tensor]:
-        """What the head is given of source sentences: for every transformed layer, (N, L, H)."""
+        """The head's inputs for source sentences: (N, L, H) for every transformed layer."""
         return [self.states(params, batch, hyper, layer) for layer in self.transformation.layers]
 
     def states(
@@ -123,7 +123,7 @@ class MetaXLProblem:
 
 
 class SharedEncoderProblem(MetaXLProblem):
-    """The same losses; EvoGrad's candidates, which differ in the head alone, share one encoder
+    """The same losses; EvoGrad's candidates, which differ only in the head, share one encoder
     pass."""
 
     def inner_losses(self, candidates: Tensors, hyper: Tensors, batch: InnerBatch) -> Tensor:
@@ -155,7 +155,7 @@ class RepeatedPassesProblem(MetaXLProblem):
     """The same losses, with the encoder's parameters among the hyperparameters.
 
     So every candidate's pass through the encoder, and the meta loss's, is kept as a graph and
-    differentiated, as in the authors' code; the encoder's part of the result is of no use.
+    differentiated, as in the authors' code; the encoder's part of the result is not used.
     """
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: InnerBatch) -> Tensor:

@@ -1,9 +1,8 @@
-"""Sentences labelled with named entities, in IOB2: B-X begins an entity of type X, I-X goes on with
-it, O is outside of any.
+"""Sentences labelled with named entities in IOB2: B-X begins an entity of type X, I-X continues it,
+O is outside of entities.
 
-Tags are read as seqeval reads them, with which F1 is computed: an I-X that does not follow a B-X
-or I-X of the same type begins an entity. WikiAnn and MasakhaNER have a few of those; they are kept
-as they are.
+Tags are read as by seqeval, which computes F1: an I-X that does not follow a B-X or I-X of the same
+type begins an entity. WikiAnn and MasakhaNER have a few of these; they are not changed.
 """
 
 import hashlib

@@ -129,9 +129,9 @@ class Learner:
         """EvoGrad with one encoder pass for candidates, meta loss and base step.
 
         The passes below the lowest transformed layer (source) and through the last (target) keep
-        their graph for the base step; candidates and meta loss take their values. So nothing but
-        the head, and layers above a transformed one, is computed more often than in an ordinary
-        step, and the meta half of the target batch has no graph at all.
+        their graph for the base step; candidates and meta loss use their values. So only the head,
+        and the layers above a transformed one, are computed more often than in an ordinary step,
+        and the meta half of the target batch has no graph.
         """
         encoder = self.tagger.encoder
 

@@ -1,7 +1,7 @@
 """Subwords: a tokenizer of our own or XLM-R's, and labelled words as tensors.
 
-The first subword of a word carries its label; the others, special tokens and padding carry
-IGNORED, which the loss leaves out.
+The first subword of a word has its label; the others, special tokens and padding have IGNORED,
+which the loss leaves out.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ from metaxl.transformers_import import PreTrainedTokenizerFast
 
 IGNORED = -100
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-"""In the order of their numbers, of which the first four are XLM-R's."""
+"""In the order of their numbers; the first four have XLM-R's."""
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreTrainedTokenizerFast:
     """A tokenizer with up to ``vocab_size`` subwords, trained on the texts and kept in ``folder``.
 
-    Byte-pair encoding: the same texts give the same subwords whenever it is trained, which is not
-    so for the unigram model that XLM-R's subwords are of. Normalisation NFKC, a mark at the
-    beginning of words, and the special tokens are as in XLM-R.
+    Byte-pair encoding: the same texts always give the same subwords, unlike with the unigram model
+    of XLM-R. Normalisation NFKC, the mark at the beginning of words, and the special tokens are as
+    in XLM-R.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.NFKC()
@@ -61,20 +61,20 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreT
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a folder, or of a model on the Hugging Face hub.
 
-    UserError when there is none, or none that says which word a subword belongs to.
+    UserError if there is none, or one that cannot tell which word a subword belongs to.
     """
     from transformers import AutoTokenizer  # after metaxl.transformers_import
 
     folder = Path(source)
     try:
         if not folder.is_dir():
-            # Both lie in one folder of the hub's cache, as do all files of a model.
+            # The hub's cache has all files of a model in one folder.
             folder = hub.fetch(str(source), "tokenizer.json").parent
             hub.fetch(str(source), "config.json")
         if not (folder / "tokenizer.json").is_file():
             raise OSError("it has no tokenizer.json, which a fast tokenizer needs")
         tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
-    except Exception as error:  # of several libraries: a folder may hold anything
+    except Exception as error:  # of several libraries: the folder can contain anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"The tokenizer of --encoder {source} cannot be loaded ({reason}): {hub.ADVICE}"

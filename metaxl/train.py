@@ -61,7 +61,7 @@ class MetaXLTask:
             yield self.learner.step(source, target)
 
     def next_target(self) -> Tensor:
-        """The next target sentences; a rest of a single one, with an empty half, is skipped."""
+        """The next target sentences; a single remaining one, with an empty half, is skipped."""
         index = self.target_batches.next()
         return index if len(index) > 1 else self.target_batches.next()
 
@@ -81,11 +81,11 @@ class MetaXLTask:
         return metrics
 
     def movement(self, epoch: int) -> dict[str, float]:
-        """Where the transformation network has gone from its start.
+        """How the transformation network has moved from its start.
 
-        moved: Euclidean distance. norm_ratio: its norm as part of that at the start.
-        decay_cosine: the cosine between its way and that of its weight decay alone, which depends
-        on the start and the schedule only (coupled, whatever the run's is).
+        moved: Euclidean distance. norm_ratio: its norm divided by that at the start. decay_cosine:
+        the cosine between its movement and that by weight decay alone, which depends only on the
+        start and the schedule (coupled, whatever the run's decay is).
         """
         meta = self.learner.meta
         first, now, decayed = (
@@ -111,7 +111,7 @@ class MetaXLTask:
         return decayed
 
     def rate(self, step: int) -> float:
-        """Part of the greatest learning rates in step 0, 1, ..."""
+        """The fraction of the largest learning rates in step 0, 1, ..."""
         return rate_factor(step, self.config.epochs * self.steps_per_epoch, self.config.warmup)
 
     def curves(self) -> dict[str, list[float]]:
@@ -135,8 +135,8 @@ class MetaXLTask:
 
 
 def rate_factor(step: int, total: int, warmup: float) -> float:
-    """Part of the greatest learning rate at step 0 .. total - 1: linear rise from 0 over the first
-    ``warmup`` of the steps, then linear fall."""
+    """The fraction of the largest learning rate at step 0 .. total - 1: linear rise from 0 over the
+    fraction ``warmup`` of the steps, then linear fall."""
     rise = int(warmup * total)
     if step < rise:
         return step / rise

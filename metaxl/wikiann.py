@@ -1,5 +1,5 @@
 """WikiAnn (PAN-X): entities in Wikipedia by its links (Pan et al., ACL 2017; splits by Rahimi et
-al., ACL 2019). Original files of a folder, else the Hugging Face hub's copy."""
+al., ACL 2019). Original files in a folder, else the Hugging Face hub's copy."""
 
 from common.errors import UserError
 from metaxl import hub
@@ -7,7 +7,7 @@ from metaxl.sentences import SPLITS, Corpus, Sentence, label_list
 
 TYPES = ("PER", "ORG", "LOC")
 LANGUAGES = ("en", "qu", "cdo", "ilo", "xmf", "mhr", "mi", "tk", "gn")
-"""Those of the paper; the data set has 176 languages, all of which can be loaded."""
+"""Those of the paper; all 176 languages of the data set can be loaded."""
 
 HUB = "unimelb-nlp/wikiann"
 HOW_TO_GET = (
@@ -23,7 +23,7 @@ _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 def load_from_hub(language: str) -> Corpus:
     """The corpus from the hub, or from its cache on this machine.
 
-    UserError when a package for it is missing, or the hub or the language cannot be reached.
+    UserError if a package is missing, or the hub or the language cannot be reached.
     """
     try:
         import pyarrow.parquet as parquet
@@ -41,7 +41,7 @@ def load_from_hub(language: str) -> Corpus:
         except hub.Unreachable as reason:
             raise UserError(
                 f"WikiAnn of the language {language} is in no folder (--data-dir, EVOGRAD_DATA) "
-                f"and cannot be had from the Hugging Face hub ({reason}): {HOW_TO_GET}."
+                f"and is not available from the Hugging Face hub ({reason}): {HOW_TO_GET}."
             ) from None
         columns = parquet.read_table(path, columns=["tokens", "ner_tags"]).to_pydict()
         rows = zip(columns["tokens"], columns["ner_tags"], strict=True)

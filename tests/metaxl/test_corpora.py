@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from metaxl import hub, masakhaner, wikiann
-from metaxl.corpora import LANGUAGES, TYPES, corpus_checksums, load_corpus, running_text, sample
+from metaxl import hub, masakhaner
+from metaxl.corpora import DATASETS, corpus_checksums, load_corpus, running_text, sample
 from metaxl.sentences import Sentence, counts, entity_types, label_list
 
 
@@ -99,12 +99,17 @@ def test_tokens_are_taken_as_they_are(tmp_path, write_corpus):
     [
         ("wikiann", "qu", "qu:Lima\tB-LOC\nqu:Peru O\n", r"line 2: 'qu:Peru O'.*qu:token<TAB>tag"),
         ("wikiann", "qu", "qu:Lima\tB-LOC\n\nen:Peru\tO\n", r"line 3: .*qu:token<TAB>tag"),
-        ("wikiann", "qu", "qu:Lima\tB-DATE\n", r"line 1: 'B-DATE' is no IOB2 tag.*PER, ORG, LOC"),
+        (
+            "wikiann",
+            "qu",
+            "qu:Lima\tB-DATE\n",
+            r"line 1: 'B-DATE' is not .*PER, ORG, LOC",
+        ),
         ("masakhaner", "swa", "Juma B-PER\nleo\n", r"line 2: 'leo'.*a token, a blank and a tag"),
         ("masakhaner", "swa", "leo B-TIME\n", r"line 1: 'B-TIME'.*PER, ORG, LOC, DATE"),
-        ("conll", "xx", "a O\nLima S-LOC\n", r"line 2: 'S-LOC' is no IOB2 tag"),
-        ("conll", "xx", "Lima LOC\n", r"line 1: 'LOC' is no IOB2 tag"),
-        ("conll", "xx", "Lima B-\n", r"line 1: 'B-' is no IOB2 tag"),
+        ("conll", "xx", "a O\nLima S-LOC\n", r"line 2: 'S-LOC' is not an IOB2 tag"),
+        ("conll", "xx", "Lima LOC\n", r"line 1: 'LOC' is not an IOB2 tag"),
+        ("conll", "xx", "Lima B-\n", r"line 1: 'B-' is not an IOB2 tag"),
         ("conll", "xx", "", r"dev is empty"),
         ("conll", "xx", "\n \n\n", r"dev is empty"),
         ("conll", "xx", b"\xff\xfe O\n", r"dev cannot be read as UTF-8"),
@@ -278,9 +283,8 @@ def test_masakhaner_is_downloaded_into_the_cache_and_verified(
 
 def test_labels_and_languages():
     assert label_list(("PER", "LOC")) == ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-    assert LANGUAGES["wikiann"] == wikiann.LANGUAGES
-    assert len(LANGUAGES["masakhaner"]) == 10
-    assert TYPES["masakhaner"] == ("PER", "ORG", "LOC", "DATE")
+    assert len(DATASETS["masakhaner"].languages) == 10
+    assert DATASETS["masakhaner"].types == ("PER", "ORG", "LOC", "DATE")
 
 
 def test_counts_take_entities_as_seqeval_does():
