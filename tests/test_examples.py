@@ -56,9 +56,15 @@ def test_a_penalty_needs_more_than_a_single_step(run):
     """One step at a time lowers it, then raises it again; the implicit gradient settles."""
     _, lines = run("regulariser")
     strengths = [strength for strength, _ in lines]
-    single, implicit = strengths[:6], strengths[6:]
+    single, evograd, implicit = strengths[:6], strengths[6:12], strengths[12:]
     assert max(single) - min(single) > 4
+    assert max(evograd) < -7  # below where it began
     assert all(-6.5 < strength < -4.5 for strength in implicit[-3:])
+
+
+def test_evograds_entries_lie_near_adams_eps(run):
+    _, [(evograd, last, _), (along, *_)] = run("adam_eps")
+    assert 0.15 < evograd < last and along < 0.01
 
 
 def test_the_learning_rate_is_found_through_all_steps(run):

@@ -1,7 +1,7 @@
 """The strength of a penalty: single steps see too little, the implicit function theorem enough."""
 
 import torch
-from hypergradients import EvoGradAlongGradient, HyperOptimizer, ImplicitCG
+from hypergradients import EvoGrad, EvoGradAlongGradient, HyperOptimizer, ImplicitCG
 from sklearn.datasets import load_digits
 from torch.nn import Linear, ReLU, Sequential
 from torch.nn import functional as F
@@ -22,10 +22,10 @@ def valid_loss(model, hyper, batch):
     return F.cross_entropy(model(images[batch]), labels[batch])
 
 
-for estimator in (EvoGradAlongGradient(radius=0.1), ImplicitCG(10, damping=0.1)):
-    model = Sequential(Linear(64, 64), ReLU(), Linear(64, 10))
+for estimator in (EvoGradAlongGradient(radius=0.1), EvoGrad(), ImplicitCG(10, damping=0.1)):
+    torch.manual_seed(0)  # the same network for each
+    model, hyper = Sequential(Linear(64, 64), ReLU(), Linear(64, 10)), {"log": torch.tensor(-8.0)}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    hyper = {"log": torch.tensor(-8.0)}
     meta = torch.optim.Adam(hyper.values(), lr=0.1)
     hyper_optimizer = HyperOptimizer(model, hyper, train_loss, valid_loss, estimator, meta)
     for step in range(1500):

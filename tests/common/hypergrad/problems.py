@@ -10,6 +10,32 @@ from torch.nn import functional as F
 from common.training.cost import TensorMemory
 
 
+def seeded(seed: int = 5) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def relative(found, expected) -> float:
+    """Euclidean error relative to the expected tensor, or tensors by name."""
+    if isinstance(expected, Tensor):
+        found, expected = {"": found}, {"": expected}
+    error = sum((found[n] - expected[n]).square().sum() for n in expected)
+    return (error / sum(grad.square().sum() for grad in expected.values())).sqrt().item()
+
+
+def central_differences(function, hyper, radius: float = 1e-5):
+    """d function / d hyper by name, entry by entry; function: of tensors by name, to a float."""
+    found = {n: torch.zeros_like(h) for n, h in hyper.items()}
+    for name, value in hyper.items():
+        for index in range(value.numel()):
+            sides = []
+            for sign in (1, -1):
+                shifted = value.clone()
+                shifted.view(-1)[index] += sign * radius
+                sides.append(function(hyper | {name: shifted}))
+            found[name].view(-1)[index] = (sides[0] - sides[1]) / (2 * radius)
+    return found
+
+
 def inner_batch_for(estimator, batch):
     """What the estimator takes as inner_batch: a batch for each step where it makes several."""
     steps = getattr(estimator, "steps", None)
@@ -63,6 +89,10 @@ class Quadratic:
         """Inner batches, no two alike."""
         g = torch.Generator().manual_seed(count)
         return list(torch.randn(count, len(self.b), generator=g, dtype=torch.float64))
+
+    def run(self, estimator, inner_batch=None, generator=None, params=None, **given):
+        params = self.params if params is None else params
+        return estimator(self, params, self.hyper, inner_batch, None, generator, **given)
 
     @staticmethod
     def vector(params) -> Tensor:

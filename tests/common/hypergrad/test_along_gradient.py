@@ -4,15 +4,7 @@ import pytest
 import torch
 
 from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient
-from tests.common.hypergrad.problems import Network, Quadratic
-
-
-def relative(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
-
-
-def on_quadratic(estimator, problem):
-    return estimator(problem, problem.params, problem.hyper, None, None)
+from tests.common.hypergrad.problems import Network, Quadratic, relative, seeded
 
 
 def test_tends_to_the_one_step_hypergradient_in_closed_form():
@@ -21,7 +13,7 @@ def test_tends_to_the_one_step_hypergradient_in_closed_form():
     for radius in (1e-3, 1e-4):
         estimator = EvoGradAlongGradient(radius, temperature=0.05)
         assert estimator.effective_inner_lr == pytest.approx(radius**2 / 0.05)
-        found = on_quadratic(estimator, problem).grads["la"] - direct
+        found = problem.run(estimator).grads["la"] - direct
         exact = problem.one_step_hypergradient(estimator.effective_inner_lr, at_theta=True) - direct
         errors.append(relative(found, exact))
     assert errors[1] < 1e-3
@@ -32,7 +24,7 @@ def test_equals_the_difference_quotient_times_the_softmax_factor():
     """On a quadratic the central difference is exact at any radius; only 4 w1 w2 is left."""
     problem = Quadratic(seed=3, direct=False)
     radius, temperature = 0.3, 0.5
-    result = on_quadratic(EvoGradAlongGradient(radius, temperature), problem)
+    result = problem.run(EvoGradAlongGradient(radius, temperature))
     theta = problem.vector(problem.params)
     g = theta - problem.t
     sides = []
@@ -63,20 +55,22 @@ def test_by_default_it_is_exact_on_a_quadratic_at_any_radius(radius, inner_lr, o
     ]
     eta = 1.0 if inner_lr is None else 0.3
     assert estimators[0].effective_inner_lr == eta
-    single, double = (on_quadratic(e, problem).grads["la"] for e in estimators)
+    single, double = (problem.run(e).grads["la"] for e in estimators)
     found = 2 * single - double if one_sided else single  # extrapolated to r = 0
     expected = problem.one_step_hypergradient(eta, at_theta=True)
     assert relative(found, expected) < 1e-9
     assert (relative(single, expected) > 1e-4) == one_sided
 
 
-def test_a_low_temperature_shrinks_it_where_the_losses_differ_by_more():
-    problem, errors = Quadratic(direct=False), []
-    for temperature in (0.05, 1.0, 100.0):
-        estimator = EvoGradAlongGradient(0.1, temperature)
-        expected = problem.one_step_hypergradient(estimator.effective_inner_lr, at_theta=True)
-        errors.append(relative(on_quadratic(estimator, problem).grads["la"], expected))
-    assert errors[0] > 0.99 and errors[1] > 0.1 and errors[2] < 1e-3
+@pytest.mark.parametrize(
+    ("radius", "temperature", "error"), [(0.01, 0.05, 0.94), (0.01, 1.0, 0.011), (0.1, 0.05, 1.0)]
+)
+def test_a_low_temperature_shrinks_it_where_the_losses_differ_by_more(radius, temperature, error):
+    """The numbers of docs/estimators.md."""
+    problem, estimator = Quadratic(direct=False), EvoGradAlongGradient(radius, temperature)
+    expected = problem.one_step_hypergradient(estimator.effective_inner_lr, at_theta=True)
+    found = relative(problem.run(estimator).grads["la"], expected)
+    assert found == pytest.approx(error, rel=0.02)
 
 
 @pytest.mark.parametrize("where", ["inside", "loss", "direct"])
@@ -103,7 +97,7 @@ def test_is_the_second_order_hypergradient_on_a_smooth_network(settings):
     problem = Network("inside")
     estimator = EvoGradAlongGradient(1e-3, **settings)
     exact, found = (
-        e(*problem.arguments(), generator=torch.Generator().manual_seed(5)).grads["scale"]
+        e(*problem.arguments(), generator=seeded()).grads["scale"]
         for e in (T1T2(estimator.effective_inner_lr), estimator)
     )
     assert relative(found, exact) < (2e-2 if estimator.one_sided else 1e-3)
@@ -113,24 +107,10 @@ def test_is_the_second_order_hypergradient_on_a_smooth_network(settings):
 def test_by_default_the_error_on_a_network_is_that_of_a_difference(one_sided, falls):
     """O(r^2), one-sided O(r). T1T2's number per unit of a step so small that g is that at theta."""
     problem, errors = Network("inside"), []
-    arguments = (*problem.arguments(), torch.Generator().manual_seed(5))
+    arguments = (*problem.arguments(), seeded())
     exact = T1T2(1e-9)(*arguments).grads["scale"] / 1e-9
     for radius in (1e-1, 1e-2, 1e-3):
         arguments[-1].manual_seed(5)
         found = EvoGradAlongGradient(radius, one_sided=one_sided)(*arguments).grads["scale"]
         errors.append(relative(found, exact))
     assert errors[1] < errors[0] / falls and errors[2] < errors[1] / falls
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"radius": 0.0}, "radius"),
-        ({"temperature": -1.0}, "temperature"),
-        ({"temperature": 1.0, "inner_lr": 0.1}, "temperature .* inner_lr"),
-        ({"inner_lr": 0.0}, "inner_lr"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_by_name(settings, named):
-    with pytest.raises(ValueError, match=named):
-        EvoGradAlongGradient(**settings)

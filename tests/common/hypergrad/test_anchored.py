@@ -97,16 +97,3 @@ def test_drawn_noise_has_the_stated_distribution(perturbation):
     assert abs(second.mean()) < 4 * 0.1 / 50_000**0.5 and abs(second.std() - 0.1) < 0.002
     if perturbation == "sign":
         torch.testing.assert_close(second.abs(), torch.full_like(second, 0.1))
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"sigma": 0.0}, "sigma"),
-        ({"temperature": -1.0}, "temperature"),
-        ({"perturbation": "uniform"}, "perturbation"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_by_name(settings, named):
-    with pytest.raises(ValueError, match=named):
-        AnchoredEvoGrad(**settings)

@@ -275,23 +275,6 @@ def test_effective_step_matches_the_paper_setting():
     assert EvoGrad().effective_inner_lr == pytest.approx(1e-5)
 
 
-@pytest.mark.parametrize(
-    ("settings_", "named"),
-    [
-        ({"num_candidates": 1}, "num_candidates"),
-        ({"num_candidates": 3, "antithetic": True}, "antithetic"),
-        ({"sigma": 0.0}, "sigma"),
-        ({"sigma": float("nan")}, "sigma"),
-        ({"temperature": -1.0}, "temperature"),
-        ({"perturbation": "uniform"}, "perturbation"),
-        ({"mode": "reverse"}, "mode"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_by_name(settings_, named):
-    with pytest.raises(ValueError, match=named):
-        EvoGrad(**settings_)
-
-
 def test_perturbing_nothing_is_refused():
     problem = Quadratic()
     with pytest.raises(ValueError, match="perturb"):

@@ -236,37 +236,3 @@ def test_a_gradient_that_is_no_number_is_not_taken_for_zero():
     with pytest.raises(ValueError, match="not finite"):
         problem.run(ImplicitCG(5))
     assert problem.run(Neumann(0.1, 5, check_finite=False)).grads["la"].isnan()
-
-
-@pytest.mark.parametrize("estimator", [ImplicitCG(5), Neumann(0.1, 5)])
-def test_outer_loss_without_dependence_on_theta_leaves_the_direct_term(estimator):
-    problem = Quadratic(convex=True)
-    problem.outer_loss = lambda params, hyper, batch=None: hyper["la"].square().sum()
-    result = estimator(problem, problem.params, problem.hyper, None, None)
-    torch.testing.assert_close(result.grads["la"], 2 * problem.hyper["la"])
-
-
-def test_neumann_follows_a_schedule():
-    problem = Quadratic()
-    rate = [0.1]
-    estimator = Neumann(lambda: rate[0], 1)
-    for rate[0] in (0.1, 0.01):
-        result = estimator(problem, problem.params, problem.hyper, None, None)
-        expected = problem.one_step_hypergradient(rate[0], at_theta=True)
-        torch.testing.assert_close(result.grads["la"], expected)
-
-
-@pytest.mark.parametrize(
-    ("make", "named"),
-    [
-        (lambda: ImplicitCG(0), "iterations"),
-        (lambda: ImplicitCG(1, damping=-1.0), "damping"),
-        (lambda: ImplicitCG(1, damping=float("nan")), "damping"),
-        (lambda: ImplicitCG(1, tolerance=-1.0), "tolerance"),
-        (lambda: Neumann(0.0, 1), "inner_lr"),
-        (lambda: Neumann(0.1, 0), "terms"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_by_name(make, named):
-    with pytest.raises(ValueError, match=named):
-        make()

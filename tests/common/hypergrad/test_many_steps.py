@@ -201,46 +201,9 @@ def test_memory_of_forward_mode_is_a_tangent_per_hyperparameter_entry():
 
 
 @every_method
-def test_inner_lr_may_follow_a_schedule(method):
-    problem = Quadratic()
-    rate = [0.1]
-    batches = problem.batches(3)
-    estimator = METHODS[method](lambda: rate[0], 3)
-    for rate[0] in (0.1, 0.01):
-        result = estimator(problem, problem.params, problem.hyper, batches, None)
-        expected = problem.unrolled_hypergradient(rate[0], 0.9, batches)
-        torch.testing.assert_close(result.grads["la"], expected, rtol=1e-8, atol=1e-9)
-
-
-@every_method
-def test_outer_loss_without_dependence_on_theta_leaves_the_direct_term(method):
-    problem = Quadratic()
-    problem.outer_loss = lambda params, hyper, batch=None: hyper["la"].square().sum()
-    estimator = METHODS[method](0.1, 3)
-    result = estimator(problem, problem.params, problem.hyper, [None] * 3, None)
-    torch.testing.assert_close(result.grads["la"], 2 * problem.hyper["la"])
-
-
-@every_method
 @pytest.mark.parametrize("inner_batch", [[None] * 2, [None] * 4, [], None, torch.zeros(3)])
 def test_inner_batch_must_be_a_sequence_of_as_many_as_steps(method, inner_batch):
     problem = Quadratic()
     estimator = METHODS[method](0.1, 3)
     with pytest.raises(ValueError, match=r"inner_batch .* steps = 3"):
         estimator(problem, problem.params, problem.hyper, inner_batch, None)
-
-
-@every_method
-@pytest.mark.parametrize(
-    ("settings_", "named"),
-    [
-        ((0.0, 2, 0.9), "inner_lr"),
-        ((0.1, 0, 0.9), "steps"),
-        ((0.1, 2, 1.0), "momentum"),
-        ((0.1, 2, -0.1), "momentum"),
-        ((0.1, 2, float("nan")), "momentum"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_by_name(method, settings_, named):
-    with pytest.raises(ValueError, match=named):
-        METHODS[method](*settings_)

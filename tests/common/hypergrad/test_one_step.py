@@ -127,33 +127,3 @@ class LayerNormed(Network):
             nn.Linear(16, 5),
         ).double()
         self.params = dict(self.net.named_parameters())
-
-
-def test_inner_lr_may_follow_a_schedule():
-    problem = Quadratic()
-    rate = [0.5]
-    for method in EXACT:
-        estimator = method(lambda: rate[0])
-        for rate[0] in (0.5, 0.05):
-            result = estimator(problem, problem.params, problem.hyper, None, None)
-            expected = problem.one_step_hypergradient(rate[0])
-            torch.testing.assert_close(result.grads["la"], expected, rtol=1e-7, atol=1e-9)
-
-
-def test_outer_loss_without_dependence_on_theta_leaves_the_direct_term():
-    problem = Quadratic()
-    problem.outer_loss = lambda params, hyper, batch=None: hyper["la"].square().sum()
-    for method in (T1T2, T1T2Forward, FiniteDifference, HigherT1T2):
-        result = method(0.1)(problem, problem.params, problem.hyper, None, None)
-        torch.testing.assert_close(result.grads["la"], 2 * problem.hyper["la"])
-
-
-@pytest.mark.parametrize("method", EXACT)
-def test_settings_that_make_no_sense_are_refused_by_name(method):
-    with pytest.raises(ValueError, match="inner_lr"):
-        method(0.0)
-
-
-def test_radius_must_be_positive():
-    with pytest.raises(ValueError, match="radius"):
-        FiniteDifference(0.1, radius=0.0)

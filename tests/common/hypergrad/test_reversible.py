@@ -176,18 +176,3 @@ def test_a_gradient_that_is_not_reproducible_is_noticed():
     problem.inner_loss = noisy
     with pytest.raises(RuntimeError, match="deterministic"):
         Reversible(0.1, 0.9, 3)(problem, problem.params, problem.hyper, [None] * 3, None)
-
-
-@pytest.mark.parametrize(
-    ("settings_", "named"),
-    [
-        ({"momentum": 0.0}, "momentum"),
-        ({"momentum": math.pi / 4}, r"momentum .* Fraction\("),
-        ({"momentum": Fraction(1000, 1001)}, "momentum"),
-        ({"fraction_bits": 0}, "fraction_bits"),
-        ({"fraction_bits": 62}, "fraction_bits"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused_by_name(settings_, named):
-    with pytest.raises(ValueError, match=named):
-        Reversible(**({"inner_lr": 0.1, "momentum": 0.9, "steps": 2} | settings_))
