@@ -28,7 +28,7 @@ METHODS = {
     "evograd_matched": Method("EvoGrad, matched size", "evograd"),
     "sign_flipped": Method("EvoGrad, sign flipped", "evograd"),
 }
-# They compare dL_T/dlambda at two points, which only held weights make T1-T2's derivative.
+# They compare dL_T/dlambda at two points, which approximates T1-T2 only if the weights are held.
 _ALWAYS_HELD = ("finite_difference", "along_gradient", "along_gradient_one_sided")
 Changes = dict[str, Any]
 """Settings by name: how a run differs from its preset."""
@@ -40,8 +40,7 @@ class Config(EstimatorSettings):
 
     Methods: plain training; frozen_vnet, a random weight net that is never updated;
     evograd_matched, whose hypergradient is scaled to the expected size of T1-T2's; sign_flipped,
-    the negated hypergradient of evograd; the others by name of the estimator. Defaults: the
-    paper's.
+    the negated hypergradient of evograd; the others by the estimator's name. Defaults: the paper's.
     """
 
     experiment: ClassVar[str] = "metaweightnet"
@@ -54,10 +53,10 @@ class Config(EstimatorSettings):
     dataset: Literal["mnist", "cifar10", "cifar100"] = "cifar10"
     """The images; MNIST: the first 50,000 training images, padded to 32x32, in three channels."""
     noise: Literal["flip", "flip_one", "uniform", "hierarchical", "human"] = "flip"
-    """Where wrong labels go: to two other classes, to one, to all, to those of the same superclass
-    (CIFAR-100), or where people's went (CIFAR-10N)."""
+    """Wrong labels: of two other classes, of one, of all, of those in the same superclass
+    (CIFAR-100), or people's (CIFAR-10N)."""
     noise_level: Annotated[float, Bounds(least=0, most=1)] = 0.4
-    """Share of wrong labels (uniform: share of labels drawn anew; human: not used)."""
+    """Fraction of wrong labels (uniform: of labels drawn anew; human: not used)."""
     flip_pairs: Literal["released", "seed"] = "released"
     """Noise flip's two target classes of each class: those of the authors' code, the same in every
     run, or drawn with the run's seed."""
@@ -67,7 +66,7 @@ class Config(EstimatorSettings):
     """A folder that holds CIFAR-10N's labels; else --data-dir, EVOGRAD_DATA."""
     split: Literal["disjoint", "authors"] = "disjoint"
     """Meta set: drawn with the seed and kept out of training; or, as in the authors' code, always
-    that of seed 1, while the training set leaves out that of its own seed."""
+    that of seed 1, although the training set excludes that of its own seed."""
 
     network: Literal["resnet", "wrn"] = "resnet"
     """ResNet (option A), or wide ResNet: --network wrn --depth 28 --width 10."""
@@ -78,9 +77,9 @@ class Config(EstimatorSettings):
     meta_hidden: PositiveInt = 100
     """Hidden units of the weight net: 3n + 1 hyperparameters."""
     vnet_input: Literal["candidate", "model"] = "candidate"
-    """EvoGrad: the losses that the weight net sees in the meta step, each candidate's own (as in
-    the paper) or those of the unperturbed model (held, as finite_difference and along_gradient
-    always do); see problem.py."""
+    """EvoGrad: the losses that the weight net sees in the meta step: each candidate's own, as in
+    the paper, or those of the unperturbed model (held), as always with finite_difference and
+    along_gradient; see problem.py."""
 
     epochs: PositiveInt = 60
     """Passes over the training images."""
@@ -100,10 +99,10 @@ class Config(EstimatorSettings):
     """Of the weight net; constant."""
     meta_weight_decay: NonNegativeFloat = 5e-4
     """On the weight net; adam: decoupled from the hypergradient, so each step shrinks the net by
-    learning rate times this."""
+    the factor 1 - learning rate * decay."""
 
     augment: bool = True
-    """Crop images at random after reflecting their borders, and mirror half of them."""
+    """Random crops of images padded by reflection, half of them mirrored."""
     image_size: Literal[32, 16] = 32
     """Side in pixels: 16 takes the mean over 2x2 pixels."""
     train_size: PositiveInt = 49_000
@@ -166,7 +165,7 @@ _QUICK = replace(
     image_size=16,
     train_size=5_000,
     test_size=5_000,
-    # Without augmentation the network learns the wrong labels by heart in the end.
+    # Without augmentation the network ends up learning the wrong labels by heart.
     augment=False,
     epochs=12,
     milestones=(6, 11),
@@ -200,7 +199,7 @@ _QUICK_CELLS: list[Changes] = [
     {"method": "t1t2_forward"},
 ]
 """What preset quick compares: training without learned weights, the control, the paper's method,
-its two variants without the moving input and without sampling noise, the exact hypergradient."""
+its variants without the moving input and without sampling noise, the exact hypergradient."""
 
 
 def _as_in_paper(*names: str) -> Changes:
@@ -222,14 +221,14 @@ _MORE_CELLS: list[Changes] = [
 
 
 def planned_runs(preset: str) -> list[Config]:
-    """The runs behind the tables and figures of a preset, the most telling first."""
+    """The runs behind the tables and figures of a preset, the most informative first."""
     plan = {"paper": _paper_plan, "study": _study_plan}.get(preset)
     cells = plan() if plan else [(1, cell) for cell in _QUICK_CELLS]
     return [replace(PRESETS[preset], seed=seed, **cell) for seed, cell in cells]
 
 
 def _paper_plan() -> list[tuple[int, Changes]]:
-    """Table 4 with five seeds; the controls on the meta-gradient where it has most to do."""
+    """Table 4 with five seeds; the controls of the hypergradient at the highest noise level."""
     cells: list[Changes] = [
         {"dataset": dataset, "noise_level": level, "method": method}
         for dataset in ("cifar10", "cifar100")

@@ -30,7 +30,7 @@ def cases(size: Size) -> list[CostCase]:
             (DATASETS, title, {"dataset": name})
             for name, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
         ]
-    # Hardly a base step: the cost does not depend on where theta is.
+    # A tiny base step: the cost does not depend on the value of theta.
     config = Config(method="evograd", learning_rate=1e-9)
     return [
         CostCase(

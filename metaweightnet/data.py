@@ -1,7 +1,7 @@
 """Images with noisy labels for training and a clean balanced meta set; batches made on the device.
 
-Images stay on the device as uint8. A batch is gathered from them by index, with random crops and
-mirroring done in the same gather, so that no padded copy and no work of the host is needed.
+Images stay on the device as uint8. A batch is one gather from them, which crops and mirrors at the
+same time, so that it needs no padded copy and no work on the host.
 """
 
 import functools
@@ -29,16 +29,16 @@ from metaweightnet.noise import noisy_labels
 from metaweightnet.problem import Batch
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
-"""Of CIFAR-10's training pixels, 0 to 255; the authors use them for CIFAR-100 too. MNIST keeps
-them here."""
+"""Of CIFAR-10's training pixels, 0 to 255; as in the authors' code also used for CIFAR-100, and
+here for MNIST."""
 MNIST_TRAINING = 50_000
-"""How many of MNIST's training images are used: the first ones, as many as CIFAR has."""
+"""MNIST's training images used: the first ones, the same number as CIFAR's."""
 
 
 @dataclass(frozen=True)
 class Crops:
-    """How each of N samples is cropped: rows and columns of the padded image at which it begins,
-    (N,), and whether it is mirrored, bool (N,)."""
+    """The crops of N samples: first row and column in the padded image, (N,), and whether it is
+    mirrored, bool (N,)."""
 
     rows: Tensor
     columns: Tensor
@@ -50,8 +50,8 @@ class Crops:
 
 
 def draw_crops(count: int, side: int, generator: torch.Generator, device: torch.device) -> Crops:
-    """Random crops for images of ``side`` pixels padded by side / 8 (4 at 32), drawn on the host
-    for many samples at once and moved together."""
+    """Random crops of images of ``side`` pixels padded by side / 8 (4 at 32), drawn on the host for
+    many samples and moved together."""
     offsets = torch.randint(2 * (side // 8) + 1, (2, count), generator=generator).to(device)
     mirrored = torch.randint(2, (count,), generator=generator).bool().to(device)
     return Crops(offsets[0], offsets[1], mirrored)
@@ -83,7 +83,7 @@ class Split:
 
 @functools.cache
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
-    """MEAN and STD on the device, once: copying them there for a batch would wait for it."""
+    """On the device, cached: a copy for each batch would wait for the device."""
     return torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
 
 
@@ -106,9 +106,9 @@ class Splits:
 def split_indices(labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """Indices of the training and of the meta images in the data set's training set.
 
-    The meta set has equally many images of every class. Split "disjoint": both depend on the seed
-    and never overlap. Split "authors": the meta set is that of seed 1 whatever the seed, and the
-    training set leaves out the meta set of its own seed.
+    The meta set has the same number of images of every class. Split "disjoint": both depend on the
+    seed and never overlap. Split "authors": the meta set is always that of seed 1, and the training
+    set excludes the meta set of its own seed.
     """
 
     def meta_set(seed: int) -> Tensor:
@@ -124,7 +124,7 @@ def split_indices(labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
 
 
 def load_images(config: Config) -> ImageDataset:
-    """The data set in CIFAR's format; UserError if it cannot be had."""
+    """The data set in CIFAR's format; UserError if it is not available."""
     load = {"mnist": load_mnist, "cifar10": load_cifar10, "cifar100": load_cifar100}
     data = load[config.dataset](config.data_dir)
     return like_cifar(data) if config.dataset == "mnist" else data
@@ -146,7 +146,7 @@ def like_cifar(data: ImageDataset) -> ImageDataset:
 
 
 def load_splits(config: Config, device: torch.device) -> Splits:
-    """The three splits at the configured sizes; UserError if the data cannot be had."""
+    """The three splits at the configured sizes; UserError if the data are not available."""
     data = load_images(config)
     human = None
     if config.noise == "human":
@@ -155,7 +155,7 @@ def load_splits(config: Config, device: torch.device) -> Splits:
 
 
 def load_human_labels(config: Config, training_labels: Tensor) -> HumanLabels:
-    """CIFAR-10N's labels; UserError, which names --human-dir if that was given, without them."""
+    """CIFAR-10N's labels. A UserError names --human-dir instead of --data-dir if it was given."""
     if config.human_dir is None:
         return load_cifar10n(config.data_dir, training_labels)
     try:

@@ -1,7 +1,7 @@
 """The label-noise problem at the start, middle and end of training, for the fidelity study.
 
-Besides: networks of other widths and weight nets of other sizes, and two ways for candidates to
-share work, through EvoGrad's ``inner_losses`` hook.
+Also networks of other widths, weight nets of other sizes, and two ways for candidates to share
+work through EvoGrad's ``inner_losses`` hook.
 """
 
 import copy
@@ -29,7 +29,7 @@ from metaweightnet.problem import Batch, MetaWeightProblem
 from metaweightnet.train import MetaWeightTask
 
 CANDIDATE, HELD = "candidate", "held"
-"""What the weight net sees in the inner loss: the candidate's own losses (the paper's way), or the
+"""What the weight net sees in the inner loss: the candidate's own losses, as in the paper, or the
 unperturbed model's (--vnet-input model)."""
 READINGS = {CANDIDATE: "weight net's input: the candidate's", HELD: "weight net's input held"}
 TITLE = "Label noise"
@@ -54,7 +54,7 @@ PRESETS = {
         test_size=500, log_every=1,
     ),
 }  # fmt: skip
-"""The trainings that are looked into: CIFAR-10 at reduced size, 40 % of its labels flipped."""
+"""The trainings that are studied: CIFAR-10 at reduced size, 40 % of its labels flipped."""
 
 
 def last_stages(name: str) -> bool:

@@ -33,8 +33,8 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm; where the size changes, the shortcut takes every
-    second pixel and pads channels with zeros (option A: no parameters)."""
+    """Two 3x3 convolutions with batch norm; where the size changes, the shortcut takes every second
+    pixel and pads channels with zeros (option A: no parameters)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

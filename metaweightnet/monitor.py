@@ -1,6 +1,6 @@
-"""What a run sees of its weights: means over an epoch, histograms, the weight net's curve.
+"""Statistics of a run's weights: means over an epoch, histograms, the weight net's curve.
 
-Everything is accumulated on the device, so that a step never waits for it.
+They are accumulated on the device, so that a step never waits for it.
 """
 
 import torch
@@ -13,10 +13,10 @@ HISTOGRAM_BINS = 60
 
 
 class Monitor(nn.Module):
-    """Sums over the steps of an epoch, as buffers (so that a checkpoint holds them).
+    """Sums over the steps of an epoch, as buffers, so that a checkpoint contains them.
 
-    Relative weights are a batch's normalised weights times its size: 1 is what plain training
-    gives every sample.
+    Relative weights are a batch's normalised weights times its size: plain training gives every
+    sample 1.
     """
 
     NAMES = ("train_loss", "meta_loss", "hypergradient_norm")
@@ -55,18 +55,12 @@ class Monitor(nn.Module):
         and on wrong labels."""
         totals = dict(zip(self.NAMES, (self.totals / self.steps).tolist(), strict=True))
         values = {name: total for name, total in totals.items() if name in self.seen}
-        for name, total, count in zip(
-            ("weight_right", "weight_wrong"),
-            self.weights.tolist(),
-            self.samples.tolist(),
-            strict=True,
-        ):
-            if count:
-                values[name] = total / count
-        return values
+        names = ("weight_right", "weight_wrong")
+        sums = zip(names, self.weights.tolist(), self.samples.tolist(), strict=True)
+        return values | {name: total / count for name, total, count in sums if count}
 
     def histograms(self) -> dict[str, list[float]]:
-        """Samples per bin of relative weight during the epoch; the last bin holds all above."""
+        """Samples per bin of relative weight in the epoch; the last bin has all larger weights."""
         right, wrong = self.histogram.tolist()
         return {"histogram_right": right, "histogram_wrong": wrong}
 

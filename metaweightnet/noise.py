@@ -18,12 +18,12 @@ def noise_matrix(
 ) -> Tensor:
     """P(noisy label j | true label i) as row i, float64 (C, C); p is ``level``.
 
-    flip: 1 - p stays, p / 2 goes to each of two other classes: ``pairs`` gives those of each
-    class, (C, 2); without it they are drawn for every class.
+    flip: 1 - p stays, p / 2 goes to each of two other classes: those in ``pairs`` (C, 2), else
+    drawn for every class.
     flip_one: 1 - p stays, p goes to one other class, drawn for every class.
     uniform: p of the labels are drawn anew from all classes, so 1 - p + p / C stays.
     hierarchical: 1 - p stays, p is spread evenly over the other classes of the same superclass;
-    ``superclass`` gives that of each class, (C,).
+    ``superclass`` (C,) has that of each class.
     """
     matrix = torch.eye(num_classes, dtype=torch.float64)
     if kind == "uniform":
@@ -44,9 +44,9 @@ def noise_matrix(
 
 
 def released_flip_pairs(num_classes: int) -> Tensor:
-    """The two classes that each class's wrong labels go to in the authors' code, (C, 2).
+    """The two classes of each class's wrong labels in the authors' code, (C, 2).
 
-    Their draw has seed 1 in every run. It is NumPy's legacy generator, whose stream is frozen.
+    They are drawn with seed 1 in every run, by NumPy's legacy generator, whose stream is frozen.
     """
     draw = np.random.RandomState(1)
     classes = np.arange(num_classes)
@@ -58,7 +58,7 @@ def draw_labels(labels: Tensor, matrix: Tensor, generator: torch.Generator) -> T
     """For each of ``labels`` (N,) a noisy label drawn from its row of ``matrix``."""
     uniform = torch.rand(len(labels), 1, dtype=torch.float64, generator=generator)
     cumulative = matrix.cumsum(1)[labels]
-    # The last sum can fall short of 1 by rounding.
+    # The last sum can be below 1 by rounding.
     return (uniform >= cumulative).sum(1).clamp(max=len(matrix) - 1)
 
 

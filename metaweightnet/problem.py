@@ -13,7 +13,7 @@ from common.training.processes import share_of_sum
 
 class Batch(NamedTuple):
     """images: normalised, (N, 3, side, side). labels: (N,). seen: the losses (N,) that the weight
-    net sees in the inner loss, no gradient; None: those at the parameters at hand."""
+    net sees in the inner loss, without gradient; None: those at the given parameters."""
 
     images: Tensor
     labels: Tensor
@@ -21,9 +21,9 @@ class Batch(NamedTuple):
 
 
 def normalised(weights: Tensor) -> Tensor:
-    """weights / sum(weights), so that they sum to one; left as they are if the sum is 0.
+    """weights / sum(weights), so that they sum to one; unchanged if the sum is 0.
 
-    Where processes share the batch the sum is over all of it, see ``SharedProblem``.
+    If processes share the batch, the sum is over the whole batch, see ``SharedProblem``.
     """
     total = share_of_sum(weights.sum())
     return weights / torch.where(total == 0, 1.0, total)
@@ -35,16 +35,16 @@ class MetaWeightProblem:
         L_T = sum_i w_i l_i,  w = V(s) / sum V(s),  l_i the cross-entropy of noisy sample i
         L_V = mean cross-entropy of a clean meta batch
 
-    s, what V sees, is detached: l itself, or losses given with the batch. That makes a difference.
-    With s = l the detaching leaves out how l moves s, so the derivative by theta then lambda,
+    s, the input of V, is detached: l itself, or losses given with the batch. The choice matters.
+    With s = l, detaching ignores that s depends on l, so the derivative by theta then lambda,
     which T1-T2 takes, is sum_i dw_i/dlambda dl_i/dtheta. Methods that compare L_T, or dL_T/dlambda,
     at several theta (EvoGrad, finite difference) see s move with theta, and estimate that plus
     sum_ij l_i d2w_i/(dlambda ds_j) dl_j/dtheta. With s held at the losses of the unperturbed
-    network (``held``) the second term is gone and all estimate the same.
+    network (``held``) the second term vanishes and all estimate the same.
 
-    Batch norm is in training mode in both losses: it normalises by the statistics of the batch at
-    hand (those of each candidate's own activations). Its running statistics go to clones of the
-    buffers, which are dropped, so the network's own stay as they are.
+    Batch norm is in training mode in both losses: it normalises by the statistics of the batch
+    (those of each candidate's own activations). Its running statistics are written to clones of the
+    buffers and dropped, so the network's own do not change.
     """
 
     def __init__(self, network: nn.Module, vnet: nn.Module) -> None:
@@ -72,5 +72,5 @@ class MetaWeightProblem:
 
     @torch.no_grad()
     def held(self, params: Tensors, batch: Batch) -> Batch:
-        """The batch with the losses at ``params`` as what the weight net sees."""
+        """The batch whose weight net sees the losses at ``params``."""
         return batch._replace(seen=self.losses(params, batch))

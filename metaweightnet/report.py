@@ -34,10 +34,10 @@ _INTRO = """
 A classifier learns from images of which many are labelled wrongly. A small network, the weight
 net, turns each image's loss into its weight; it is learned from a few clean images.
 
-**Plain training** weights all images alike, a **frozen random weight net** never learns,
-**sign flipped** learns the opposite of what EvoGrad says: without a gap to these the
-hypergradient has done nothing. Accuracy is that on the test images at the last epoch unless said
-otherwise. Weights are relative: 1 is what plain training gives each image.
+**Plain training** gives all images the same weight, a **frozen random weight net** never learns,
+**sign flipped** learns the opposite of EvoGrad's hypergradient: without a gap to these the
+hypergradient has no effect. Accuracy is that on the test images at the last epoch unless said
+otherwise. Weights are relative: plain training gives each image 1.
 """
 
 
@@ -125,7 +125,7 @@ def difference_table(groups: Groups) -> Table:
 
 
 def _weights_table(groups: Groups) -> Table:
-    """Last against best epoch, and whether the weight net has learned anything."""
+    """Last and best epoch, and whether the weight net has learned anything."""
     columns = {"weight_right": "weight, right labels", "weight_wrong": "weight, wrong labels",
                "moved": "weight net moved"}  # fmt: skip
     rows = tuple(

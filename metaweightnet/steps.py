@@ -80,7 +80,7 @@ class Learner:
 
     def shared_step(self, batch: Batch, meta_batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Both steps at the same parameters and weights: the base step hands over its loss, and
-        the losses that the weight net sees where they are held."""
+        the losses that the weight net sees if they are held."""
         hyper = leaves(self.meta.hyper)
         loss, losses, relative_weights = self.loss(batch, hyper)
         self.optimizer.zero_grad()
@@ -102,12 +102,12 @@ class Learner:
         return (weights * losses).sum(), losses.detach(), weights.detach() * len(losses)
 
     def hypergradient_factor(self) -> float:
-        """What the controls multiply EvoGrad's hypergradient by.
+        """The controls' factor of EvoGrad's hypergradient.
 
-        evograd_matched: eta / (sigma^2 (1 - 1/K) / tau), after which it is of the size of T1-T2's
-        with inner step eta, and in expectation equal to it where the weight net's input is held
-        (``MetaWeightProblem``); the factor belongs to the hypergradient and not to the learning
-        rate, which weight decay shares. sign_flipped: -1.
+        evograd_matched: eta / (sigma^2 (1 - 1/K) / tau). The product has the size of T1-T2's with
+        inner step eta, and equals it in expectation if the weight net's input is held
+        (``MetaWeightProblem``). It multiplies the hypergradient and not the learning rate, which
+        weight decay depends on. sign_flipped: -1.
         """
         if self.config.method == "sign_flipped":
             return -1.0
@@ -124,8 +124,8 @@ def sgd(module: nn.Module, rate: float, momentum: float, decay: float) -> torch.
 
 
 def meta_optimizer(config: Config, vnet: nn.Module) -> torch.optim.Optimizer:
-    """SGD as in the paper, or AdamW: decoupled weight decay and a tiny eps, so that the size of
-    the hypergradient does not matter."""
+    """SGD as in the paper, or AdamW: decoupled weight decay and a tiny eps, so that the
+    hypergradient's size does not matter."""
     rate, decay = config.meta_learning_rate, config.meta_weight_decay
     if config.meta_optimizer == "adam":
         return torch.optim.AdamW(vnet.parameters(), rate, weight_decay=decay, eps=1e-15)

@@ -50,7 +50,7 @@ class MetaWeightTask:
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         self.learner.begin_epoch(epoch)
         self.monitor.clear()
-        # All that comes from the host is moved before the first step.
+        # Everything from the host is moved before the first step.
         train = list(self.train_batches.epoch())
         crops = self.draw_crops(train, self.crops)
         if self.learner.meta is not None:

@@ -16,7 +16,7 @@ METHODS |= estimator_methods(
         "finite_difference": "Finite difference",
     },
     published={"evograd": "evograd"},
-    # The angle stands before the network: torch lacks the derivatives that these need there.
+    # The angle acts before the network, where torch lacks the derivatives that these need.
     excluded=("t1t2_forward", "t1t2_mixed"),
 )
 _COMPARED = ("baseline", "evograd", "t1t2", "t1t2_higher", "finite_difference")
@@ -38,8 +38,8 @@ class Config(EstimatorSettings):
     meta_learning_rate: PositiveFloat = 1e-2
     """Adam on the angle (radians)."""
     rotate: Literal["normalised", "pixels"] = "normalised"
-    """What the rotation layer turns: normalised images, whose corners then become mean grey, or
-    pixels, whose corners become black like the validation images'."""
+    """What the rotation layer turns: normalised images, which gives mean-grey corners, or pixels,
+    which gives black corners like the validation images'."""
     shuffle: bool = True
     """Training images in a new order every epoch, else in MNIST's."""
     degrees: float = 30.0

@@ -19,7 +19,7 @@ def cases(size: Size) -> list[CostCase]:
 def build(device: torch.device) -> CostProblem:
     """LeNet on random digits that pass through the rotation layer."""
 
-    # Hardly a step: the cost does not depend on where theta is.
+    # A tiny step: the cost does not depend on the value of theta.
     def learner_of(method: str, shared: bool = False) -> Learner:
         return Learner(Config(method=method, learning_rate=1e-9, share_base_step=shared), device)
 
@@ -35,7 +35,7 @@ def build(device: torch.device) -> CostProblem:
         plain_step=lambda: plain.base_step(batch),
         base_step=lambda: learner.base_step(batch),
         inner_lr=Config.learning_rate,
-        # Torch computes the tangent of the loss in place, and cannot differentiate that again; it
+        # Torch computes the tangent of the loss in place, which it cannot differentiate again, and
         # has no forward derivative of grid_sample's backward.
         excluded={
             "T1T2Forward": "the angle stands before the network",

@@ -48,7 +48,7 @@ def rotate_images(images: Tensor, degrees: float) -> Tensor:
 
 
 def load_splits(config: Config, device: torch.device) -> Splits:
-    """The three splits at the configured sizes; UserError if MNIST cannot be had."""
+    """The three splits at the configured sizes; UserError if MNIST is not available."""
     mnist = load_mnist(config.data_dir)
     meta = slice(META_START, META_START + config.meta_size)
     images = {

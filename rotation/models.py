@@ -35,8 +35,7 @@ def normalise(pixels: Tensor) -> Tensor:
 def rotate(images: Tensor, angle: Tensor) -> Tensor:
     """Images (N, C, H, W) turned counter-clockwise by ``angle`` (radians, scalar tensor).
 
-    Bilinear sampling on an affine grid, differentiable in the angle; what comes in from outside
-    the image is 0.
+    Bilinear sampling on an affine grid, differentiable in the angle; 0 outside the image.
     """
     cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     # Row i maps output coordinates to input ones; image rows point down.

@@ -23,8 +23,8 @@ _METRICS = {"rotated": "rotated %", "standard": "upright %", "angle_degrees": "a
 _INTRO = """
 LeNet learns from upright digits that a layer turns by a learned angle; the angle is learned from
 validation digits that are rotated by 30°. **rotated**: accuracy on test digits rotated by 30°.
-**upright**: on the same test digits turned back. **angle**: what was learned. Last epoch
-throughout.
+**upright**: on the same test digits turned back. **angle**: the learned angle. All at the last
+epoch.
 """
 ByMethod = Mapping[str, Sequence[RunRecord]]
 
