@@ -249,6 +249,10 @@ PRESETS = {
         test_episodes=10,
         log_every=1,
     ),
+    # Five times quick's episodes, after a longer pre-training.
+    "study": replace(
+        _QUICK, preset="study", epochs=60, episodes=20, pretrain_epochs=60, test_episodes=2_000
+    ),
     "paper": _PAPER,
 }
 
@@ -259,7 +263,7 @@ CONTROLLED = {"stream": "pairs", "auxiliary": "on", "ft": "fixed"}
 
 def planned_runs(preset: str) -> list[Config]:
     """The runs behind the tables and figures of a preset: none and ft in the released way and in
-    the controlled one, then the methods that learn."""
+    the controlled one, then the methods that learn; study: in the controlled way only."""
     default = PRESETS[preset]
     methods = [
         {"method": "none"},
@@ -276,6 +280,14 @@ def planned_runs(preset: str) -> list[Config]:
             for backbone in ("resnet10", "resnet34")
             for n_shot in (1, 5)
             for unseen in DOMAINS["paper"][1:]
+        ]
+    if preset == "study":
+        methods = [m for m in methods if m["method"].startswith("lft") or len(m) > 1]
+        methods.append({"method": "lft_along_gradient"})
+        cells = [
+            {"unseen": unseen, "seed": seed}
+            for seed in range(1, 6)
+            for unseen in ("devanagari", "latin", "emoji", "icons")
         ]
     return [
         replace(default, **cell, **method).validate()

@@ -191,6 +191,7 @@ PRESETS = {
         epochs=2,
         log_every=1,
     ),
+    "study": replace(_QUICK, preset="study"),
     "paper": _PAPER,
 }
 PAPER_TARGETS = ("qu", "cdo", "ilo", "xmf", "mhr", "mi", "tk", "gn")
@@ -199,17 +200,24 @@ COMPARED = ("joint_training", "joint_half", "evograd", "t1t2", "target_only", "d
 
 
 def planned_runs(preset: str) -> list[Config]:
-    """The runs behind the tables and figures of a preset."""
-    default = PRESETS[preset]
-    targets, methods, seeds = {
-        "paper": (PAPER_TARGETS, COMPARED, (11, 1, 2)),
-        "quick": (("quy", "tuk"), COMPARED, (1,)),
-        "smoke": (("quy",), COMPARED, (1,)),
+    """The runs behind the tables and figures of a preset; study: of both small corpora."""
+    default, swahili = PRESETS[preset], {"dataset": "masakhaner", "source": "swa"}
+    cells: list[dict[str, str]]
+    cells, methods, seeds = {
+        "paper": ([{"target": t} for t in PAPER_TARGETS], COMPARED, (11, 1, 2)),
+        "study": (
+            [{"target": t} for t in ("quy", "mri", "tuk")]
+            + [swahili | {"target": t} for t in ("hau", "kin", "lug")],
+            (*COMPARED, "along_gradient"),
+            (1, 2, 3, 4, 5),
+        ),
+        "quick": ([{"target": t} for t in ("quy", "tuk")], COMPARED, (1,)),
+        "smoke": ([{"target": "quy"}], COMPARED, (1,)),
     }[preset]
     return [
-        replace(default, target=target, method=method, seed=seed)
+        replace(default, **cell, method=method, seed=seed)
         for seed in seeds
-        for target in targets
+        for cell in cells
         for method in methods
     ]
 
