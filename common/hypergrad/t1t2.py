@@ -136,7 +136,7 @@ class T1T2MixedMode(LookAhead):
         found: dict[str, Tensor | None] = {}
         reason = "torch has no forward-mode derivative of {}"
         with (
-            _explained("T1T2MixedMode", r"forward AD with (\w+)", reason),
+            _explained("T1T2MixedMode", r"forward AD with (?:aten::)?(\w+)", reason),
             forward_ad.dual_level(),
         ):
             grads = gradients_or_none(at.inner_loss(_duals(at.theta, vector)), at.hyper)

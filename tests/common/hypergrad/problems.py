@@ -225,6 +225,24 @@ class Network:
     def arguments(self):
         return self, self.params, self.hyper, self.inner_batch, self.outer_batch
 
+    def run(self, estimator, generator=None, **given):
+        return estimator(*self.arguments(), generator, **given)
+
+
+class PartOf(Network):
+    """A network's problem, without dropout, as a function of a few parameters, the rest fixed."""
+
+    def __init__(self, where: str, names: list[str]) -> None:
+        super().__init__(where, dropout=0.0)
+        self.fixed = {n: p.detach() for n, p in self.params.items() if n not in names}
+        self.params = {n: self.params[n].detach() for n in names}
+
+    def inner_loss(self, params, hyper, batch) -> Tensor:
+        return super().inner_loss({**params, **self.fixed}, hyper, batch)
+
+    def outer_loss(self, params, hyper, batch) -> Tensor:
+        return super().outer_loss({**params, **self.fixed}, hyper, batch)
+
 
 class Wide:
     """A network whose activations dwarf its parameters; loss weights as hyperparameters."""

@@ -84,7 +84,7 @@ def test_is_evograd_with_that_noise_up_to_where_g_is_taken(where):
     radius = 1e-4
     noise = {n: radius / length * torch.stack([v, -v]) for n, v in g.items()}
     expected = EvoGrad(2)(*problem.arguments(), noise=noise).grads
-    found = EvoGradAlongGradient(radius, temperature=0.05)(*problem.arguments()).grads
+    found = problem.run(EvoGradAlongGradient(radius, temperature=0.05)).grads
     for name, grad in expected.items():
         assert relative(found[name], grad) < 1e-3
 

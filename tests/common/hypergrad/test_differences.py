@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.hypergrad import EvoGrad
-from tests.common.hypergrad.problems import Network, Quadratic
+from tests.common.hypergrad.problems import Network, Quadratic, relative, seeded
 
 
 def noise_for(problem, count: int, sigma: float, anchored: bool) -> dict[str, torch.Tensor]:
@@ -14,12 +14,6 @@ def noise_for(problem, count: int, sigma: float, anchored: bool) -> dict[str, to
         for eps in noise.values():
             eps[0] = 0
     return noise
-
-
-def relative(found, expected) -> float:
-    """Euclidean error over all hyperparameters, relative."""
-    error = sum((found[n] - expected[n]).square().sum() for n in expected)
-    return (error / sum(grad.square().sum() for grad in expected.values())).sqrt().item()
 
 
 @pytest.mark.parametrize("where", ["inside", "loss", "direct"])
@@ -73,7 +67,7 @@ def test_where_the_outer_loss_is_linear_it_is_evograd_exactly(anchored):
 def test_problems_with_shared_work_give_the_same_number(anchored):
     problem = Network("loss", dropout=0.0)
     alone = EvoGrad(3, mode="differences", anchored=anchored)(
-        *problem.arguments(), generator=torch.Generator().manual_seed(4)
+        *problem.arguments(), generator=seeded(4)
     )
 
     class AtOnce:
@@ -85,7 +79,7 @@ def test_problems_with_shared_work_give_the_same_number(anchored):
 
     _, *rest = problem.arguments()
     together = EvoGrad(3, mode="differences", anchored=anchored)(
-        AtOnce(), *rest, generator=torch.Generator().manual_seed(4)
+        AtOnce(), *rest, generator=seeded(4)
     )
     torch.testing.assert_close(together.grads, alone.grads, rtol=1e-9, atol=1e-12)
 
@@ -99,8 +93,8 @@ def test_no_activation_of_the_network_is_kept():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        EvoGrad(mode="differences")(*problem.arguments())
+        problem.run(EvoGrad(mode="differences"))
         by_forwards = sum(saved)
         saved.clear()
-        EvoGrad(mode="streaming")(*problem.arguments())
+        problem.run(EvoGrad(mode="streaming"))
     assert by_forwards < sum(saved) / 20

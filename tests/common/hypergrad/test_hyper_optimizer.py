@@ -8,33 +8,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from common.hypergrad import (
-    T1T2,
-    AnchoredEvoGrad,
-    EvoGrad,
-    EvoGradAlongGradient,
-    FiniteDifference,
-    HigherT1T2,
-    HyperOptimizer,
-    ImplicitCG,
-    LayerSampled,
-    T1T2Forward,
-    Unrolled,
-)
-
-ESTIMATORS = {
-    "evograd": EvoGrad(3),
-    "evograd-graph": EvoGrad(mode="graph"),
-    "evograd-forward": EvoGrad(mode="forward"),
-    "anchored": AnchoredEvoGrad(),
-    "along-gradient": EvoGradAlongGradient(),
-    "t1t2": T1T2(0.1),
-    "t1t2-higher": HigherT1T2(0.1),
-    "finite-difference": FiniteDifference(0.1),
-    "layer-sampled": LayerSampled(0.1, 1),
-    "unrolled": Unrolled(0.1, 2, momentum=0.9),
-    "implicit-cg": ImplicitCG(2, damping=5.0),
-}
+from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient, HyperOptimizer
+from common.hypergrad.registry import ESTIMATORS
+from tests.common.hypergrad.problems import inner_batch_for, seeded, small
 
 
 def network(dropout=0.3, dtype=torch.float64):
@@ -122,55 +98,27 @@ CASES = {
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_of_the_functional_interface_bit_for_bit(name, case):
+    if name in ("t1t2_forward", "t1t2_mixed") and case == "iterable":
+        pytest.skip("refused where lambda stands before batch norm and SiLU")
     model = network()
     make, train_loss = CASES[case]
     hyper = make()
     module = hyper if isinstance(hyper, nn.Module) else None
     named = dict(hyper.named_parameters()) if module else dict(hyper)
-    estimator = ESTIMATORS[name]
-    train = [batch(8), batch(7)] if name == "unrolled" else batch(8)
-    valid = batch(9)
-    expected = estimator(
-        Problem(functional(model, train_loss, module), functional(model, valid_loss)),
-        dict(model.named_parameters()),
-        named,
-        train,
-        valid,
-        torch.Generator().manual_seed(1),
-    )
+    estimator = small(ESTIMATORS[name])
+    train, valid = inner_batch_for(estimator, batch(8)), batch(9)
+    problem = Problem(functional(model, train_loss, module), functional(model, valid_loss))
+    params = dict(model.named_parameters())
+    expected = estimator(problem, params, named, train, valid, seeded(1))
     optimizer = torch.optim.SGD(named.values(), lr=0.5)
     before = {n: h.detach().clone() for n, h in named.items()}
-    result = HyperOptimizer(
-        model,
-        module or named.items(),
-        train_loss,
-        valid_loss,
-        estimator,
-        optimizer,
-        torch.Generator().manual_seed(1),
-    ).step(train, valid)
+    given = (module or named.items(), train_loss, valid_loss, estimator, optimizer, seeded(1))
+    result = HyperOptimizer(model, *given).step(train, valid)
     assert torch.equal(result.outer_loss, expected.outer_loss)
+    assert any(h.grad.any() for h in named.values())
     for n, h in named.items():
-        assert torch.equal(h.grad, expected.grads[n]) and h.grad.abs().max() > 0
+        assert torch.equal(h.grad, expected.grads[n])
         assert torch.equal(h.detach(), before[n] - 0.5 * h.grad)
-
-
-def test_t1t2_forward_agrees_bit_for_bit_where_it_applies():
-    model, weights = network(dropout=0.0), Weights()
-    hyper = dict(weights.named_parameters())
-    train, valid = batch(8), batch(9)
-    expected = T1T2Forward(0.1)(
-        Problem(functional(model, weighted_loss, weights), functional(model, valid_loss)),
-        dict(model.named_parameters()),
-        hyper,
-        train,
-        valid,
-    )
-    optimizer = torch.optim.SGD(weights.parameters(), lr=0.1)
-    HyperOptimizer(model, weights, weighted_loss, valid_loss, T1T2Forward(0.1), optimizer).backward(
-        train, valid
-    )
-    assert all(torch.equal(hyper[n].grad, expected.grads[n]) for n in hyper)
 
 
 def test_model_buffers_and_grads_stay_as_they_were():
@@ -284,7 +232,7 @@ def decayed(estimator=None, lr=0.1, **options):
     model = network(**options)
     hyper = {"h": torch.full((6,), -3.0, dtype=torch.float64)}
     optimizer = torch.optim.Adam(hyper.values(), lr=lr)
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     return HyperOptimizer(
         model, hyper, decay_loss, valid_loss, estimator or T1T2(0.1), optimizer, generator
     )
@@ -384,9 +332,7 @@ def in_float32(estimator, train=weighted_loss, valid=valid_loss):
     torch.manual_seed(4)
     model, weights = network(dropout=0.0, dtype=torch.float32), Weights(torch.float32)
     optimizer = torch.optim.SGD(weights.parameters(), lr=10.0)
-    return HyperOptimizer(
-        model, weights, train, valid, estimator, optimizer, torch.Generator().manual_seed(3)
-    )
+    return HyperOptimizer(model, weights, train, valid, estimator, optimizer, seeded(3))
 
 
 def under_autocast(loss):

@@ -8,7 +8,7 @@ from torch.autograd.functional import jacobian
 
 from common.hypergrad import ImplicitCG, Neumann, Unrolled
 from common.hypergrad.implicit import conjugate_gradient
-from tests.common.hypergrad.problems import Network, Quadratic
+from tests.common.hypergrad.problems import PartOf, Quadratic, central_differences
 
 sizes = st.sampled_from([4, 6, 10])
 seeds = st.integers(0, 2**31)
@@ -82,7 +82,7 @@ def test_cg_stops_at_the_tolerance():
 def test_neumann_is_the_partial_sum(size, terms, eta, seed):
     """eta sum_{j < terms} (I - eta H)^j = H^-1 (I - (I - eta H)^terms)."""
     problem = Quadratic(size, seed=seed, convex=True)
-    result = Neumann(eta, terms)(problem, problem.params, problem.hyper, None, None)
+    result = problem.run(Neumann(eta, terms))
     theta = problem.vector(problem.params)
     identity = torch.eye(size, dtype=torch.float64)
     power = torch.linalg.matrix_power(identity - eta * problem.hessian(), terms)
@@ -99,7 +99,7 @@ def test_neumann_tends_to_the_dense_solve_as_terms_grow():
     expected = problem.implicit_hypergradient(problem.params)
     errors = []
     for terms in (10, 100, 300):
-        result = Neumann(0.05, terms)(problem, problem.params, problem.hyper, None, None)
+        result = problem.run(Neumann(0.05, terms))
         errors.append((result.grads["la"] - expected).norm() / expected.norm())
     assert errors[0] > 1e-2 > 1e-5 > errors[1] > 1e-9 > 1e-12 > errors[2]
 
@@ -118,46 +118,25 @@ def test_at_the_optimum_it_is_the_derivative_of_the_outer_loss_there():
     """A central difference of L_V(theta*(lambda), lambda), theta* from a dense solve."""
     problem = Quadratic(convex=True)
     result = ImplicitCG(6)(problem, problem.optimum(), problem.hyper, None, None)
-    la = problem.hyper["la"]
-    for index in range(len(la)):
-        sides = []
-        for sign in (1, -1):
-            problem.hyper = {"la": la.clone()}
-            problem.hyper["la"][index] += sign * 1e-5
-            sides.append(problem.outer_loss(problem.optimum(), problem.hyper).item())
-        expected = (sides[0] - sides[1]) / 2e-5
-        assert result.grads["la"][index].item() == pytest.approx(expected, rel=1e-7)
 
+    def outer_loss_at_the_optimum(hyper):
+        moved = Quadratic(convex=True)
+        moved.hyper = hyper
+        return moved.outer_loss(moved.optimum(), hyper).item()
 
-class FirstLayers:
-    """A network's problem as a function of its first two layers, so that H fits in a matrix."""
-
-    def __init__(self, where: str) -> None:
-        self.problem = Network(where, dropout=0.0)
-        self.names = ["0.weight", "1.weight", "1.bias"]
-        self.params = {n: self.problem.params[n].detach() for n in self.names}
-        self.rest = {n: p.detach() for n, p in self.problem.params.items() if n not in self.names}
-        _, _, self.hyper, self.inner_batch, self.outer_batch = self.problem.arguments()
-
-    def inner_loss(self, params, hyper, batch):
-        return self.problem.inner_loss(dict(params) | self.rest, hyper, batch)
-
-    def outer_loss(self, params, hyper, batch):
-        return self.problem.outer_loss(dict(params) | self.rest, hyper, batch)
-
-    def arguments(self):
-        return self, self.params, self.hyper, self.inner_batch, self.outer_batch
+    expected = central_differences(outer_loss_at_the_optimum, problem.hyper)
+    torch.testing.assert_close(result.grads, expected, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("where", ["inside", "direct"])
 def test_on_a_network_with_batch_norm(where):
     """H, the mixed derivative and v as dense matrices, column by column."""
-    problem = FirstLayers(where)
+    problem = PartOf(where, ["0.weight", "1.weight", "1.bias"])
     values, hypers = list(problem.params.values()), list(problem.hyper.values())
     (name,) = problem.hyper
 
     def gradient(*tensors):
-        params = dict(zip(problem.names, tensors[:-1], strict=True))
+        params = dict(zip(problem.params, tensors[:-1], strict=True))
         loss = problem.inner_loss(params, {name: tensors[-1]}, problem.inner_batch)
         found = torch.autograd.grad(loss, list(params.values()), create_graph=True)
         return torch.cat([f.reshape(-1) for f in found])
@@ -168,7 +147,7 @@ def test_on_a_network_with_batch_norm(where):
     v, direct = (
         jacobian(
             lambda *tensors: problem.outer_loss(
-                dict(zip(problem.names, tensors[:-1], strict=True)),
+                dict(zip(problem.params, tensors[:-1], strict=True)),
                 {name: tensors[-1]},
                 problem.outer_batch,
             ),
@@ -186,7 +165,7 @@ def test_on_a_network_with_batch_norm(where):
     damping = 0.1 - torch.linalg.eigvalsh(hessian)[0].clamp_max(0).item()
     matrix = hessian + damping * torch.eye(len(hessian), dtype=torch.float64)
     expected = -torch.linalg.solve(matrix, v) @ mixed + direct
-    result = ImplicitCG(200, damping, tolerance=1e-12)(*problem.arguments())
+    result = problem.run(ImplicitCG(200, damping, tolerance=1e-12))
     assert (result.grads[name].reshape(-1) - expected).norm() < 1e-8 * expected.norm()
     assert result.diagnostics["iterations"] < 200
 
@@ -194,7 +173,7 @@ def test_on_a_network_with_batch_norm(where):
         0.1 * torch.linalg.matrix_power(torch.eye(len(hessian)).double() - 0.1 * hessian, j) @ v
         for j in range(4)
     )
-    result = Neumann(0.1, 4)(*problem.arguments())
+    result = problem.run(Neumann(0.1, 4))
     expected = -series @ mixed + direct
     assert (result.grads[name].reshape(-1) - expected).norm() < 1e-10 * expected.norm()
 

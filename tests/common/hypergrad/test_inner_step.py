@@ -17,6 +17,7 @@ from common.hypergrad import (
     T1T2MixedMode,
 )
 from common.hypergrad.inner_step import stepped
+from tests.common.hypergrad.problems import central_differences
 
 OPTIMIZERS = {
     "sgd": lambda p: SGD(p, 0.1),
@@ -134,22 +135,15 @@ def test_every_one_step_estimator_differentiates_the_optimisers_step(training, k
     optimizer = make(name, steps)
     params = dict(net.named_parameters())
 
-    def validation_loss(weights):
+    def validation_loss(hyper):
         clone, state = copy.deepcopy(net), copy.deepcopy(optimizer.state_dict())
         other = OPTIMIZERS[name](list(clone.parameters()))
         other.load_state_dict(state)
-        kind(clone).inner_loss(
-            dict(clone.named_parameters()), {"weights": weights}, inner
-        ).backward()
+        kind(clone).inner_loss(dict(clone.named_parameters()), hyper, inner).backward()
         other.step()
         return kind(clone).outer_loss(dict(clone.named_parameters()), {}, outer).item()
 
-    h, expected = 1e-5, torch.zeros(6).double()
-    for i in range(6):
-        shift = torch.zeros(6).double()
-        shift[i] = h
-        up, down = (validation_loss(hyper["weights"] + s * shift) for s in (1, -1))
-        expected[i] = (up - down) / (2 * h)
+    expected = central_differences(validation_loss, hyper)["weights"]
     assert expected.abs().max() > 1e-4
     for estimator in every_estimator(optimizer)[: None if kind is OuterSlope else -1]:
         found = estimator(kind(net), params, hyper, inner, outer).grads["weights"]

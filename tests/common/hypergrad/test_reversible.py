@@ -101,9 +101,7 @@ def test_a_thousand_steps_come_back_bit_for_bit(steps, momentum):
     batches = problem.batches(steps)
     start = torch.cat([p.reshape(-1) for p in problem.params.values()])
     seen = recorded(problem)
-    result = Reversible(0.02, momentum, steps)(
-        problem, problem.params, problem.hyper, batches, None
-    )
+    result = problem.run(Reversible(0.02, momentum, steps), batches)
     there, back = torch.stack(seen[-2 * steps : -steps]), torch.stack(seen[-steps:]).flip(0)
     assert torch.equal(there, back)
     assert torch.equal(there[0], (start * 2**44).round() / 2**44)
@@ -159,7 +157,7 @@ def test_what_leaves_the_range_or_is_no_number_is_refused():
         with pytest.raises(ValueError, match="fraction_bits"):
             Reversible(0.1, 0.9, 2)(problem, params, problem.hyper, [None] * 2, None)
     with pytest.raises(ValueError, match="fraction_bits"):  # diverges on the way
-        Reversible(10.0, 0.9, 30)(problem, problem.params, problem.hyper, [None] * 30, None)
+        problem.run(Reversible(10.0, 0.9, 30), [None] * 30)
     params = {n: 1e6 * p for n, p in problem.params.items()}
     Reversible(0.1, 0.9, 2, fraction_bits=30)(problem, params, problem.hyper, [None] * 2, None)
 
@@ -175,4 +173,4 @@ def test_a_gradient_that_is_not_reproducible_is_noticed():
 
     problem.inner_loss = noisy
     with pytest.raises(RuntimeError, match="deterministic"):
-        Reversible(0.1, 0.9, 3)(problem, problem.params, problem.hyper, [None] * 3, None)
+        problem.run(Reversible(0.1, 0.9, 3), [None] * 3)
