@@ -30,6 +30,8 @@ from metaweightnet.figures import draw_figures
 Groups = Mapping[tuple[str, str], Group]
 """Data set and noise -> label -> runs."""
 _PLAIN, _EXACT = METHODS[EXPERIMENT.baseline].label, METHODS["t1t2_forward"].label
+_ALIKE = 0.1
+"""Relative weights that differ by less are called equal: both are 1 in plain training."""
 _INTRO = """
 A classifier learns from images of which many are labelled wrongly. A small network, the weight
 net, turns each image's loss into its weight; it is learned from a few clean images.
@@ -124,6 +126,13 @@ def difference_table(groups: Groups) -> Table:
     )
 
 
+def _equal(runs: Sequence[RunRecord]) -> str:
+    """How many of the runs have learned equal weights."""
+    learned = [run.final for run in runs if "meta_loss" in run.final]
+    alike = [f for f in learned if abs(f["weight_right"] - f["weight_wrong"]) < _ALIKE]
+    return f"{len(alike)} of {len(learned)}" if learned else "–"
+
+
 def _weights_table(groups: Groups) -> Table:
     """Last and best epoch, and whether the weight net has learned anything."""
     columns = {"weight_right": "weight, right labels", "weight_wrong": "weight, wrong labels",
@@ -135,16 +144,18 @@ def _weights_table(groups: Groups) -> Table:
             metric_number(runs, "accuracy"),
             metric_number(runs, "accuracy", source="best"),
             *(metric_number(runs, column, digits=3) for column in columns),
+            _equal(runs),
         )
         for setting, group in groups.items()
         for name, runs in group.items()
     )
     return Table(
         "Label noise: last and best epoch, and what the weight net has learned",
-        ("data", "noise", "method", "last %", "best %", *columns.values()),
+        ("data", "noise", "method", "last %", "best %", *columns.values(), "equal weights"),
         rows,
         caption="Best: the epoch with the highest test accuracy, an oracle choice: it needs test "
         "labels. Weights: relative, mean over the last epoch. Moved: Euclidean distance of the "
-        "weight net's parameters from their start.",
+        "weight net's parameters from their start. Equal weights: runs in which the net has moved "
+        f"and yet weights right and wrong labels alike in the end, to within {_ALIKE:g}.",
         notes=("±: sample standard deviation over runs.",),
     )

@@ -49,10 +49,11 @@ def test_last_and_best_epoch_are_means_over_seeds(tmp_path):
     assert measured[4] == "not judged"  # at another size than the paper's
     # Seed 1 alone has both.
     assert rows(differences, 3)["cifar10", "flip 0.4", "EvoGrad"] == ["2", "+3.00", "–"]
-    last, best, right, wrong, moved = rows(weights, 3)["cifar10", "flip 0.4", "EvoGrad"]
+    last, best, right, wrong, moved, equal = rows(weights, 3)["cifar10", "flip 0.4", "EvoGrad"]
     assert (last, best) == ("47.00 ± 2.83", "49.50 ± 0.71")
     assert [c.split(" ")[0] for c in (right, wrong, moved)] == ["1.200", "0.700", "0.500"]
-    assert rows(weights, 3)["cifar10", "flip 0.4", "Plain training"][-1] == "–"
+    assert equal == "0 of 2"
+    assert rows(weights, 3)["cifar10", "flip 0.4", "Plain training"][-2:] == ["–", "–"]
     assert "2.50" in to_markdown(cost)
     assert made.runs == 3
     assert (tmp_path / "accuracy.md").exists()
@@ -144,3 +145,10 @@ def test_the_paper_preset_is_table_4_with_five_repetitions_and_controls():
     assert cells == {(d, p) for d in ("cifar10", "cifar100") for p in (0.0, 0.2, 0.4)}
     assert {r.seed for r in runs} == {1, 2, 3, 4, 5}
     assert {"sign_flipped", "evograd_matched", "plain", "frozen_vnet"} < {r.method for r in runs}
+
+
+def test_runs_that_end_with_equal_weights_are_counted(tmp_path):
+    records = [record([40.0], method="evograd", seed=seed) for seed in (1, 2, 3)]
+    records[0].final.update(weight_right=1.01, weight_wrong=0.99)
+    weights = section(records, "quick", tmp_path).tables[2]
+    assert rows(weights, 3)["cifar10", "flip 0.4", "EvoGrad"][-1] == "1 of 3"
