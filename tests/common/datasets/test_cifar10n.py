@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.datasets import load_cifar10n
-from common.datasets.cifar10n import CIFAR10N, _load_cifar10n
+from common.datasets.cifar10n import CIFAR10N
 from common.datasets.dataset import CanonicalFile
 from common.errors import UserError
 
@@ -54,7 +54,7 @@ def save(folder, form: str, content: dict) -> None:
 def test_labels_are_read(form, layout, stored, tmp_path):
     save(tmp_path / layout, form, stored)
     clean = torch.from_numpy(stored["clean_label"])
-    loaded = _load_cifar10n(small(stored), tmp_path, clean)
+    loaded = load_cifar10n(tmp_path, clean, small(stored))
     assert set(loaded.labels) == set(NAMES)
     for name, key in NAMES.items():
         assert loaded.labels[name].dtype == torch.int64
@@ -65,7 +65,7 @@ def test_labels_are_read(form, layout, stored, tmp_path):
 def test_folder_in_the_environment_is_used(stored, tmp_path, monkeypatch):
     save(tmp_path, "npz", stored)
     monkeypatch.setenv("EVOGRAD_DATA", str(tmp_path))
-    loaded = _load_cifar10n(small(stored), None, None)
+    loaded = load_cifar10n(None, None, small(stored))
     assert loaded.labels["worse"].tolist() == stored["worse_label"].tolist()
 
 
@@ -77,7 +77,7 @@ def test_labels_of_other_images_are_refused(stored, tmp_path):
     swapped[0], swapped[i] = clean[i], clean[0]
     for other in (swapped, clean[:-1]):
         with pytest.raises(UserError, match="are not the training labels"):
-            _load_cifar10n(small(stored), tmp_path, other)
+            load_cifar10n(tmp_path, other, small(stored))
 
 
 @pytest.mark.parametrize("form", ["pt", "npz"])
@@ -94,27 +94,27 @@ def test_labels_of_other_images_are_refused(stored, tmp_path):
 def test_other_labels_are_refused(form, key, labels, message, stored, tmp_path):
     save(tmp_path, form, stored | {key: labels})
     with pytest.raises(UserError, match=message) as error:
-        _load_cifar10n(small(stored), tmp_path, None)
+        load_cifar10n(tmp_path, None, small(stored))
     assert "downloaded" not in str(error.value)
 
 
 def test_fractional_labels_are_refused(stored, tmp_path):
     save(tmp_path, "npz", stored | {"worse_label": np.zeros(COUNT)})
     with pytest.raises(UserError, match="array of float64"):
-        _load_cifar10n(small(stored), tmp_path, None)
+        load_cifar10n(tmp_path, None, small(stored))
 
 
 def test_missing_label_set_is_named(stored, tmp_path):
     save(tmp_path, "npz", {k: v for k, v in stored.items() if k != "aggre_label"})
     with pytest.raises(UserError, match="lacks the labels aggre_label"):
-        _load_cifar10n(small(stored), tmp_path, None)
+        load_cifar10n(tmp_path, None, small(stored))
 
 
 def test_arrays_of_objects_are_not_unpickled(stored, tmp_path):
     objects = np.array([{"a": 1}] * COUNT, dtype=object)
     save(tmp_path, "npz", stored | {"worse_label": objects})
     with pytest.raises(UserError, match="is not an npz file of plain arrays"):
-        _load_cifar10n(small(stored), tmp_path, None)
+        load_cifar10n(tmp_path, None, small(stored))
 
 
 @pytest.mark.parametrize("name", ["cifar10n_labels.npz", "CIFAR-10_human.pt"])
