@@ -14,7 +14,6 @@ the comparison with other libraries, by scripts/peers.sh. In the documents, text
 
 import importlib
 import json
-import re
 import shutil
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from common.errors import UserError
 from common.fidelity_study import report as fidelity_report
 from common.files import write_atomic
 from common.record_settings import experiment_records, settings_of
-from common.reporting import check_blocks, fill_blocks, write_record
+from common.reporting import fill_blocks, find_blocks, write_record
 from common.settings import ROOT
 from scripts import benchmark, fidelity, peer_tables
 from scripts.experiments import EXPERIMENTS
@@ -37,7 +36,6 @@ RESULTS = ROOT / "results"
 CLAIMS = ROOT / "docs" / "claims.json"
 PRESETS = ("smoke", "quick", "study", "paper")
 TABLES, FIGURES = ("md", "tex", "csv"), ("png", "pdf")
-_MARKER = re.compile(r"<!-- generated: (\S+) -->")
 
 
 def collect(experiment: str, preset: str, runs: Path) -> int:
@@ -84,18 +82,21 @@ def draw(folder: Path) -> None:
 def documents() -> list[Path]:
     """The Markdown files that have generated blocks."""
     files = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("docs/**/*.md")]
-    return sorted({f for f in files if _MARKER.search(f.read_text(encoding="utf-8"))})
+    return sorted({f for f in files if "<!-- generated: " in f.read_text(encoding="utf-8")})
 
 
-def blocks(document: Path, tables: Path) -> dict[str, str]:
-    """What belongs between the markers of a document, by name, from the tables in a folder."""
-    found = {}
-    for name in _MARKER.findall(document.read_text(encoding="utf-8")):
-        table = tables / f"{name}.md"
-        if not table.exists():
-            raise UserError(f"{document} asks for the table {name}, which results/ does not give")
-        found[name] = table.read_text(encoding="utf-8").strip()
-    return found
+def filled(document: Path, tables: Path) -> tuple[str, str]:
+    """The text of a document as it is, and with the tables of a folder between its markers."""
+    text = document.read_text(encoding="utf-8")
+    try:
+        paths = {name: tables / f"{name}.md" for name in find_blocks(text)}
+        for name, path in paths.items():
+            if not path.exists():
+                raise UserError(f"the table {name} is none that results/ gives")
+        contents = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+        return text, fill_blocks(text, contents)
+    except UserError as error:
+        raise UserError(f"{document}: {error}") from None
 
 
 def differences(suffixes: Sequence[str] = TABLES) -> list[str]:
@@ -118,7 +119,8 @@ def differences(suffixes: Sequence[str] = TABLES) -> list[str]:
                 if not same:
                     wrong.append(f"results/{table}")
         for document in documents():
-            names = check_blocks(document, blocks(document, fresh))
+            found, right = map(find_blocks, filled(document, fresh))
+            names = [name for name in found if found[name] != right[name]]
             wrong += [f"{document.relative_to(ROOT)}: {name}" for name in names]
     return wrong
 
@@ -147,8 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             old.unlink()
         shutil.copytree(fresh, RESULTS, dirs_exist_ok=True)
     for document in documents():
-        text = document.read_text(encoding="utf-8")
-        write_atomic(document, fill_blocks(text, blocks(document, RESULTS)))
+        write_atomic(document, filled(document, RESULTS)[1])
 
 
 if __name__ == "__main__":

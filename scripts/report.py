@@ -12,13 +12,7 @@ from common.command import Parser, run_command
 from common.errors import UserError
 from common.files import check_writable
 from common.record_settings import experiment_records
-from common.reporting import (
-    RunRecord,
-    Section,
-    collect_provenance,
-    utc_now,
-    write_report,
-)
+from common.reporting import RunRecord, Section, collect_provenance, utc_now, write_report
 from common.settings import ROOT
 from scripts.experiments import EXPERIMENTS
 

@@ -3,43 +3,23 @@
 from common.reporting.against_seconds import metric_against_seconds
 from common.reporting.costs import cost_table
 from common.reporting.figures import (
-    STYLES,
-    TEXT_WIDTH,
     Figure,
     bar_style,
     figure_style,
     new_figure,
     save_figure,
-    series_style,
     series_styles,
 )
-from common.reporting.generated_blocks import check_blocks, fill_blocks
-from common.reporting.html import Section, render_report, write_report
+from common.reporting.generated_blocks import fill_blocks, find_blocks
+from common.reporting.html import Section, write_report
 from common.reporting.provenance import collect_provenance, utc_now
 from common.reporting.published import Published, published, published_value
-from common.reporting.records import (
-    RunRecord,
-    read_record,
-    read_records,
-    write_record,
-)
-from common.reporting.statistics import VERDICT_RULE, Measured, Verdict, collect_metric, judge
-from common.reporting.table_formats import to_csv, to_latex, to_markdown, write_table
-from common.reporting.tables import (
-    Cell,
-    Comparison,
-    Heading,
-    Number,
-    Table,
-    VerdictCell,
-    comparison_table,
-    runs_text,
-)
+from common.reporting.records import RunRecord, read_record, read_records, write_record
+from common.reporting.statistics import Measured, collect_metric, judge
+from common.reporting.table_formats import to_markdown, write_table
+from common.reporting.tables import Cell, Comparison, Heading, Number, Table, comparison_table
 
 __all__ = [
-    "STYLES",
-    "TEXT_WIDTH",
-    "VERDICT_RULE",
     "Cell",
     "Comparison",
     "Figure",
@@ -50,16 +30,14 @@ __all__ = [
     "RunRecord",
     "Section",
     "Table",
-    "Verdict",
-    "VerdictCell",
     "bar_style",
-    "check_blocks",
     "collect_metric",
     "collect_provenance",
     "comparison_table",
     "cost_table",
     "figure_style",
     "fill_blocks",
+    "find_blocks",
     "judge",
     "metric_against_seconds",
     "new_figure",
@@ -67,13 +45,8 @@ __all__ = [
     "published_value",
     "read_record",
     "read_records",
-    "render_report",
-    "runs_text",
     "save_figure",
-    "series_style",
     "series_styles",
-    "to_csv",
-    "to_latex",
     "to_markdown",
     "utc_now",
     "write_record",

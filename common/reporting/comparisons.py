@@ -56,10 +56,6 @@ class PairedDifference:
         """One-sided p-value of "the mean is at least ``bound``"."""
         return PairedDifference(tuple(-d for d in self.differences)).p_above(-bound)
 
-    def p_different(self) -> float:
-        """Two-sided p-value of "the mean is 0"."""
-        return min(1.0, 2 * min(self.p_above(0.0), self.p_below(0.0)))
-
     def p_equivalent(self, margin: float) -> float:
         """Of the two one-sided tests: small if the mean lies within ±``margin`` for sure.
 

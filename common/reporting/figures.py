@@ -58,16 +58,6 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def series_style(index: int) -> dict[str, Any]:
-    """Colour, line and marker of series `index`, as keywords for `plot`; repeats after the last,
-    with white markers.
-
-    For long series, add `markevery=0.1`: markers at every tenth of the axes' diagonal.
-    """
-    repeated = {"markerfacecolor": "white"} if index >= len(STYLES) else {}
-    return STYLES[index % len(STYLES)] | repeated
-
-
 def bar_style(index: int) -> dict[str, Any]:
     """Colour and hatching of series `index`, as keywords for `bar`."""
     return {
@@ -78,14 +68,19 @@ def bar_style(index: int) -> dict[str, Any]:
 
 
 def series_styles(count: int) -> list[dict[str, Any]]:
-    """Styles for `count` series, as far apart in lightness as there are: for 2, dark and light."""
-    if count > len(STYLES):
-        return [series_style(index) for index in range(count)]
-    if count == 1:
-        return [series_style(1)]
+    """Colour, line and marker of each of `count` series, as keywords for `plot`.
+
+    As far apart in lightness as there are: for 2, dark and light. After the last style they repeat,
+    with white markers. For long series, add `markevery=0.1`: markers at every tenth of the axes'
+    diagonal.
+    """
     # Black and the palest colour come in only where they are needed.
-    first, last = (1, 4) if count == 2 else (0, 4) if count < len(STYLES) else (0, 5)
-    return [series_style(first + round(i * (last - first) / (count - 1))) for i in range(count)]
+    first, last = (1, 4) if count <= 2 else (0, 4) if count < len(STYLES) else (0, 5)
+    known = min(count, len(STYLES))
+    step = (last - first) / max(known - 1, 1)
+    styles = [dict(STYLES[first + round(i * step)]) for i in range(known)]
+    again = [STYLES[i % len(STYLES)] for i in range(known, count)]
+    return styles + [style | {"markerfacecolor": "white"} for style in again]
 
 
 def new_figure(
@@ -122,10 +117,8 @@ def save_figure(
             format="pdf",
             metadata={"CreationDate": None, "Creator": None, "Producer": None, "Title": alt},
         )
-    folder = Path(folder)
-    return Figure(
-        path_png=write_atomic(folder / f"{stem}.png", png.getvalue()),
-        path_pdf=write_atomic(folder / f"{stem}.pdf", pdf.getvalue()),
-        alt=alt,
-        caption=caption,
+    path_png, path_pdf = (
+        write_atomic(Path(folder) / f"{stem}.{suffix}", content.getvalue())
+        for suffix, content in (("png", png), ("pdf", pdf))
     )
+    return Figure(path_png, path_pdf, alt, caption)

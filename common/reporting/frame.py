@@ -52,20 +52,3 @@ def pairs(
         sides.append(side.rename(columns={metric: column}))
     both = sides[0].merge(sides[1], on=keys).sort_values(keys, ignore_index=True)
     return both.assign(difference=both["value"] - both["reference"])
-
-
-def runs_found(
-    planned: Iterable[Any], records: Iterable[RunRecord], keys: Sequence[str]
-) -> pd.DataFrame:
-    """Planned and found runs by ``keys`` (settings): columns ``planned`` and ``found``.
-
-    planned: settings (with the keys as attributes). Rows in the order of the plan; what was found
-    and not planned comes after it.
-    """
-    plan = [tuple(getattr(config, key) for key in keys) for config in planned]
-    seen = [tuple(record.config[key] for key in keys) for record in records]
-    index = pd.MultiIndex.from_tuples(list(dict.fromkeys([*plan, *seen])), names=list(keys))
-    counts = {"planned": pd.Series(plan).value_counts(), "found": pd.Series(seen).value_counts()}
-    return pd.DataFrame(
-        {name: [int(count.get(key, 0)) for key in index] for name, count in counts.items()}, index
-    )

@@ -7,11 +7,11 @@ refused: damage, a changed field and impossible values end in one sentence.
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from common.errors import UserError
 from common.files import write_atomic
@@ -27,22 +27,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _not_negative(value: Any) -> Any:
-    if value < 0:
-        raise ValueError("is negative")
-    return value
-
-
-def _positive(value: Any) -> Any:
-    if value <= 0:
-        raise ValueError("is not above zero")
-    return value
-
-
 Finite = Annotated[Any, AfterValidator(_finite)]
 """A number as it stands in the file: 1 stays 1, and 1.0 stays 1.0."""
-NotNegative = Annotated[Finite, AfterValidator(_not_negative)]
-Positive = Annotated[Finite, AfterValidator(_positive)]
+NotNegative = Annotated[Finite, Field(ge=0)]
+Positive = Annotated[Finite, Field(gt=0)]
 JsonObject = dict[str, JsonValue]
 """Plain JSON values by name."""
 
@@ -163,16 +151,8 @@ def _render(value: Any, indent: int = 0) -> str:
         items = [f"{json.dumps(key)}: {_render(item, indent + 1)}" for key, item in value.items()]
         return "{\n" + ",\n".join(pad + item for item in items) + "\n" + " " * indent + "}"
     if all(isinstance(item, int | float) for item in value):
-        lines = _fill((json.dumps(item) for item in value), _LINE_WIDTH - indent - 1)
+        width = _LINE_WIDTH - indent
+        lines = textwrap.wrap(flat[1:-1], width, break_on_hyphens=False, break_long_words=False)
     else:
-        lines = [_render(item, indent + 1) for item in value]
-    return "[\n" + ",\n".join(pad + line for line in lines) + "\n" + " " * indent + "]"
-
-
-def _fill(words: Iterable[str], width: int) -> list[str]:
-    lines = [""]
-    for word in words:
-        if lines[-1] and len(lines[-1]) + 2 + len(word) > width:
-            lines.append("")
-        lines[-1] += f", {word}" if lines[-1] else word
-    return lines
+        lines = [f"{_render(item, indent + 1)}," for item in value]
+    return "[\n" + "\n".join(pad + line for line in lines).rstrip(",") + f"\n{' ' * indent}]"

@@ -9,72 +9,37 @@ from common.files import write_atomic
 from common.reporting.markup import render_markup
 from common.reporting.tables import MISSING, Cell, Heading, Number, Table
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedblright{}",
+_GREEK = {"α": "alpha", "β": "beta", "δ": "delta", "ε": "varepsilon", "η": "eta", "θ": "theta",
+          "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "varphi",
+          "ω": "omega"}  # fmt: skip
+_MATHS = {"\N{MINUS SIGN}": "-", "±": r"\pm", "×": r"\times", "°": r"^\circ", "≤": r"\leq",
+          "≥": r"\geq", "≈": r"\approx", "→": r"\rightarrow", "√": r"\surd", "²": "^2"}  # fmt: skip
+_LATEX = str.maketrans(
+    {sign: rf"\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+       "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+       '"': r"\textquotedblright{}", "–": "--", "—": "---", "†": r"\dag{}", "…": r"\dots{}"}
     # At the beginning of a row, these would be read as arguments of the \\ before it.
-    "[": "{[}",
-    "*": "{*}",
-    "\N{MINUS SIGN}": "$-$",
-    "–": "--",
-    "—": "---",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "°": r"$^\circ$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "≈": r"$\approx$",
-    "→": r"$\rightarrow$",
-    "√": r"$\surd$",
-    "²": r"$^2$",
-    "†": r"\dag{}",
-    "…": r"\dots{}",
-} | {
-    letter: f"$\\{name}$"
-    for letter, name in {
-        "α": "alpha",
-        "β": "beta",
-        "δ": "delta",
-        "ε": "varepsilon",
-        "η": "eta",
-        "θ": "theta",
-        "λ": "lambda",
-        "μ": "mu",
-        "ρ": "rho",
-        "σ": "sigma",
-        "τ": "tau",
-        "φ": "varphi",
-        "ω": "omega",
-    }.items()
-}
+    | {sign: f"{{{sign}}}" for sign in "[*"}
+    | {sign: f"${text}$" for sign, text in _MATHS.items()}
+    | {letter: rf"$\{name}$" for letter, name in _GREEK.items()}
+)  # fmt: skip
 
 
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown: title, table, caption and notes, ending in a newline."""
     width = len(table.columns)
     lines = [
-        _markdown_row([escape_markdown(column) for column in table.columns]),
-        _markdown_row(["---:" if table.is_numeric(i) else ":---" for i in range(width)]),
+        [escape_markdown(column) for column in table.columns],
+        ["---:" if table.is_numeric(i) else ":---" for i in range(width)],
     ]
     for row in table.rows:
         if isinstance(row, Heading):
-            cells = [f"**{escape_markdown(row.text)}**", *[""] * (width - 1)]
+            lines.append([f"**{escape_markdown(row.text)}**", *[""] * (width - 1)])
         else:
-            cells = [escape_markdown(str(cell)) for cell in row]
-        lines.append(_markdown_row(cells))
-    parts = [f"**{escape_markdown(table.title)}**", "\n".join(lines)]
+            lines.append([escape_markdown(str(cell)) for cell in row])
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    parts = [f"**{escape_markdown(table.title)}**", text]
     if table.caption:
         parts.append(_markdown_text(table.caption))
     if table.notes:
@@ -135,14 +100,10 @@ def to_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def write_table(table: Table, folder: str | Path, stem: str) -> tuple[Path, Path, Path]:
+def write_table(table: Table, folder: str | Path, stem: str) -> list[Path]:
     """Write stem.md, stem.tex and stem.csv into `folder`, each in one step; returns the paths."""
-    folder = Path(folder)
-    return (
-        write_atomic(folder / f"{stem}.md", to_markdown(table)),
-        write_atomic(folder / f"{stem}.tex", to_latex(table)),
-        write_atomic(folder / f"{stem}.csv", to_csv(table)),
-    )
+    texts = {"md": to_markdown(table), "tex": to_latex(table), "csv": to_csv(table)}
+    return [write_atomic(Path(folder) / f"{stem}.{s}", text) for s, text in texts.items()]
 
 
 def escape_markdown(text: str) -> str:
@@ -166,7 +127,7 @@ def _escape_markdown(text: str) -> str:
 
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return text.translate(_LATEX)
 
 
 # Captions and notes have light markup, see markup.py.
@@ -190,10 +151,6 @@ def _markdown_text(text: str) -> str:
 
 def _latex_text(text: str) -> str:
     return render_markup(_one_line(text), _LATEX_MARKUP)
-
-
-def _markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -11,7 +11,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from common.reporting import STYLES, bar_style, figure_style, new_figure, save_figure, series_styles
+from common.reporting import bar_style, figure_style, new_figure, save_figure, series_styles
+from common.reporting.figures import STYLES
 
 DRAW = """
 import sys

@@ -1,11 +1,9 @@
-"""Runs as a table: pairs and counts against numbers written by hand."""
-
-from types import SimpleNamespace
+"""Runs as a table: pairs against numbers written by hand."""
 
 import pytest
 
 from common.errors import UserError
-from common.reporting.frame import frame, pairs, runs_found
+from common.reporting.frame import frame, pairs
 
 
 @pytest.fixture
@@ -47,12 +45,3 @@ def test_pairs_are_runs_with_the_same_keys(runs):
 def test_without_runs_there_are_no_pairs(runs):
     assert pairs(frame([]), "final.accuracy", "a", "b").empty
     assert pairs(frame(runs), "final.f1", "evograd", "t1t2", ("domain", "seed")).empty
-
-
-def test_planned_runs_are_set_against_those_found(runs):
-    planned = [SimpleNamespace(method=m, domain=0) for m in ("none", "evograd", "evograd")]
-    found = runs_found(planned, runs, ("method", "domain"))
-    assert found.index.tolist() == [("none", 0), ("evograd", 0), ("evograd", 1), ("t1t2", 0),
-                                    ("t1t2", 1)]  # fmt: skip
-    assert found["planned"].tolist() == [1, 2, 0, 0, 0]
-    assert found["found"].tolist() == [0, 3, 3, 3, 3]

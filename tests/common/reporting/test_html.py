@@ -20,10 +20,10 @@ from common.reporting import (
     comparison_table,
     figure_style,
     new_figure,
-    render_report,
     save_figure,
     write_report,
 )
+from common.reporting.html import render_report
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" </td></table> <img src=http://evil.example/x>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}

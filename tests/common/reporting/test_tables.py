@@ -16,15 +16,13 @@ from common.reporting import (
     Number,
     Published,
     Table,
-    VerdictCell,
     comparison_table,
     published_value,
-    to_csv,
-    to_latex,
     to_markdown,
     write_table,
 )
-from common.reporting.table_formats import escape_latex, escape_markdown
+from common.reporting.table_formats import escape_latex, escape_markdown, to_csv, to_latex
+from common.reporting.tables import VerdictCell
 
 HOSTILE = r"a|b & 50% $x$ #1 _u_ {y} ~ ^ \ < > `c` **d** [e](f) <script>"
 
