@@ -5,7 +5,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import higher
 import torch
@@ -36,40 +36,57 @@ LIBRARIES = {n: importlib.metadata.version(n) for n in ("betty-ml", "torchopt", 
 META_LR = 1e-3
 
 
-class Step(Protocol):
-    """A method at work."""
+class Step:
+    """A method at work: one that gives a hypergradient, while its user steps hyperparameters and
+    model.
+
+    scale: of the exact number that the method claims to compute.
+    """
+
+    scale = 1.0
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.optimizer = torch.optim.Adam(work.hyper.parameters(), lr=META_LR)
 
     def hypergradient(self) -> Sequence[Tensor]:
         """By hyperparameter, in the order of ``work.hyper.parameters()``."""
+        raise NotImplementedError
 
     def training_step(self) -> None:
         """Hypergradient, step of the hyperparameters, step of the model."""
+        for parameter, found in zip(
+            self.work.hyper.parameters(), self.hypergradient(), strict=True
+        ):
+            parameter.grad = found
+        self.optimizer.step()
+        self.work.base_step()
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a library. claims: which exact number it computes, times ``scale``."""
+    """A method of a library. claims: which exact number it computes."""
 
     library: str
     name: str
     claims: Literal["one step", "at theta", "implicit"]
     make: Callable[[Work], Step]
-    scale: Callable[[Work], float] = lambda work: 1.0
     quadratic_only: bool = False
 
 
-class Ours:
+class Ours(Step):
     """An estimator of this project through HyperOptimizer."""
 
     def __init__(self, work: Work, estimator: Estimator) -> None:
-        self.work = work
+        super().__init__(work)
+        self.scale = getattr(estimator, "effective_inner_lr", 1.0)
         self.meta = HyperOptimizer(
             work.model,
             work.hyper,
             lambda model, hyper, _: work.train_loss(model, hyper, work.data),
             lambda model, hyper, _: work.valid_loss(model, work.data),
             estimator,
-            torch.optim.Adam(work.hyper.parameters(), lr=META_LR),
+            self.optimizer,
             torch.Generator().manual_seed(1),
         )
 
@@ -81,24 +98,7 @@ class Ours:
         self.work.base_step()
 
 
-class ByHand:
-    """A library that gives a hypergradient; its user steps hyperparameters and model."""
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.meta = torch.optim.Adam(work.hyper.parameters(), lr=META_LR)
-
-    def hypergradient(self) -> Sequence[Tensor]:
-        raise NotImplementedError
-
-    def training_step(self) -> None:
-        for parameter, found in zip(self.meta.param_groups[0]["params"], self.hypergradient()):  # noqa: B905
-            parameter.grad = found
-        self.meta.step()
-        self.work.base_step()
-
-
-class HigherStep(ByHand):
+class HigherStep(Step):
     """One step of SGD inside ``higher.innerloop_ctx``."""
 
     def hypergradient(self) -> Sequence[Tensor]:
@@ -110,7 +110,7 @@ class HigherStep(ByHand):
             return torch.autograd.grad(loss, list(work.hyper.parameters()))
 
 
-class MetaSGD(ByHand):
+class MetaSGD(Step):
     """One step of ``torchopt.MetaSGD``, then the model's own parameters put back."""
 
     def hypergradient(self) -> Sequence[Tensor]:
@@ -124,7 +124,7 @@ class MetaSGD(ByHand):
         return found
 
 
-class CustomRoot(ByHand):
+class CustomRoot(Step):
     """``torchopt.diff.implicit.custom_root`` with its conjugate gradients, at the optimum."""
 
     def hypergradient(self) -> Sequence[Tensor]:
@@ -153,12 +153,12 @@ class Recorder(torch.optim.Adam):
         super().step(closure)
 
 
-class Betty:
+class Betty(Step):
     """Betty's engine, one inner step for each outer one; it makes the model's step itself."""
 
     def __init__(self, work: Work, **config: object) -> None:
         logging.disable(logging.INFO)
-        self.work = work
+        super().__init__(work)
 
         class Problem(ImplicitProblem):
             def get_batch(self) -> None:
@@ -172,11 +172,11 @@ class Betty:
             def training_step(self, batch: None) -> Tensor:
                 return work.valid_loss(self.inner, work.data)
 
-        self.recorder = Recorder(work.hyper.parameters(), lr=META_LR)
+        self.optimizer = Recorder(work.hyper.parameters(), lr=META_LR)
         inner = Inner(
             "inner", Config(**config), work.model, work.optimizer, train_data_loader=[None]
         )
-        upper = Upper("upper", Config(), work.hyper, self.recorder, train_data_loader=[None])
+        upper = Upper("upper", Config(), work.hyper, self.optimizer, train_data_loader=[None])
         links = {"u2l": {upper: [inner]}, "l2u": {inner: [upper]}}
         self.engine = Engine([upper, inner], EngineConfig(train_iters=1), links)
         self.engine.train()
@@ -185,18 +185,10 @@ class Betty:
         for group in self.work.optimizer.param_groups:
             group["lr"] = 0.0  # the model's step comes before; without it theta is known
         self.engine.train_step()
-        return self.recorder.seen
+        return self.optimizer.seen
 
     def training_step(self) -> None:
         self.engine.train_step()
-
-
-def ours(name: str, claims: str, estimator: Callable[[Work], Estimator], **more: object) -> Method:
-    return Method(HERE, name, claims, lambda work: Ours(work, estimator(work)), **more)
-
-
-def effective(estimator: Estimator) -> Callable[[Work], float]:
-    return lambda work: estimator.effective_inner_lr
 
 
 def iterations(work: Work) -> int:
@@ -221,38 +213,33 @@ def along(work: Work) -> EvoGradAlongGradient:
     return EvoGradAlongGradient(1e-2 if work.network else 1e-4, temperature=1.0)
 
 
-EVOGRAD, ANCHORED, BY_FORWARDS = EvoGrad(), AnchoredEvoGrad(), EvoGrad(mode="differences")
-
+OURS: dict[tuple[str, str], Callable[[Work], Estimator]] = {
+    ("at theta", "EvoGrad, K = 2"): lambda work: EvoGrad(),
+    ("at theta", "EvoGrad by differences"): lambda work: EvoGrad(mode="differences"),
+    ("at theta", "AnchoredEvoGrad"): lambda work: AnchoredEvoGrad(),
+    ("at theta", "EvoGradAlongGradient"): along,
+    ("one step", "FiniteDifference"): lambda work: FiniteDifference(ETA, radius=0.1),
+    ("one step", "T1T2"): lambda work: T1T2(ETA),
+    ("one step", "T1T2Forward"): lambda work: T1T2Forward(ETA),
+    ("one step", "T1T2MixedMode"): lambda work: T1T2MixedMode(ETA),
+    ("implicit", "ImplicitCG"): implicit_cg,
+    ("implicit", "Neumann"): lambda work: Neumann(0.05, terms(work)),
+}
+BETTY: dict[tuple[str, str], Callable[[Work], dict[str, object]]] = {
+    ("at theta", "darts"): lambda work: {},
+    ("implicit", "cg"): lambda work: {"cg_iterations": iterations(work)},
+    ("implicit", "neumann"): lambda work: {
+        "neumann_iterations": terms(work), "neumann_alpha": 0.05
+    },
+}  # fmt: skip
 METHODS = (
-    ours("EvoGrad, K = 2", "at theta", lambda work: EVOGRAD, scale=effective(EVOGRAD)),
-    ours("EvoGrad by differences", "at theta", lambda work: BY_FORWARDS, scale=effective(EVOGRAD)),
-    ours("AnchoredEvoGrad", "at theta", lambda work: ANCHORED, scale=effective(ANCHORED)),
-    ours(
-        "EvoGradAlongGradient",
-        "at theta",
-        along,
-        scale=lambda work: along(work).effective_inner_lr,
+    *(
+        Method(HERE, name, claims, lambda work, make=make: Ours(work, make(work)))
+        for (claims, name), make in OURS.items()
     ),
-    ours("FiniteDifference", "one step", lambda work: FiniteDifference(ETA, radius=0.1)),
-    ours("T1T2", "one step", lambda work: T1T2(ETA)),
-    ours("T1T2Forward", "one step", lambda work: T1T2Forward(ETA)),
-    ours("T1T2MixedMode", "one step", lambda work: T1T2MixedMode(ETA)),
-    ours("ImplicitCG", "implicit", implicit_cg),
-    ours("Neumann", "implicit", lambda work: Neumann(0.05, terms(work))),
-    Method("Betty", "darts", "at theta", lambda work: Betty(work, type="darts")),
-    Method(
-        "Betty",
-        "cg",
-        "implicit",
-        lambda work: Betty(work, type="cg", cg_iterations=iterations(work)),
-    ),
-    Method(
-        "Betty",
-        "neumann",
-        "implicit",
-        lambda work: Betty(
-            work, type="neumann", neumann_iterations=terms(work), neumann_alpha=0.05
-        ),
+    *(
+        Method("Betty", n, claims, lambda work, n=n, more=more: Betty(work, type=n, **more(work)))
+        for (claims, n), more in BETTY.items()
     ),
     Method("TorchOpt", "MetaSGD", "one step", MetaSGD),
     Method("TorchOpt", "custom_root, CG", "implicit", CustomRoot, quadratic_only=True),

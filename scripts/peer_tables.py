@@ -1,17 +1,27 @@
-"""Tables of the comparison with other libraries, made from its record."""
+"""The record of the comparison with other libraries, and its tables."""
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
 
 from common.reporting import Number, Table, write_table
+from common.reporting.record_files import (
+    Finite,
+    Inconsistent,
+    JsonObject,
+    NotNegative,
+    Positive,
+    Record,
+    Strict,
+)
 
 HERE = "here"
 
 
-@dataclass
-class Found:
+class Found(Strict):
     """What was measured of a method.
 
     claims: which exact number it computes. error: relative; cosine: to the exact number; moved: how
@@ -22,16 +32,38 @@ class Found:
     library: str
     name: str
     claims: str
-    error: float | None = None
-    cosine: float | None = None
-    moved: float | None = None
-    seconds: list[float] = field(default_factory=list)
-    bytes: int | None = None
+    error: NotNegative | None = None
+    cosine: Finite | None = None
+    moved: NotNegative | None = None
+    seconds: list[Positive] = Field(default_factory=list)
+    bytes: int | None = Field(default=None, ge=0)
 
 
-def write_tables(record: dict, folder: Path) -> None:
+class PeerRecord(Record):
+    """Errors on the quadratic; errors, time and memory on the network, where ``plain_seconds`` and
+    ``plain_bytes`` are those of the plain step."""
+
+    KIND: ClassVar[str] = "evograd-peer-comparison"
+
+    provenance: JsonObject
+    threads: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    plain_seconds: list[Positive]
+    plain_bytes: int = Field(ge=1)
+    quadratic: list[Found]
+    network: list[Found]
+
+    def check(self) -> None:
+        """Raises Inconsistent unless all on the network have as many rounds as the plain step."""
+        if any(len(f.seconds) != len(self.plain_seconds) or not f.bytes for f in self.network):
+            raise Inconsistent("network: a method lacks rounds or memory")
+        if any(f.error is None or f.moved is None for f in self.quadratic):
+            raise Inconsistent("quadratic: a method lacks its error")
+
+
+def write_tables(record: PeerRecord, folder: Path) -> None:
     """Both tables of a record."""
-    write_table(quadratic_table([Found(**row) for row in record["quadratic"]]), folder, "quadratic")
+    write_table(quadratic_table(record.quadratic), folder, "quadratic")
     write_table(network_table(record), folder, "resnet-32")
 
 
@@ -52,28 +84,28 @@ def quadratic_table(rows: Sequence[Found]) -> Table:
     )
 
 
-def network_table(record: dict) -> Table:
+def network_table(record: PeerRecord) -> Table:
     """Time, memory and error by method at ResNet-32, the fastest first."""
-    plain, rows = record["plain"], [Found(**row) for row in record["resnet-32"]]
-    times = [ratio(found.seconds, plain["seconds"]) for found in rows]
+    rows = record.network
+    times = [ratio(found.seconds, record.plain_seconds) for found in rows]
     cells = [
         (
             f.library,
             f.name,
             Number(time),
-            Number(f.bytes / plain["bytes"]),
+            Number(f.bytes / record.plain_bytes),
             "–" if f.cosine is None else f"{f.cosine:.3f}",
             "–" if f.error is None else f"{f.error:.1e}",
         )
         for time, f in sorted(zip(times, rows, strict=True), key=lambda pair: pair[0])
     ]
     return Table(
-        title=f"Weights of samples, ResNet-32, batch {record['batch_size']}: a whole training step",
+        title=f"Weights of samples, ResNet-32, batch {record.batch_size}: a whole training step",
         columns=("library", "method", "time", "memory", "cosine", "relative error"),
         rows=tuple(cells),
         notes=(
             "Time and memory in units of a plain training step; median of "
-            f"{len(plain['seconds'])} rounds in turn, {record['threads']} CPU threads, float32. "
+            f"{len(record.plain_seconds)} rounds in turn, {record.threads} CPU threads, float32. "
             "Cosine and error: against the exact number in float64 of what the method claims to "
             "compute; implicit methods have none at a network that is at no optimum.",
             better(rows, times),

@@ -8,11 +8,10 @@ take turns in one process. The record and the tables lie under results/peers.
 """
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,25 +19,29 @@ from tqdm import tqdm
 
 from common.bounds import Bounds
 from common.command import Parser, run_command
-from common.files import check_writable, write_atomic
+from common.files import check_writable
 from common.reporting import collect_provenance
+from common.reporting.record_files import save
 from common.settings import ROOT
 from common.training import TensorMemory
 from scripts.peer_methods import LIBRARIES, METHODS, Method
 from scripts.peer_problems import Work, exact_numbers, quadratic, sample_weights
-from scripts.peer_tables import Found, write_tables
+from scripts.peer_tables import Found, PeerRecord, write_tables
 
 
 def compared(method: Method, work: Work, exact: Tensor) -> Found:
     """Relative error and cosine of its hypergradient, and how far it displaced the parameters."""
     before = [p.detach().clone() for p in work.model.parameters()]
-    exact = exact * method.scale(work)
-    grads = torch.cat([g.reshape(-1) for g in method.make(work).hypergradient()]).double()
+    step = method.make(work)
+    exact = exact * step.scale
+    grads = torch.cat([g.reshape(-1) for g in step.hypergradient()]).double()
     moved = [
         (p.detach() - old).norm() for p, old in zip(work.model.parameters(), before, strict=True)
     ]
     return Found(
-        *(method.library, method.name, method.claims),
+        library=method.library,
+        name=method.name,
+        claims=method.claims,
         error=((grads - exact).norm() / exact.norm()).item(),
         cosine=torch.nn.functional.cosine_similarity(grads, exact, dim=0).item(),
         moved=torch.stack(moved).norm().item(),
@@ -54,8 +57,8 @@ def quadratic_rows() -> list[Found]:
     return rows
 
 
-def network_rows(rounds: int, batch_size: int) -> tuple[list[Found], list[float], int]:
-    """Errors, seconds and bytes at ResNet-32, and the plain step's seconds and bytes."""
+def network_rows(rounds: int, batch_size: int) -> dict[str, Any]:
+    """Of the record: errors, seconds and bytes at ResNet-32, and those of the plain step."""
     work = sample_weights(batch_size)
     methods = [m for m in METHODS if not m.quadratic_only]
     exact, rows = exact_numbers(work), []
@@ -63,7 +66,7 @@ def network_rows(rounds: int, batch_size: int) -> tuple[list[Found], list[float]
         if method.claims in exact:  # an untrained network is at no optimum
             rows.append(compared(method, copy.deepcopy(work), exact[method.claims]))
         else:
-            rows.append(Found(method.library, method.name, method.claims))
+            rows.append(Found(library=method.library, name=method.name, claims=method.claims))
     steps = [method.make(sample_weights(batch_size)).training_step for method in methods]
     peaks = []
     for step in (work.plain_step, *steps):
@@ -77,9 +80,9 @@ def network_rows(rounds: int, batch_size: int) -> tuple[list[Found], list[float]
         plain.append(timed(work.plain_step))
         for step, its in zip(steps, seconds, strict=True):
             its.append(timed(step))
-    for found, its, peak in zip(rows, seconds, peaks[1:], strict=True):
-        found.seconds, found.bytes = its, peak
-    return rows, plain, peaks[0]
+    costs = zip(rows, seconds, peaks[1:], strict=True)
+    measured = [f.model_copy(update={"seconds": its, "bytes": peak}) for f, its, peak in costs]
+    return {"plain_seconds": plain, "plain_bytes": peaks[0], "network": measured}
 
 
 def timed(step: Callable[[], object]) -> float:
@@ -98,18 +101,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     check_writable(arguments.output)
     torch.set_num_threads(arguments.threads)
-    on_quadratic = quadratic_rows()
-    on_network, plain, plain_bytes = network_rows(arguments.rounds, arguments.batch_size)
-    record = {
-        "provenance": collect_provenance() | {"peers": LIBRARIES},
-        "threads": arguments.threads,
-        "batch_size": arguments.batch_size,
-        "plain": {"seconds": plain, "bytes": plain_bytes},
-        "quadratic": [asdict(found) for found in on_quadratic],
-        "resnet-32": [asdict(found) for found in on_network],
-    }
+    record = PeerRecord(
+        provenance=collect_provenance() | {"peers": LIBRARIES},
+        threads=arguments.threads,
+        batch_size=arguments.batch_size,
+        quadratic=quadratic_rows(),
+        **network_rows(arguments.rounds, arguments.batch_size),
+    )
     folder = arguments.output
-    write_atomic(folder / "records" / "record.json", json.dumps(record, indent=1) + "\n")
+    save(record, folder / "records" / "record.json")
     write_tables(record, folder)
     print(f"tables: {folder / 'quadratic.md'} {folder / 'resnet-32.md'}")
 

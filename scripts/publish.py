@@ -13,7 +13,6 @@ the comparison with other libraries, by scripts/peers.sh. In the documents, text
 """
 
 import importlib
-import json
 import shutil
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from common.fidelity_study import report as fidelity_report
 from common.files import write_atomic
 from common.record_settings import experiment_records, settings_of
 from common.reporting import fill_blocks, find_blocks, write_record
+from common.reporting.record_files import load
 from common.settings import ROOT
 from scripts import benchmark, fidelity, peer_tables
 from scripts.experiments import EXPERIMENTS
@@ -72,7 +72,7 @@ def draw(folder: Path) -> None:
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
     peers = RESULTS / "peers" / "cpu" / "records" / "record.json"
     if peers.exists():
-        peer_tables.write_tables(json.loads(peers.read_text()), folder / "peers" / "cpu")
+        peer_tables.write_tables(load(peers, peer_tables.PeerRecord), folder / "peers" / "cpu")
     for preset in PRESETS:
         records = RESULTS / "fidelity" / preset / "records"
         if records.exists():

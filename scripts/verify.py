@@ -25,10 +25,10 @@ from cross_domain_fewshot import embedded
 from cross_domain_fewshot.noise_study import NoiseRecord
 from metaxl.embedded import material
 from scripts import publish
+from scripts.peer_tables import PeerRecord
 
-KINDS: dict[str, type[Record]] = {
-    model.KIND: model for model in (RunRecord, Measurement, FidelityRecord, NoiseRecord)
-}
+_MODELS = (RunRecord, Measurement, FidelityRecord, NoiseRecord, PeerRecord)
+KINDS: dict[str, type[Record]] = {model.KIND: model for model in _MODELS}
 
 
 class Wrong(Exception):

@@ -4,7 +4,10 @@ from scripts.peer_tables import Found, better
 
 
 def found(library, seconds, size, error, claims="one step"):
-    return Found(library, library, claims, error, 1.0, 0.0, [seconds], size)
+    return Found(
+        library=library, name=library, claims=claims, error=error, cosine=1.0, moved=0.0,
+        seconds=[seconds], bytes=size,
+    )  # fmt: skip
 
 
 def test_where_a_peer_is_ahead_is_said_column_by_column():
