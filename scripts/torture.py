@@ -9,6 +9,7 @@ ended in a traceback.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import random
@@ -17,8 +18,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,13 @@ TINY = (
     "--preset", "smoke", "--method", "lft_evograd", "--device", "cpu", "--epochs", "3",
     "--episodes", "3", "--val-episodes", "2", "--test-episodes", "4", "--pretrain-epochs", "2",
 )  # fmt: skip
+
+
+def put(values: dict[str, Any], name: str, value: Any) -> None:
+    """Puts a value there; "missing" takes away the one that is."""
+    values[name] = value
+    if value == "missing":
+        del values[name]
 
 
 class Torture:
@@ -86,18 +95,21 @@ class Torture:
             raise UserError("the run has ended before it could be cut off")
         return cut
 
-    def numbers(self, directory: Path) -> list[Any]:
-        record = read_record(directory / RECORD)
-        return [record.epochs, record.traces, record.final, record.best, record.curves]
-
-    def copy(self, source: Path) -> Path:
-        target = Path(tempfile.mkdtemp(dir=self.folder))
-        shutil.copytree(source, target, dirs_exist_ok=True)
-        return target
+    @contextlib.contextmanager
+    def trial(self, tally: Tally, source: Path, damaged: bool, what: str) -> Iterator[Path]:
+        """A copy of a run, to be changed in the block; then the same command is judged."""
+        directory = Path(tempfile.mkdtemp(dir=self.folder))
+        shutil.copytree(source, directory, dirs_exist_ok=True)
+        yield directory
+        self.judge(tally, self.run(directory), directory, damaged, what)
+        shutil.rmtree(directory)
 
     def same(self, directory: Path) -> bool:
+        """Whether a run has the numbers of the undisturbed one."""
         with contextlib.suppress(UserError):
-            return self.numbers(directory) == self.numbers(self.whole)
+            runs = [read_record(folder / RECORD) for folder in (directory, self.whole)]
+            ours, theirs = ([r.epochs, r.traces, r.final, r.best, r.curves] for r in runs)
+            return ours == theirs
         return False
 
     def judge(self, tally: Tally, ended: Ended, directory: Path, damaged: bool, what: str) -> None:
@@ -136,14 +148,13 @@ class Torture:
         """One bit flipped in a file of a run, then the same command."""
         tally = Tally(f"one bit flipped in {name}")
         for _ in range(self.flips):
-            directory = self.copy(source)
-            (path,) = directory.glob(pattern)
-            content = bytearray(path.read_bytes())
-            position = self.random.randrange(8 * len(content))
-            content[position // 8] ^= 1 << position % 8
-            path.write_bytes(content)
-            self.judge(tally, self.run(directory), directory, True, f"bit {position}")
-            shutil.rmtree(directory)
+            position = self.random.random()
+            with self.trial(tally, source, True, f"at {position:.4%}") as directory:
+                (path,) = directory.glob(pattern)
+                content = bytearray(path.read_bytes())
+                bit = int(8 * len(content) * position)
+                content[bit // 8] ^= 1 << bit % 8
+                path.write_bytes(content)
         return tally
 
     def mutated_checkpoints(self) -> Tally:
@@ -153,61 +164,39 @@ class Torture:
         state = load_checkpoint(self.cut / CHECKPOINT, settings)
         assert state is not None
         places = [(name,) for name in state] + [("task", name) for name in state["task"]]
-        for place in places:
-            for value in ("missing", None, [], {"more": 1}):
-                directory = self.copy(self.cut)
+        for place, value in itertools.product(places, ("missing", None, [], {"more": 1})):
+            with self.trial(tally, self.cut, True, f"{'.'.join(place)} {value}") as directory:
                 changed = load_checkpoint(directory / CHECKPOINT, settings)
-                inner = changed if len(place) == 1 else changed["task"]
-                if value == "missing":
-                    del inner[place[-1]]
-                else:
-                    inner[place[-1]] = value
+                put(changed if len(place) == 1 else changed["task"], place[-1], value)
                 save_checkpoint(directory / CHECKPOINT, changed, settings)
-                what = f"{'.'.join(place)} {value}"
-                self.judge(tally, self.run(directory), directory, True, what)
-                shutil.rmtree(directory)
         return tally
 
     def mutated_records(self) -> Tally:
         """Every field of a record missing or of another form."""
         tally = Tally("finished record with a field missing or changed")
         record = json.loads((self.whole / RECORD).read_text())
-        for name in record:
-            for value in ("missing", None, {}, [], "text", -1, [{"epoch": 1}]):
-                if value == record[name] or (name == "sha256" and value == "missing"):
-                    continue
-                changed = {n: v for n, v in record.items() if n != name}
-                if value != "missing":
-                    changed[name] = value
-                directory = self.copy(self.whole)
+        values = ("missing", None, {}, [], "text", -1, [{"epoch": 1}])
+        for name, value in itertools.product(record, values):
+            if value == record[name] or (name == "sha256" and value == "missing"):
+                continue
+            changed = dict(record)
+            put(changed, name, value)
+            with self.trial(tally, self.whole, True, f"{name} {value}") as directory:
                 (directory / RECORD).write_text(json.dumps(changed))
-                self.judge(tally, self.run(directory), directory, True, f"{name} {value}")
-                shutil.rmtree(directory)
         return tally
 
     def by_products(self) -> Tally:
         """Damaged files that nothing is computed from, and leftovers of killed processes."""
         tally = Tally("metrics.jsonl, run.log or leftovers damaged")
         line = b'{"kind": "start", "iteration": 0, "total": '
-        contents = (
-            b"",
-            b"\xff\xfe",
-            b"[]",
-            b"null\n",
-            line + b"0}\n",
-            line + b'"x"}\n',
-            b"{" * 999,
-        )
-        for content in contents:
-            directory = self.copy(self.cut)
-            (directory / METRICS).write_bytes(content)
-            (directory / f".{CHECKPOINT}.1.tmp").write_bytes(content)
-            self.judge(tally, self.run(directory), directory, False, repr(content))
-            shutil.rmtree(directory)
-        directory = self.copy(self.cut)
-        (directory / METRICS).unlink()
-        (directory / METRICS).mkdir()
-        self.judge(tally, self.run(directory), directory, False, "a folder")
+        contents = [b"", b"\xff\xfe", b"[]", b"null\n", b"{" * 999]
+        for content in [*contents, line + b"0}\n", line + b'"x"}\n']:
+            with self.trial(tally, self.cut, False, repr(content)) as directory:
+                (directory / METRICS).write_bytes(content)
+                (directory / f".{CHECKPOINT}.1.tmp").write_bytes(content)
+        with self.trial(tally, self.cut, False, "a folder") as directory:
+            (directory / METRICS).unlink()
+            (directory / METRICS).mkdir()
         return tally
 
     def full_disks(self) -> Tally:
@@ -252,11 +241,8 @@ class Torture:
         runs = self.folder / "sweep"
         first = parse_settings(EXPERIMENT.presets, "", [*TINY, "--run-dir", str(self.whole)])
         # The same run twice under two names: both must end with the known numbers.
-        configs = [
-            type(first)(**{f.name: getattr(first, f.name) for f in fields(first)}
-                        | {"run_dir": runs / str(n), "pretrained_dir": runs / "pretrained"})
-            for n in range(2)
-        ]  # fmt: skip
+        own = {"pretrained_dir": runs / "pretrained"}
+        configs = [replace(first, run_dir=runs / str(n), **own) for n in range(2)]
         default = EXPERIMENT.presets["smoke"]
 
         def swept() -> Command:
@@ -287,17 +273,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     arguments = parser.parse_args(argv)
     tallies: list[Tally] = []
+    kills = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         began = time.monotonic()
         torture = Torture(Path(folder), arguments.kills, arguments.flips)
         trials: list[Callable[[], Tally]] = [
-            *(
-                lambda n=n: torture.killed(n)
-                for n in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-            ),
-            lambda: torture.flipped("a checkpoint", torture.cut, CHECKPOINT),
-            lambda: torture.flipped("a pre-trained network", torture.cut, "pretrained/*/*.pt"),
-            lambda: torture.flipped("a finished record", torture.whole, RECORD),
+            *(partial(torture.killed, number) for number in kills),
+            partial(torture.flipped, "a checkpoint", torture.cut, CHECKPOINT),
+            partial(torture.flipped, "a pre-trained network", torture.cut, "pretrained/*/*.pt"),
+            partial(torture.flipped, "a finished record", torture.whole, RECORD),
             torture.mutated_checkpoints,
             torture.mutated_records,
             torture.by_products,

@@ -163,15 +163,8 @@ def limit_files(size: int) -> None:
 
 def table(tallies: Sequence[Tally]) -> str:
     """Markdown."""
-    head = (
-        "trial",
-        "tried",
-        "survived",
-        "refused",
-        "lost",
-        "accepted though damaged",
-        "tracebacks",
-    )
+    head = ("trial", "tried", "survived", "refused", "lost", "accepted though damaged",
+            "tracebacks")  # fmt: skip
     rows = [
         (t.name, t.tried, t.survived, t.refused, t.lost, t.accepted, t.tracebacks) for t in tallies
     ]
