@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
+from common.reporting.statistics import Measured
+
 LEVEL = 0.05
 """Of all tests: a 95 % interval, 5 % of wrong verdicts over the whole family (Holm)."""
 POWER = 0.8
@@ -17,44 +19,20 @@ MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """Differences of pairs. n below 2 has no interval, and p-values of 1."""
-
-    differences: tuple[float, ...]
-
-    @property
-    def n(self) -> int:
-        return len(self.differences)
-
-    @property
-    def mean(self) -> float:
-        return math.fsum(self.differences) / self.n
-
-    @property
-    def sd(self) -> float:
-        """Sample standard deviation; 0 for one pair."""
-        squares = math.fsum((d - self.mean) ** 2 for d in self.differences)
-        return math.sqrt(squares / (self.n - 1)) if self.n > 1 else 0.0
-
-    @property
-    def half_width(self) -> float | None:
-        """Of the 95 % confidence interval of the mean: t(n - 1, 0.975) s."""
-        if self.n < 2:
-            return None
-        return float(stats.t.ppf(1 - LEVEL / 2, self.n - 1)) * self.sd / math.sqrt(self.n)
+class PairedDifference(Measured):
+    """Differences of pairs, one value each. A single one has no interval, and p-values of 1."""
 
     def p_above(self, bound: float) -> float:
         """One-sided p-value of "the mean is at most ``bound``"."""
-        if self.n < 2:
+        if self.standard_error is None:
             return 1.0
-        error = self.sd / math.sqrt(self.n)
-        if error == 0:
+        if self.standard_error == 0:
             return 0.0 if self.mean > bound else 1.0
-        return float(stats.t.sf((self.mean - bound) / error, self.n - 1))
+        return float(stats.t.sf((self.mean - bound) / self.standard_error, self.n - 1))
 
     def p_below(self, bound: float) -> float:
         """One-sided p-value of "the mean is at least ``bound``"."""
-        return PairedDifference(tuple(-d for d in self.differences)).p_above(-bound)
+        return PairedDifference(tuple(-d for d in self.values)).p_above(-bound)
 
     def p_equivalent(self, margin: float) -> float:
         """Of the two one-sided tests: small if the mean lies within ±``margin`` for sure.

@@ -12,6 +12,7 @@ from common.settings import ROOT
 from scripts.experiments import EXPERIMENTS
 
 CLAIMS = ROOT / "docs" / "claims.json"
+DATA = json.loads(CLAIMS.read_text())
 RECORDS = ROOT / "results" / "rotation" / "paper" / "records"
 COMPARISON = {"what": "c", "published": "", "kind": "better", "experiment": "rotation",
               "method": "evograd", "against": "t1t2", "metric": "final.rotated"}  # fmt: skip
@@ -57,52 +58,50 @@ def findings(kind, *sources, **changes):
 )
 def test_paired_verdicts(kind, differences, verdict):
     (found,) = findings(kind, source(differences))
-    assert found.verdict == verdict
-    assert bool(found.decide) == (verdict == "undecided")
-    assert found.count.startswith(f"{len(differences)} seed")
+    assert found.judged.verdict == verdict
+    assert bool(found.judged.decide) == (verdict == "undecided")
+    assert found.judged.count.startswith(f"{len(differences)} seed")
 
 
 def test_many_comparisons_are_corrected_together():
     # p = 0.03 alone is enough; among four of its kind Holm asks for 0.0125.
     differences = (1.0, 2.2, 0.8, 3.0, 0.6)
     (alone,) = findings("better", source(differences))
-    assert 0.0125 < min(alone.p) < 0.05 and alone.verdict == "supported"
+    assert 0.0125 < min(alone.judged.p) < 0.05 and alone.judged.verdict == "supported"
     sources = [source(differences, size) for size in ("paper", "quick", "quick", "smoke")]
-    assert {f.verdict for f in findings("better", *sources)} == {"undecided"}
+    assert {f.judged.verdict for f in findings("better", *sources)} == {"undecided"}
     # Single seeds are no tests.
     singles = [source((1.0,)) for _ in range(3)]
     first, *rest = findings("better", source(differences), *singles)
-    assert first.verdict == "supported" and {f.verdict for f in rest} == {"undecided"}
+    assert first.judged.verdict == "supported" and {f.judged.verdict for f in rest} == {"undecided"}
 
 
 def test_a_claim_has_the_verdict_of_the_largest_size():
     small, large = source((2.0, 2.2, 1.9, 2.1), "quick"), source((-2, -2.2, -1.9, -2.1), "paper")
     found = findings("better", small, large)
-    assert [f.verdict for f in found] == ["supported", "contradicted"]
+    assert [f.judged.verdict for f in found] == ["supported", "contradicted"]
     assert claims.verdict_of(found) == "contradicted"
     assert claims.verdict_of(findings("better")) == "undecided"
 
 
 def test_an_interval_is_shown_and_other_settings_are_left_out():
     (found,) = findings("better", source((1.0, 2.0, 3.0)))
-    assert found.measured == "+2.00 ± 2.48"  # t(2, 0.975) = 4.303, sd 1, n 3
+    assert found.judged.measured == "+2.00 ± 2.48"  # t(2, 0.975) = 4.303, sd 1, n 3
     where = {"quick": {"epochs": 99}}
     assert [f.source for f in findings("better", source((1.0, 2.0)), where=where)] == [None]
 
 
 def test_costs_are_ratios_of_shipped_measurements():
     costs = read_measurements(ROOT / "results" / "benchmark" / "small" / "records")
-    found = claims.judge_claims(
-        json.loads(CLAIMS.read_text()), [claims.Source("small", "f", {}, costs)]
-    )
+    found = claims.judge_claims(DATA, [claims.Source("small", "f", {}, costs)])
     rows = {(m.point.x, m.row): m for m in costs if m.outcome == "measured"}
     t1t2, evograd = rows["width 1", "T1T2"], rows["width 1", "EvoGrad, K = 2"]
     memory = next(f for f in found if f.comparison.get("x") == "width 1"
                   and f.comparison["quantity"] == "memory")  # fmt: skip
-    assert memory.measured == f"{t1t2.total_bytes / evograd.total_bytes:.2f}"
-    assert memory.verdict == "supported"
+    assert memory.judged.measured == f"{t1t2.total_bytes / evograd.total_bytes:.2f}"
+    assert memory.judged.verdict == "supported"
     growth = next(f for f in found if f.comparison["kind"] == "growth")
-    assert growth.count == "2 places"
+    assert growth.judged.count == "2 places"
 
 
 def test_growth_and_constants_can_fail():
@@ -125,20 +124,20 @@ def test_growth_and_constants_can_fail():
             {"margin": 1, "claims": [{"comparisons": [growth]}]},
             [claims.Source("small", "f", {}, costs(**seconds))],
         )
-        assert found[0].verdict == verdict
+        assert found[0].judged.verdict == verdict
     constant = growth | {"kind": "constant", "x": "w1"}
     found = claims.judge_claims(
         {"margin": 1, "claims": [{"comparisons": [constant]}]},
         [claims.Source("small", "f", {}, costs(w1=(1, 1)))],
     )
-    assert (found[0].measured, found[0].verdict) == ("2.000", "contradicted")
+    assert (found[0].judged.measured, found[0].judged.verdict) == ("2.000", "contradicted")
 
 
 def test_every_claim_has_its_row_and_no_cell_is_empty(tmp_path):
     sources = claims.shipped_sources(ROOT / "results", EXPERIMENTS)
     made = claims.section(CLAIMS, sources, tmp_path)
     summary, evidence = made.tables
-    assert len(summary.rows) == len(json.loads(CLAIMS.read_text())["claims"]) == 12
+    assert len(summary.rows) == len(DATA["claims"]) == 12
     assert all(str(cell).strip() for row in summary.rows for cell in row)
     rows = [row for row in evidence.rows if not isinstance(row, Heading)]
     trend = next(row for row in rows if row[0].startswith("correlation"))
@@ -148,7 +147,7 @@ def test_every_claim_has_its_row_and_no_cell_is_empty(tmp_path):
 def test_published_differences_are_those_of_the_papers_tables():
     few, xl = (json.loads((ROOT / e / "published.json").read_text())["values"]
                for e in ("cross_domain_fewshot", "metaxl"))  # fmt: skip
-    texts = {c["what"]: c["published"] for claim in json.loads(CLAIMS.read_text())["claims"]
+    texts = {c["what"]: c["published"] for claim in DATA["claims"]
              for c in claim["comparisons"]}  # fmt: skip
 
     def mean(values):
@@ -162,7 +161,7 @@ def test_published_differences_are_those_of_the_papers_tables():
         assert texts[f"LFT with EvoGrad \N{MINUS SIGN} {what}"] == text
     for what, a, b in (("EvoGrad − T1-T2", "evograd", "t1t2"),
                        ("T1-T2 − joint training", "t1t2", "joint_training")):  # fmt: skip
-        published = [c["published"] for claim in json.loads(CLAIMS.read_text())["claims"]
+        published = [c["published"] for claim in DATA["claims"]
                      for c in claim["comparisons"]
                      if c["what"] == what and c["experiment"] == "metaxl"]  # fmt: skip
         assert published == [f"{mean(xl[a]) - mean(xl[b]):+.2f}"]

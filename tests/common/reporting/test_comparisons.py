@@ -15,7 +15,7 @@ def test_mean_interval_and_p_values_are_scipys():
     test = stats.ttest_rel(VALUES, REFERENCE)
     low, high = test.confidence_interval(0.95)
     assert DIFFERENCE.mean == pytest.approx((VALUES - REFERENCE).mean())
-    assert DIFFERENCE.half_width == pytest.approx((high - low) / 2)
+    assert DIFFERENCE.ci95 == pytest.approx((high - low) / 2)
     above = stats.ttest_rel(VALUES, REFERENCE, alternative="greater").pvalue
     assert DIFFERENCE.p_above(0.0) == pytest.approx(above)
     below = stats.ttest_1samp(VALUES - REFERENCE, 2.5, alternative="less").pvalue
@@ -40,7 +40,7 @@ def test_no_difference_seen_is_not_equivalence():
 
 def test_one_pair_decides_nothing_and_no_spread_decides_all():
     one = PairedDifference((3.0,))
-    assert one.half_width is None
+    assert one.ci95 is None
     assert one.p_above(0.0) == one.p_below(9.0) == one.p_equivalent(5.0) == 1.0
     same = PairedDifference((0.5, 0.5))
     assert (same.p_above(0.0), same.p_equivalent(1.0), same.p_above(0.5)) == (0.0, 0.0, 1.0)
