@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from common.datasets.sources import Piece
 from common.errors import UserError
 from metaxl.corpora import load_corpus, running_text
 from metaxl.embedded import LANGUAGES, SIZES, TYPES, generate, material, unlabelled
@@ -192,25 +191,21 @@ def test_material_is_read_from_the_packages_formats():
 
 def test_places_fall_back_to_the_identifier_only_where_cldr_inherits():
     def piece(content):
-        return Piece(json.dumps(content).encode(), "test")
+        return json.dumps(content).encode()
 
     pieces = {}
     for origin in build.ORIGINS.values():
         city = {"New_Town": {"exemplarCity": "Neustadt"}} if origin.locale == "tk" else {}
         body = {"dates": {"timeZoneNames": {"zone": {"Europe": city}}}}
-        pieces[f"package/main/{origin.locale}/timeZoneNames.json"] = piece(
-            {"main": {origin.locale: body}}
-        )
+        pieces[f"main/{origin.locale}/timeZoneNames.json"] = piece({"main": {origin.locale: body}})
         for name, content in (
             ("territories", {"PE": "Peru", "150": "Europe", "PE-alt-x": "P", "EU": "Union"}),
             ("languages", {"qu": "Quechua", "und": "Unknown", "en_GB": "British"}),
         ):
             body = {"localeDisplayNames": {name: content}}
-            pieces[f"package/main/{origin.locale}/{name}.json"] = piece(
-                {"main": {origin.locale: body}}
-            )
+            pieces[f"main/{origin.locale}/{name}.json"] = piece({"main": {origin.locale: body}})
         html = b"<article data-number='1'><p>One.</p></article>"
-        pieces[f"package/declaration/{origin.declaration}.html"] = Piece(html, "test")
+        pieces[f"declaration/{origin.declaration}.html"] = html
     made = build.material(pieces)
     assert made["tuk"]["places"] == ["Neustadt", "Peru"]
     assert made["eng"]["places"] == ["New Town", "Peru"]

