@@ -17,7 +17,7 @@ from common.hypergrad import (
     EvoGradAlongGradient,
     FiniteDifference,
 )
-from common.hypergrad.problem import detached, gradients, gradients_or_none, leaves
+from common.hypergrad.problem import detached, gradients, gradients_by_both, leaves
 from common.training import measure
 
 REFERENCE = "EvoGrad, K = 2"
@@ -66,10 +66,7 @@ def _steps(snapshot: Snapshot) -> dict[str, tuple[Step, Place]]:
         """The base step first, which gives dL_T/dlambda at theta along with its own gradient."""
         theta, hyper = leaves(snapshot.params), leaves(snapshot.hyper)
         loss = problem.inner_loss(theta, hyper, inner)
-        both = {("theta", n): t for n, t in theta.items()}
-        both |= {("lambda", n): t for n, t in hyper.items()}
-        found = gradients_or_none(loss, both)
-        anchor = Anchor(loss.detach(), {n: found["lambda", n] for n in hyper})
+        anchor = Anchor(loss.detach(), gradients_by_both(loss, theta, hyper)[1])
         AnchoredEvoGrad()(problem, *point, inner, outer, anchor=anchor)
 
     estimators: dict[str, tuple[Any, Place]] = {

@@ -1,4 +1,4 @@
-"""How near estimates of a hypergradient come to the exact one, and what theory predicts.
+"""How close estimates of a hypergradient get to the exact one, and what theory predicts.
 
 Notation: e the exact one-step hypergradient of step eta, x an estimate of expected step eta_eff,
 rho = eta_eff / eta the ratio of the sizes that is expected; g = dL_V/dtheta, M the (H, P) matrix

@@ -1,4 +1,4 @@
-"""The table of the cheaper variants: what a step costs, and how near its hypergradient comes."""
+"""The table of the cheaper variants: what a step costs, and how close its hypergradient gets."""
 
 from collections.abc import Sequence
 

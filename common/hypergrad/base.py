@@ -67,8 +67,7 @@ GivenAnchor = Anchor | Callable[[], Anchor] | None
 
 @dataclass(frozen=True)
 class Seeds:
-    """Of one call. inner: of the inner loss, one per step; outer: of the outer loss; own: what the
-    estimator draws from besides (perturbations)."""
+    """Of one call: for the inner loss, one per step; for the outer loss; for perturbations."""
 
     inner: Sequence[int]
     outer: int
@@ -78,10 +77,10 @@ class Seeds:
 class Point:
     """theta and lambda on one pair of batches, for the length of one call of an estimator.
 
-    theta: the parameters to differentiate by, without a graph: all that are handed over, but for
-    frozen ones (requires_grad False) among others that are not. params: the same as the caller's
-    own tensors. hyper: lambda as leaves. The losses take any part of theta in place of its values
-    here, and replay their seeds, so that the same parameters give the same number.
+    theta: the parameters to differentiate by, without a graph; frozen ones (requires_grad False)
+    count only if all are. params: the caller's own tensors of the same names. hyper: lambda as
+    leaves. The losses take any part of theta in place of its values here. They replay their seeds,
+    so the same parameters give the same number.
     """
 
     def __init__(
@@ -125,10 +124,8 @@ class Point:
     def inner_loss(
         self, theta: Tensors, hyper: Tensors | None = None, step: int = 0, variation: int = 0
     ) -> Tensor:
-        """L_T at ``theta`` on the batch of ``step``, with a graph to ``hyper`` (None: to lambda).
-
-        variation: changes the seed, for other randomness inside the loss.
-        """
+        """L_T at ``theta`` on the batch of ``step``, with a graph to ``hyper`` (None: to lambda);
+        ``variation`` changes the seed."""
         hyper, seed = self.hyper if hyper is None else hyper, self.seeds.inner[step] ^ variation
         batch = self.inner_batches[step]
         loss = self.evaluate(self.problem.inner_loss, seed, theta, hyper, batch)
@@ -174,11 +171,8 @@ class Point:
         return loss.detach(), gradients_or_none(loss, self.hyper)
 
     def anchor(self, given: GivenAnchor) -> LossGradient:
-        """L_T and dL_T/dlambda at theta, from the base step if it hands them over.
-
-        A function is called with the generators at the inner loss's seed, so that its dropout masks
-        are those of the candidates.
-        """
+        """L_T and dL_T/dlambda at theta, from the base step if it hands them over. A function is
+        called at the inner loss's seed, so its dropout masks are those of the candidates."""
         if given is None:
             return self.hyper_gradient(self.theta)
         if callable(given):
@@ -190,11 +184,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator has found.
-
-    indirect: by hyperparameter, None where nothing leads. direct: dL_V/dlambda at fixed theta, None
-    if L_V has no lambda in it.
-    """
+    """What an estimator has found. indirect: by hyperparameter, None where nothing leads; direct:
+    dL_V/dlambda at fixed theta, None if lambda does not occur in L_V."""
 
     outer_loss: Tensor
     indirect: Mapping[str, Tensor | None]
@@ -224,9 +215,9 @@ class Estimator(ABC):
     ) -> Hypergradient:
         """The hypergradient at ``params`` (theta) and ``hyper`` (lambda).
 
-        generator: draws the seeds of the call; None is torch's global CPU generator. given: what
-        ``estimate`` takes besides. The first call with a problem evaluates both losses once more,
-        to find mistakes that would make the number wrong (ValueError, TypeError; see checks.py).
+        generator: draws the seeds of the call; None is torch's global CPU generator. given: further
+        arguments of ``estimate``. The first call with a problem evaluates both losses once more, to
+        find mistakes that would make the number wrong (ValueError, TypeError; see checks.py).
         """
         for what, tensors in (("params", params), ("hyper", hyper)):
             checks.check_tensors(what, tensors, known=checks.examination_of(problem).passed)
@@ -247,7 +238,7 @@ class Estimator(ABC):
 
     @contextmanager
     def _examined(self, at: Point) -> Iterator[None]:
-        """Examines a new problem before, and looks after every problem's buffers."""
+        """Examines a problem that is new, and watches the buffers of every problem."""
         found = at.examination
         if not found.passed and not at.transformed:
             theta = leaves(at.theta)
@@ -312,10 +303,8 @@ def _plain(tensors: Tensors) -> dict[str, Tensor]:
 
 @contextmanager
 def own_modes(device_type: str) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
-    """Gradients on, inference mode and autocast off; gives the caller's autocast, made by a call.
-
-    The losses get that back: it is meant for them, not for sums over parameters.
-    """
+    """Gradients on, inference mode and autocast off. Gives a function that makes the caller's
+    autocast, which is meant for the losses, not for sums over parameters."""
     callers: Callable[[], AbstractContextManager[Any]] = nullcontext
     if torch.is_autocast_enabled(device_type):
         callers = partial(torch.autocast, device_type, torch.get_autocast_dtype(device_type))

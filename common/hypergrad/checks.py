@@ -31,8 +31,8 @@ class NotFiniteError(ValueError):
 
 
 def check_tensors(what: str, tensors: Any, known: bool = False) -> None:
-    """TypeError or ValueError unless ``tensors`` is a mapping that is not empty, and (known: has
-    been looked at before) of dense floating-point tensors with values."""
+    """TypeError or ValueError unless ``tensors`` is a mapping, not empty, of dense floating-point
+    tensors with values. known: the tensors themselves have been checked before."""
     if not isinstance(tensors, Mapping):
         got = "an iterator" if isinstance(tensors, Iterator) else f"a {type(tensors).__name__}"
         remedy = "tensors by name, such as dict(model.named_parameters())"
@@ -82,12 +82,11 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 class Examination:
-    """What two evaluations tell of a problem.
+    """What two evaluations tell about a problem.
 
     passed: nothing was wrong. depends: whether a loss depends on lambda. compiled: which losses
-    torch.compile has made. buffers: the modules' own that the losses used, by "name of Module",
-    which a loss must not change. resolved: settings and values whose perturbations do not vanish in
-    rounding.
+    torch.compile has made. buffers: the modules' own that the losses used, by "name of Module"; a
+    loss must not change them. resolved: settings whose perturbations survive rounding.
     """
 
     def __init__(self) -> None:
@@ -104,10 +103,8 @@ class Examination:
         hyper: Tensors,
         originals: list[Tensor],
     ) -> None:
-        """Takes in the loss at the leaves ``theta`` and ``hyper``; ValueError for a mistake.
-
-        originals: the caller's own tensors.
-        """
+        """Examines the loss at the leaves ``theta`` and ``hyper``; ValueError for a mistake.
+        originals: the caller's own tensors."""
         with _watched(name) as used:
             loss = _without_activations(lambda: loss_at(theta))
         self._check_buffers(name, used.values())
@@ -147,7 +144,7 @@ class Examination:
 
     @contextmanager
     def buffers_watched(self) -> Iterator[None]:
-        """ValueError for a buffer that has changed meanwhile."""
+        """ValueError if a buffer changes in the block."""
         before = {label: buffer._version for label, buffer in self.buffers.items()}
         try:
             yield
@@ -168,10 +165,7 @@ class Examination:
         scale: float | Tensor,
     ) -> None:
         """ValueError if most of a perturbation scale * by is lost in rounding (16-bit parameters).
-
-        setting: the name and the value of what sets its size; looked at once, but for a
-        perturbation of 0, which tells nothing.
-        """
+        setting: name and value of what sets its size; checked once with a perturbation above 0."""
         if setting in self.resolved:
             return
         low = [n for n, t in at.items() if torch.finfo(t.dtype).bits < 32]
@@ -224,7 +218,8 @@ def graph_of(loss: Tensor) -> tuple[set[Node], list[Tensor]]:
 
 @contextmanager
 def _watched(name: str) -> Iterator[dict[int, Buffer]]:
-    """Buffers, by id, of the modules called meanwhile, as they were; ValueError for a scaler."""
+    """The buffers, by id, of all modules called in the block, as they were before their call;
+    ValueError for a GradScaler."""
     used: dict[int, Buffer] = {}
     scale = torch.amp.GradScaler.scale
 

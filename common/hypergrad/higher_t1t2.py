@@ -10,20 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Estimate, InnerSGD, Point
-from .problem import Tensors, gradients_or_none
-
-
-class _ParameterHolder(nn.Module):
-    """The parameters as a module's, since ``higher`` patches modules (no dots in names there)."""
-
-    def __init__(self, params: Tensors) -> None:
-        super().__init__()
-        self.names = list(params)
-        for index, value in enumerate(params.values()):
-            self.register_parameter(f"p{index}", nn.Parameter(value.detach()))
-
-    def forward(self) -> dict[str, Tensor]:
-        return {name: getattr(self, f"p{index}") for index, name in enumerate(self.names)}
+from .problem import gradients_or_none
 
 
 @dataclass(frozen=True)
@@ -41,12 +28,16 @@ class HigherT1T2(InnerSGD):
         import higher
 
         at.refuse_compiled("inner_loss", "a second derivative")
-        module = _ParameterHolder(at.theta)
+        module = nn.ParameterList(at.theta.values())  # ``higher`` patches modules
         sgd = torch.optim.SGD(module.parameters(), lr=self.eta)
         with higher.innerloop_ctx(module, sgd) as (patched, differentiable_sgd):
-            inner_loss = at.inner_loss(patched())
+
+            def present() -> dict[str, Tensor]:
+                return dict(zip(at.theta, patched.parameters(), strict=True))
+
+            inner_loss = at.inner_loss(present())
             differentiable_sgd.step(inner_loss)
-            outer_loss = at.outer_loss(patched())
+            outer_loss = at.outer_loss(present())
             found = gradients_or_none(outer_loss, at.hyper)
         diagnostics = {"inner_loss": inner_loss.detach()}
         return Estimate(outer_loss.detach(), found, diagnostics=diagnostics)

@@ -26,11 +26,10 @@ class HyperOptimizer:
             hyper_optimizer.step(train_batch, valid_batch)
             ...                                  # the model's own training step, as ever
 
-    model: the network, called as usual inside the losses: ``model(x)``. During a call its
-    parameters are those of a candidate. Frozen parameters (``requires_grad`` False) stay as they
-    are. Buffers are cloned for every evaluation, so that batch norm in training mode normalises by
-    the batch and its running statistics do not move. Whether the model is in training or
-    evaluation mode is the caller's choice.
+    model: the network, called as usual inside the losses, ``model(x)``, in training or evaluation
+    mode as the caller wishes. During a call its parameters are those of a candidate. Frozen
+    parameters (``requires_grad`` False) stay as they are. Buffers are cloned for every evaluation,
+    so that batch norm's running statistics do not move.
     hyper: a module, a mapping of tensors or an iterable of named tensors (``named_parameters()``).
     Parts of the model itself may be hyperparameters; then they do not count as its parameters.
     train_loss, valid_loss: ``loss(model, hyper, batch)``, a scalar. Given a module, ``hyper`` is
@@ -39,11 +38,10 @@ class HyperOptimizer:
     optimizer: of the hyperparameters, and of nothing else.
     generator: source of the estimator's random numbers; torch's global CPU generator if None.
 
-    Mixed precision: ``torch.autocast`` may stand inside the losses or around the call; either way
-    it applies to the losses only. In bfloat16 the losses of candidates that lie close together
-    differ by rounding only: take T1T2, or a larger sigma or radius. A ``GradScaler`` belongs to the
-    model's own step: the losses here are not scaled, and the hyperparameters are stepped without
-    it.
+    Mixed precision: ``torch.autocast`` inside the losses or around the call applies to the losses
+    only. In bfloat16 the losses of close candidates differ by rounding only: take T1T2, or a larger
+    sigma or radius. A ``GradScaler`` belongs to the model's own step: the losses here are not
+    scaled, and the hyperparameters are stepped without it.
 
     Raises ValueError or TypeError for losses that are no scalars, tensors that cannot be
     hyperparameters, and an optimizer of other tensors.
@@ -118,9 +116,9 @@ class HyperOptimizer:
 class ModuleProblem(nn.Module):
     """The BilevelProblem of losses that call modules.
 
-    Each evaluation calls a loss through ``functional_call``, with the parameters that the estimator
-    hands over in place of the modules' own and with clones of their buffers; so this is a module
-    that holds them. ``hyper``: what of ``given`` is not frozen.
+    This is a module that holds them, for ``functional_call``: each evaluation puts the estimator's
+    parameters in place of the modules' own, with clones of their buffers. ``hyper``: what of
+    ``given`` is not frozen.
     """
 
     def __init__(self, model: nn.Module, hyper: Hyper, train_loss: Loss, valid_loss: Loss) -> None:

@@ -23,8 +23,8 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Solution(NamedTuple):
-    """x with matrix x ~ target; |target - matrix x| / |target| as the recursion has it; how many
-    products it took; whether it stopped at a direction of negative curvature."""
+    """x with matrix x ~ target; |target - matrix x| / |target| by the recursion; the number of
+    products; whether it stopped at a direction of negative curvature."""
 
     x: Tensor
     residual: Tensor
@@ -91,17 +91,17 @@ class ImplicitCG(Implicit):
         indirect term = -x . d2L_T/(dtheta dlambda),   (H + damping I) x = v,
         H = d2L_T/dtheta2,   v = dL_V/dtheta
 
-    all at theta, which is taken for an optimum of the inner problem: away from one (see
-    ``inner_grad_norm``) this is no hypergradient. H times a vector is one double backward. Cost: 2
-    forwards, 2 backwards and at most iterations + 1 backwards through a backward; memory: the graph
-    of dL_T/dtheta and 5 vectors of theta's size. As many iterations as parameters are exact; a few
-    dozen do if the eigenvalues of H + damping I lie together. The matrix must be positive definite:
-    a direction of negative curvature ends the iterations with the x so far, and is reported; if
-    already the first one is such, ValueError: raise damping (iMAML's proximal term).
+    all at theta, which must be near an optimum of the inner problem (see ``inner_grad_norm``). H
+    times a vector is one double backward. Cost: 2 forwards, 2 backwards and at most iterations + 1
+    backwards through a backward; memory: the graph of dL_T/dtheta and 5 vectors of theta's size. As
+    many iterations as parameters are exact; a few dozen suffice if the eigenvalues of H + damping I
+    lie together. The matrix must be positive definite: a direction of negative curvature ends the
+    iterations with the x so far, and is reported; ValueError if the first direction is one: raise
+    damping (iMAML's proximal term).
 
     iterations: at most so many. damping: added to the diagonal, in units of H. tolerance: ends the
-    iterations at this residual relative to |v|. inner_batch is one batch, best a large one: the
-    randomness and batch of one evaluation stand for the whole L_T. outer_loss is L_V at theta.
+    iterations at this residual relative to |v|. inner_batch is one batch, which stands for the
+    whole L_T, so a large one is best. outer_loss is L_V at theta.
     Diagnostics: ``inner_loss``, ``inner_grad_norm`` |dL_T/dtheta|, ``outer_grad_norm`` |v|,
     ``residual_norm`` relative to |v|, ``iterations`` done, ``negative_curvature`` met or not.
     """

@@ -35,9 +35,9 @@ class LayerSampled(LookAhead):
     a plain step's or the graph of dL_T/dtheta_S, whichever is more.
 
     A layer is a module with parameters of its own, named as in ``named_parameters`` without the
-    last part. layers: the size of S, drawn anew at each call without replacement; or a predicate on
-    layer names, or a list of them. The rest as T1T2; also reported is ``sampled`` (L,), which
-    layers are in S, in the order of their first parameters.
+    last part. layers: the size of S, drawn at each call without replacement; or a predicate on
+    layer names, or a list of them. The rest as T1T2, with ``sampled`` (L,) among the diagnostics:
+    which layers are in S, in the order of their first parameters.
     """
 
     layers: int | Callable[[str], bool] | Collection[str]

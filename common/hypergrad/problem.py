@@ -25,14 +25,13 @@ UNUSED_HYPER = (
 
 
 class BilevelProblem(Protocol):
-    """Two losses as pure functions of parameters, hyperparameters and a batch.
+    """Two losses as pure functions of parameters, hyperparameters and a batch: they change nothing.
 
-    Pure means: they change nothing outside. A network is called through
-    ``torch.func.functional_call(model, (params, buffers), inputs)`` with *cloned* buffers, since
-    batch normalisation in training mode writes its running statistics into the buffers it is
-    given, and into the module's own when it is given none. Randomness must come from torch's
-    global generators (dropout does); estimators seed them, so that a loss that is evaluated twice
-    draws the same noise, and put them back afterwards.
+    A network is called through ``torch.func.functional_call(model, (params, buffers), inputs)``
+    with *cloned* buffers, since batch normalisation in training mode writes its running statistics
+    into the buffers it is given, and into the module's own when it is given none. Randomness must
+    come from torch's global generators (dropout does). Estimators seed them, so that a loss draws
+    the same noise when it is evaluated again, and put them back afterwards.
     """
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: Any) -> Tensor:
@@ -46,16 +45,14 @@ class BilevelProblem(Protocol):
 
 @runtime_checkable
 class BatchedCandidates(Protocol):
-    """What a problem may offer besides, so that candidates share work: used by EvoGrad."""
+    """What a problem may offer in addition, so that EvoGrad's candidates share work."""
 
     def inner_losses(self, candidates: Tensors, hyper: Tensors, batch: Any) -> Tensor:
-        """The K inner losses at once, shape (K,).
+        """The K inner losses at once, shape (K,), equal to a loop over ``inner_loss``.
 
         ``candidates`` has the keys of ``params``, each of shape (K, *shape); parameters that are
-        not perturbed are expanded views (stride 0), equal in all candidates. Either
-        ``torch.func.vmap`` over that dimension (with buffers stacked to (K, ...) and
-        ``randomness="same"``), or shared computation done once. Must equal a loop over
-        ``inner_loss``.
+        not perturbed are expanded views (stride 0). Compute with ``torch.func.vmap`` over that
+        dimension (buffers stacked to (K, ...), ``randomness="same"``), or do shared work once.
         """
         ...
 

@@ -12,12 +12,9 @@ Perturbation = Literal["sign", "gaussian"]
 
 
 def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
-    """``count`` seeds from the generator; from torch's global CPU generator if it is None.
-
-    With None these draws are the only trace an estimator leaves in the global random state, and
-    ``torch.manual_seed`` makes its calls reproducible. A CPU generator costs no synchronisation
-    with a GPU.
-    """
+    """``count`` seeds from the generator. None is torch's global CPU generator, so that
+    ``torch.manual_seed`` makes an estimator reproducible; these draws are its only trace there. A
+    CPU generator costs no synchronisation with a GPU."""
     device = "cpu" if generator is None else generator.device
     return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
 
@@ -52,8 +49,8 @@ def perturbation(
 def replayed_randomness(tensors: Iterable[Tensor]) -> Iterator[Callable[[int], None]]:
     """Gives a function that seeds torch's global generators; puts their states back at the end.
 
-    Covers the CPU generator and those of the CUDA devices that the tensors live on. Generators
-    that a loss holds itself, and those of numpy and ``random``, are out of reach.
+    Covers the CPU generator and those of the CUDA devices of the tensors; not generators that a
+    loss holds itself, nor those of numpy and ``random``.
     """
     indices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in indices)]

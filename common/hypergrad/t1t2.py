@@ -77,10 +77,9 @@ class T1T2Forward(LookAhead):
         indirect term = -eta d/dlambda [ d/dr L_T(theta + r v, lambda) at r = 0 ]
 
     v as in T1T2, by two reverse passes; the bracket is one forward-mode derivative of L_T along v,
-    and only the part of it that leads to lambda is kept as a graph. Meant for hyperparameters that
-    enter after the network (loss weights): then no activation of the network is kept for it. Cost:
-    3 forwards (one with tangents, about two forwards' work), 2 backwards; memory: a plain step's.
-    Settings and diagnostics as T1T2.
+    whose graph leads to lambda only. Meant for hyperparameters that enter after the network (loss
+    weights): then it keeps no activation of the network. Cost: 3 forwards (one with tangents, about
+    two forwards' work), 2 backwards; memory: a plain step's. Settings and diagnostics as T1T2.
 
     Raises ValueError if lambda reaches the loss through batch or layer normalisation, where torch's
     reverse-over-forward derivative is wrong, or (where torch raises) through log_softmax; use T1T2

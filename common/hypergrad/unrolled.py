@@ -125,7 +125,7 @@ class Unrolled(SeveralSteps):
     carried back through them by double backward. Exact; ``steps=1`` is T1T2. What the inner loss
     detaches (Meta-Weight-Net's inputs) counts as constant, also where it depends on lambda through
     an earlier step. Cost: k + 1 forwards, k + 1 backwards, k backwards through a backward; memory:
-    k graphs of dL_T/dtheta; that of Reversible hardly grows with k, that of ForwardMode not at all.
+    k graphs of dL_T/dtheta (Reversible's hardly grows with k, ForwardMode's not at all).
 
     inner_lr: eta, one value for the k steps; a ``LearnedLR`` makes it a function of lambda, whose
     part dL_V/deta = -sum_t <dL_V/dtheta_{t+1}, m_{t+1}> is added, for k vectors of theta's size.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient, HyperOptimizer
 from common.hypergrad.registry import ESTIMATORS
-from tests.common.hypergrad.problems import inner_batch_for, seeded, small
+from tests.common.hypergrad.problems import inner_batch_for, relative, seeded, small
 
 
 def network(dropout=0.3, dtype=torch.float64):
@@ -119,6 +119,33 @@ def test_gradients_are_those_of_the_functional_interface_bit_for_bit(name, case)
     for n, h in named.items():
         assert torch.equal(h.grad, expected.grads[n])
         assert torch.equal(h.detach(), before[n] - 0.5 * h.grad)
+
+
+@pytest.mark.parametrize(
+    "follow",
+    [T1T2, lambda optimizer: EvoGradAlongGradient(1e-3, inner_lr=optimizer)],
+    ids=["T1T2", "EvoGradAlongGradient"],
+)
+def test_an_estimator_follows_the_models_own_optimizer(follow):
+    """Its moments and its rate are read at every call; another model's optimiser is refused."""
+    model, hyper = network(dropout=0.0), {"h": torch.full((6,), -3.0, dtype=torch.float64)}
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=0.1)
+    meta = torch.optim.SGD(hyper.values(), lr=0.0)
+    follower = HyperOptimizer(model, hyper, decay_loss, valid_loss, follow(optimizer), meta)
+    train, valid, found = batch(8), batch(9), []
+    for rate in (1e-3, 2e-3):
+        optimizer.param_groups[0]["lr"] = rate
+        found.append(follower.backward(train, valid).grads["h"])
+    assert relative(found[1], 2 * found[0]) < 0.05
+    decay_loss(model, hyper, train).backward()
+    optimizer.step()
+    model.load_state_dict(network(dropout=0.0).state_dict())  # only the moments are new
+    assert relative(follower.backward(train, valid).grads["h"], found[1]) > 0.05
+    others = torch.optim.Adam(network().parameters())
+    with pytest.raises(ValueError, match="holds none of the parameters"):
+        HyperOptimizer(model, hyper, decay_loss, valid_loss, follow(others), meta).step(
+            train, valid
+        )
 
 
 def test_model_buffers_and_grads_stay_as_they_were():
