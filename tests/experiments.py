@@ -1,7 +1,7 @@
 """What the tests of the experiments share: small settings, records, tables as text, refusals."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import torch
 
 from common.command import run_command
 from common.experiment import load_experiment
+from common.hypergrad import Tensors
 from common.reporting import Heading, RunRecord, Table
 from common.settings import RunSettings
+from common.training import TensorMemory
 from scripts.experiments import EXPERIMENTS
 
 DECLARED = {name: load_experiment(name) for name in EXPERIMENTS}
@@ -67,6 +69,22 @@ def rows(table: Table, labels: int) -> dict[tuple[str, ...], list[str]]:
     """A table's rows as text, by their first ``labels`` cells."""
     plain = [[str(cell) for cell in row] for row in table.rows if not isinstance(row, Heading)]
     return {tuple(row[:labels]): row[labels:] for row in plain}
+
+
+def assert_equal(found: Tensors, expected: Tensors, rtol: float = 1e-9) -> None:
+    """Tensors by name, up to ``rtol`` times the largest entry of all."""
+    scale = max(t.abs().max() for t in expected.values()).item()
+    assert scale > 0
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=rtol, atol=rtol * scale)
+
+
+def peak(step: Callable[[], object]) -> int:
+    """Bytes of tensors at the peak of a step, beyond those before it."""
+    step()  # optimiser states come with the first
+    with TensorMemory() as memory:
+        step()
+    return memory.peak
 
 
 def refusal(name: str, words: Sequence[str | Path], monkeypatch, capsys) -> str:

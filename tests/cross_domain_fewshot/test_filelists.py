@@ -56,6 +56,13 @@ def read(output):
     return {s: json.loads((output / f"{s}.json").read_text()) for s in ("base", "val", "novel")}
 
 
+def check_split(lists, names):
+    """Every second class is base, then alternately val and novel."""
+    assert lists["base"]["label_names"] == names[0::2]
+    assert lists["val"]["label_names"] == names[1::4]
+    assert lists["novel"]["label_names"] == names[3::4]
+
+
 @pytest.mark.parametrize(
     ("name", "inner", "counts"),
     [
@@ -69,9 +76,7 @@ def test_every_second_class_is_base(name, inner, counts, few_images, monkeypatch
     make_classes(tmp_path / "original" / inner, reversed(names))
     run(monkeypatch, name, tmp_path / "original", tmp_path / "lists")
     lists = read(tmp_path / "lists")
-    assert lists["base"]["label_names"] == names[0::2]
-    assert lists["val"]["label_names"] == names[1::4]
-    assert lists["novel"]["label_names"] == names[3::4]
+    check_split(lists, names)
     assert tuple(len(lists[s]["label_names"]) for s in lists) == counts
     for content in lists.values():
         for file, label in zip(content["image_names"], content["image_labels"], strict=True):
@@ -88,9 +93,7 @@ def test_plantae_takes_the_largest_species_the_smallest_first(few_images, monkey
     run(monkeypatch, "plantae", folder, tmp_path / "lists")
     lists = read(tmp_path / "lists")
     order = [f"rare{i:03}" for i in range(20, 30)] + [f"a{i:03}" for i in range(190)]
-    assert lists["base"]["label_names"] == order[0::2]
-    assert lists["val"]["label_names"] == order[1::4]
-    assert lists["novel"]["label_names"] == order[3::4]
+    check_split(lists, order)
     images = [name for content in lists.values() for name in content["image_names"]]
     assert len(set(images)) == len(images) == 2 * 200
     # A shuffle chooses which two: the third image is in the lists of some classes.
@@ -137,9 +140,7 @@ def test_cars_are_split_in_the_order_of_the_development_kit(
     assert names != sorted(names)
     run(monkeypatch, "cars", tmp_path, tmp_path / "lists")
     lists = read(tmp_path / "lists")
-    assert lists["base"]["label_names"] == names[0::2]
-    assert lists["val"]["label_names"] == names[1::4]
-    assert lists["novel"]["label_names"] == names[3::4]
+    check_split(lists, names)
     found = {}
     for content in lists.values():
         for file, label in zip(content["image_names"], content["image_labels"], strict=True):

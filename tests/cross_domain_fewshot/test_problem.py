@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2
-from common.training import TensorMemory
 from cross_domain_fewshot import feature_transform
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.episodes import Episode
 from cross_domain_fewshot.feature_transform import split_parameters
 from cross_domain_fewshot.models import FewShotNetwork, build_backbone
 from cross_domain_fewshot.problem import FeatureTransformProblem
+from tests.experiments import peak
 
 ETA = 0.01
 WAYS, SIZE = 3, 16
@@ -190,15 +190,21 @@ def test_the_outer_loss_knows_no_transformation(setting):
     assert not torch.allclose(*inner)
 
 
-def test_the_noise_is_replayed_within_a_hypergradient(setting, monkeypatch):
-    """Without frozen noise: every forward of one hypergradient draws the same, the next anew."""
-    drawn = []
+@pytest.fixture
+def drawn(monkeypatch):
+    """Noise drawn from torch's generator, collected as it is drawn."""
+    found = []
 
     def recorded(theta):
-        drawn.append(torch.randn_like(theta))
-        return drawn[-1]
+        found.append(torch.randn_like(theta))
+        return found[-1]
 
     monkeypatch.setattr(feature_transform, "channel_noise", recorded)
+    return found
+
+
+def test_the_noise_is_replayed_within_a_hypergradient(setting, drawn):
+    """Without frozen noise: every forward of one hypergradient draws the same, the next anew."""
     per_forward = len(setting.hyper)
     g = torch.Generator().manual_seed(0)
     state = torch.get_rng_state()
@@ -213,14 +219,7 @@ def test_the_noise_is_replayed_within_a_hypergradient(setting, monkeypatch):
 
 
 @pytest.mark.parametrize("common", [False, True])
-def test_every_candidate_has_noise_of_its_own_unless_it_is_common(setting, monkeypatch, common):
-    drawn = []
-
-    def recorded(theta):
-        drawn.append(torch.randn_like(theta))
-        return drawn[-1]
-
-    monkeypatch.setattr(feature_transform, "channel_noise", recorded)
+def test_every_candidate_has_noise_of_its_own_unless_it_is_common(setting, drawn, common):
     estimator = Config(common_noise=common).method_estimator(1e-3)
     assert estimator.common_noise == common
     setting.estimate(replace(estimator, num_candidates=3))
@@ -239,12 +238,6 @@ def test_evograds_memory_does_not_grow_with_the_candidates():
     seen, unseen = (
         Episode(torch.randn(5, 1, 3, 112, 112), torch.randn(5, 2, 3, 112, 112)) for _ in range(2)
     )
-
-    def peak(step) -> int:
-        step()
-        with TensorMemory() as memory:
-            step()
-        return memory.peak
 
     def plain_step():
         loss = problem.outer_loss(params, hyper, seen)

@@ -5,8 +5,8 @@ import torch
 
 from common.cost_study.case import CostCase
 from common.hypergrad import T1T2, EvoGrad
-from common.training import TensorMemory
 from metaxl.cost import REPEATED, SHAPES, SHARED, Shape, build, cases
+from tests.experiments import peak
 
 CPU = torch.device("cpu")
 # Activations outweigh parameters, as at full size.
@@ -28,13 +28,6 @@ def test_cases_are_built_only_when_asked_and_cover_the_papers_lengths():
 @pytest.fixture(scope="module")
 def built():
     return build(SMALL, "eager", CPU)
-
-
-def peak(step) -> int:
-    step()  # optimiser states come with the first
-    with TensorMemory() as memory:
-        step()
-    return memory.peak
 
 
 def test_the_shared_step_needs_no_more_memory_than_joint_training(built):

@@ -14,6 +14,7 @@ from metaxl.models import Tagger, is_head
 from metaxl.problem import InnerBatch, MetaXLProblem, SharedEncoderProblem, token_loss
 from metaxl.steps import Learner
 from metaxl.transformation import Transformation
+from tests.experiments import assert_equal
 
 ETA = 0.1
 LAYERS = [(2,), (1,), (0, 2)]
@@ -88,13 +89,6 @@ class Setting:
 @pytest.fixture
 def setting(small_encoder, sentences):
     return lambda **options: Setting(small_encoder(), sentences, **options)
-
-
-def assert_equal(found, expected, rtol=1e-9):
-    scale = max(t.abs().max() for t in expected.values()).item()
-    assert scale > 0
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=rtol, atol=rtol * scale)
 
 
 @pytest.mark.parametrize("layers", LAYERS)
