@@ -30,18 +30,10 @@ class MetaXLTask:
         self.splits, self.labels = material.splits, material.labels
         self.checksums = material.checksums
         self.learner = Learner(config, material.encoder, len(self.labels), device)
-        self.source_batches = EpochBatches(
-            len(self.splits["source"]),
-            config.batch_size,
-            new_generator(config.seed, "source batches"),
-            _CPU,
-        )
-        self.target_batches = EndlessBatches(
-            len(self.splits["target"]),
-            config.batch_size,
-            new_generator(config.seed, "target batches"),
-            _CPU,
-        )
+        stream, size = partial(new_generator, config.seed), config.batch_size
+        sources, targets = len(self.splits["source"]), len(self.splits["target"])
+        self.source_batches = EpochBatches(sources, size, stream("source batches"), _CPU)
+        self.target_batches = EndlessBatches(targets, size, stream("target batches"), _CPU)
         self.steps_per_epoch = len(self.source_batches)
         self.best = Best()
         self.state = {

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,16 +27,11 @@ class RotationTask:
         self.checksums = splits.checksums
         self.device, self.degrees = device, config.degrees
         self.learner = Learner(config, device)
+        stream, size = partial(new_generator, config.seed), config.batch_size
         self.train_batches = EpochBatches(
-            config.train_size,
-            config.batch_size,
-            new_generator(config.seed, "training batches"),
-            device,
-            config.shuffle,
+            config.train_size, size, stream("training batches"), device, config.shuffle
         )
-        self.meta_batches = EndlessBatches(
-            config.meta_size, config.batch_size, new_generator(config.seed, "meta batches"), device
-        )
+        self.meta_batches = EndlessBatches(config.meta_size, size, stream("meta batches"), device)
         self.steps_per_epoch = len(self.train_batches)
         self.state = {
             **self.learner.state,
