@@ -58,24 +58,18 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
     # The process id keeps two processes that write one file out of each other's temporary one.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _naming(path, temporary), temporary.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _naming(path: Path, temporary: Path) -> Iterator[None]:
-    """Errors of the system name ``path``: a full disk names no file, others the temporary one."""
-    try:
-        yield
     except OSError as error:
+        # A full disk names no file, other refusals of the system the temporary one.
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_checksums(folder: Path, pattern: str = "*") -> None:

@@ -33,7 +33,7 @@ def command(config: RunSettings, default: RunSettings) -> list[str]:
 
 
 class Run(Protocol):
-    """A run that has been started."""
+    """A run that has been started; its output goes to ``log``."""
 
     config: RunSettings
     log: Path

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from common.bounds import Bounds
 from common.errors import UserError
@@ -27,20 +27,8 @@ QUEUE_SECONDS = 5.0
 """Between two questions to Slurm, which asks for restraint."""
 
 
-class Jobs(Protocol):
-    """The jobs that have not ended yet, by their ids."""
-
-    def __contains__(self, job_id: str) -> bool: ...
-
-    def add(self, jobs: Collection[Any]) -> None:
-        """Takes in jobs, as submitit gives them, that were just submitted."""
-        ...
-
-    def cancel(self, job_id: str) -> None: ...
-
-
 class SlurmQueue:
-    """This user's jobs that Slurm has not finished, asked for every few seconds."""
+    """This user's jobs that Slurm has not finished, by their ids; asked for every few seconds."""
 
     def __init__(self, seconds: float = QUEUE_SECONDS) -> None:
         self.seconds, self._asked, self._jobs = seconds, float("-inf"), frozenset[str]()
@@ -55,6 +43,7 @@ class SlurmQueue:
         return job_id in self._jobs
 
     def add(self, jobs: Collection[Any]) -> None:
+        """Takes in jobs, as submitit gives them, that were just submitted."""
         self._jobs |= {job.job_id for job in jobs}
         self._asked = time.monotonic()  # an older answer would not have them
 
@@ -73,7 +62,7 @@ class SubmititLauncher:
     """
 
     executor: Any
-    jobs: Jobs
+    jobs: SlurmQueue
     default: RunSettings
     extra: Sequence[str] = ()
     slots: int = 1_000_000  # the cluster decides

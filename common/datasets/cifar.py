@@ -18,6 +18,7 @@ from common.datasets.dataset import (
     image_dataset,
     labelled_images,
     obtain,
+    verified,
 )
 from common.datasets.pickles import load_arrays
 from common.datasets.sources import (
@@ -43,18 +44,19 @@ _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 @dataclass(frozen=True)
 class PickleArchive:
-    """An official archive of pickles: its name, MD5, the folder in it, the MD5 of each wanted
-    member; subfolder: of a folder of data sets, where it may be."""
+    """An official archive of pickles: its name, MD5, the folder in it and the wanted members;
+    subfolder: of a folder of data sets, where it may be."""
 
     filename: str
     md5: str
     folder: str
-    members: dict[str, str]
+    members: tuple[CanonicalFile, ...]
     subfolder: str
 
 
 def _official_archive(cls: type, members: list, subfolder: str) -> PickleArchive:
-    return PickleArchive(cls.filename, cls.tgz_md5, cls.base_folder, dict(members), subfolder)
+    files = tuple(CanonicalFile(name, md5, algorithm="md5") for name, md5 in members)
+    return PickleArchive(cls.filename, cls.tgz_md5, cls.base_folder, files, subfolder)
 
 
 _C10, _C100 = torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100
@@ -72,38 +74,28 @@ def read_archive(folder: Path, archive: PickleArchive) -> Pieces:
     Looks in ``folder`` and the archive's subfolder for the extracted folder, the bare members and
     the archive. Raises Unavailable if there is nothing, Damaged if it is incomplete or altered.
     """
-    incomplete = ""
+    names, incomplete = [file.name for file in archive.members], ""
     for root in (folder, folder / archive.subfolder):
         for place in (root / archive.folder, root):
-            lacking = [name for name in archive.members if not (place / name).is_file()]
+            lacking = [name for name in names if not (place / name).is_file()]
             if not lacking:
-                found = {
-                    n: Piece((place / n).read_bytes(), str(place / n)) for n in archive.members
-                }
-                return _checked(found, archive)
-            if place != root and len(lacking) < len(archive.members):
+                found = {n: Piece((place / n).read_bytes(), str(place / n)) for n in names}
+                verified(archive.members, found)
+                return found
+            if place != root and len(lacking) < len(names):
                 incomplete = incomplete or f"{place} lacks {', '.join(lacking)}"
         if (packed := root / archive.filename).is_file():
-            _check(file_digest(packed, "md5"), archive.md5, str(packed), packed.stat().st_size)
-            inside = {f"{archive.folder}/{name}": name for name in archive.members}
+            if (md5 := file_digest(packed, "md5")) != archive.md5:
+                size = packed.stat().st_size
+                raise Damaged(f"{packed} ({size} bytes) has md5 {md5}, not {archive.md5}")
+            inside = {f"{archive.folder}/{name}": name for name in names}
             members = read_members(packed, inside)
             found = {inside[n]: Piece(data, f"{packed}:{n}") for n, data in members.items()}
-            return _checked(found, archive)
+            verified(archive.members, found)
+            return found
     if incomplete:
         raise Damaged(incomplete)
     raise Unavailable(f"neither {archive.folder} nor {archive.filename} in it")
-
-
-def _checked(pieces: Pieces, archive: PickleArchive) -> Pieces:
-    for name, piece in pieces.items():
-        found = digest(piece.data, "md5")
-        _check(found, archive.members[name], piece.origin, len(piece.data))
-    return pieces
-
-
-def _check(found: str, expected: str, origin: str, size: int) -> None:
-    if found != expected:
-        raise Damaged(f"{origin} ({size} bytes) has MD5 {found} where {expected} is expected")
 
 
 def read_cifar10_folder(folder: Path, archive: PickleArchive = CIFAR10_ARCHIVE) -> Pieces:
@@ -194,9 +186,7 @@ CIFAR10 = Dataset(
 CIFAR100 = Dataset(
     name="cifar100",
     title="CIFAR-100",
-    files=tuple(
-        CanonicalFile(name, md5, algorithm="md5") for name, md5 in CIFAR100_ARCHIVE.members.items()
-    ),
+    files=CIFAR100_ARCHIVE.members,
     read_folder=_read_cifar100_folder,
     sources=(_official(_C100, _read_cifar100_folder, "169 MB"),),
     homepage=HOMEPAGE,

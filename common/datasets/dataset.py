@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -158,7 +159,7 @@ def _from_folder(dataset: Dataset, folder: Path, setting: str) -> Copy:
     if not folder.is_dir():
         raise Unavailable("there is no such folder")
     try:
-        files = _verified(dataset, dataset.read_folder(folder))
+        files = verified(dataset.files, dataset.read_folder(folder))
     except (Damaged, OSError) as error:
         place = getattr(error, "filename", None)
         reason = f"{place} cannot be read ({error})" if place else error
@@ -179,7 +180,7 @@ def _from_cache(dataset: Dataset) -> Copy | None:
     if not all(path.is_file() for path in paths):
         return None
     pieces = {path.name: Piece(path.read_bytes(), str(path)) for path in paths}
-    return Copy(_verified(dataset, pieces), f"cache {dataset.cache_folder}")
+    return Copy(verified(dataset.files, pieces), f"cache {dataset.cache_folder}")
 
 
 def _fill_cache(dataset: Dataset, tried: list[str]) -> Copy | None:
@@ -201,7 +202,7 @@ def _fill_cache(dataset: Dataset, tried: list[str]) -> Copy | None:
                 # Inside the cache, under the name of a leftover: a kill leaves nothing elsewhere,
                 # and the next download clears it away.
                 with tempfile.TemporaryDirectory(".tmp", ".", folder) as workspace:
-                    files = _verified(dataset, source.fetch(Path(workspace)))
+                    files = verified(dataset.files, source.fetch(Path(workspace)))
             except (Unavailable, Damaged) as reason:
                 _say(f"{dataset.title}: {source.description} failed: {reason}")
                 tried.append(f"{source.description} ({reason})")
@@ -212,12 +213,12 @@ def _fill_cache(dataset: Dataset, tried: list[str]) -> Copy | None:
     return None
 
 
-def _verified(dataset: Dataset, pieces: Pieces) -> dict[str, bytes]:
-    return {file.name: _verify(file, pieces[file.name]) for file in dataset.files}
+def verified(files: Sequence[CanonicalFile], pieces: Pieces) -> dict[str, bytes]:
+    """The bytes of the pieces by name if they are those of the files, else Damaged."""
+    return {file.name: _verify(file, pieces[file.name]) for file in files}
 
 
 def _verify(file: CanonicalFile, piece: Piece) -> bytes:
-    """The bytes of ``piece`` if they are those of ``file``, else Damaged."""
     if file.shape is not None and len(piece.data) != prod(file.shape):
         raise Damaged(
             f"{piece.origin} gives {len(piece.data)} bytes of {file.name} "
@@ -226,8 +227,8 @@ def _verify(file: CanonicalFile, piece: Piece) -> bytes:
     found = digest(piece.data, file.algorithm)
     if found != file.checksum:
         raise Damaged(
-            f"{piece.origin} has {file.algorithm} {found} for {file.name} "
-            f"where {file.checksum} is expected"
+            f"{piece.origin} ({len(piece.data)} bytes) has {file.algorithm} {found} for "
+            f"{file.name} where {file.checksum} is expected"
         )
     return piece.data
 

@@ -35,15 +35,16 @@ def md5(data: bytes) -> str:
 def pack(folder: Path, archive: str, inner: str, members: dict[str, dict]) -> PickleArchive:
     """An archive in the official format, in ``folder``, and its description."""
     (folder / inner).mkdir(parents=True)
-    checks = {}
+    checks = []
     for name, content in members.items():
         data = pickle.dumps(content, protocol=2)
         (folder / inner / name).write_bytes(data)
-        checks[name] = md5(data)
+        checks.append(CanonicalFile(name, md5(data), algorithm="md5"))
     with tarfile.open(folder / archive, "w:gz") as tar:
         tar.add(folder / inner, arcname=inner)
     subfolder = "cifar100" if "100" in archive else "cifar10"
-    return PickleArchive(archive, md5((folder / archive).read_bytes()), inner, checks, subfolder)
+    checksum = md5((folder / archive).read_bytes())
+    return PickleArchive(archive, checksum, inner, tuple(checks), subfolder)
 
 
 def random_images(count: int, seed: int) -> np.ndarray:
@@ -80,7 +81,7 @@ def small100(tmp_path) -> tuple[Path, PickleArchive]:
 
 def theirs(cls: type, folder: Path, archive: PickleArchive, train: bool, meta: dict):
     """torchvision's own reader on the small archive."""
-    members = list(archive.members.items())
+    members = [(file.name, file.checksum) for file in archive.members]
     split = {
         "train_list": [m for m in members if m[0] == "train" or m[0].startswith("data_batch")],
         "test_list": [m for m in members if m[0].startswith("test")],
@@ -137,13 +138,13 @@ def test_altered_files_are_refused_before_they_are_opened(small10, monkeypatch):
     data = bytearray(batch.read_bytes())
     data[len(data) // 2] ^= 1
     batch.write_bytes(data)
-    with pytest.raises(Damaged, match=f"data_batch_2 .{len(data)} bytes. has MD5"):
+    with pytest.raises(Damaged, match=f"data_batch_2 .{len(data)} bytes. has md5"):
         read_cifar10_folder(folder, archive)
     batch.unlink()
     packed = folder / archive.filename
     packed.write_bytes(packed.read_bytes()[:-100])
     monkeypatch.setattr(tarfile, "open", lambda *_: pytest.fail("an archive was opened"))
-    with pytest.raises(Damaged, match=r"cifar-10-python\.tar\.gz .* has MD5"):
+    with pytest.raises(Damaged, match=r"cifar-10-python\.tar\.gz .* has md5"):
         read_cifar10_folder(folder, archive)
 
 
@@ -151,14 +152,15 @@ def test_packed_pickle_with_another_md5_is_refused(small10, tmp_path):
     folder, archive = small10
     (tmp_path / "packed").mkdir()
     (folder / archive.filename).rename(tmp_path / "packed" / archive.filename)
-    other = dataclasses.replace(archive, members=archive.members | {"test_batch": md5(b"")})
-    with pytest.raises(Damaged, match=r"test_batch .* has MD5"):
+    members = (*archive.members[:-1], CanonicalFile("test_batch", md5(b""), algorithm="md5"))
+    other = dataclasses.replace(archive, members=members)
+    with pytest.raises(Damaged, match=r"test_batch .* has md5"):
         read_cifar10_folder(tmp_path / "packed", other)
 
 
 def test_real_checksums_refuse_small_data(small10, tmp_path):
     folder, _ = small10
-    with pytest.raises(UserError, match=r"data_batch_1 .* has MD5") as error:
+    with pytest.raises(UserError, match=r"data_batch_1 .* has md5") as error:
         load_cifar10(folder)
     assert "\n" not in str(error.value)
     (tmp_path / "empty").mkdir()
@@ -184,7 +186,7 @@ def test_png_strips_are_read_as_images(tmp_path):
 def small_cifar100(archive: PickleArchive):
     return dataclasses.replace(
         CIFAR100,
-        files=tuple(CanonicalFile(n, m, algorithm="md5") for n, m in archive.members.items()),
+        files=archive.members,
         read_folder=partial(read_archive, archive=archive),
     )
 

