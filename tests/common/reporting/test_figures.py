@@ -83,22 +83,6 @@ def test_a_figure_without_words_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_exception_while_saving_leaves_the_old_figure(tmp_path, monkeypatch):
-    fig, axes = new_figure()
-    figure = save_figure(fig, tmp_path, "f", alt="Empty.")
-    before = figure.path_png.read_bytes()
-    axes.plot([1, 2])
-
-    def fail(_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_figure(fig, tmp_path, "f", alt="A line.")
-    assert figure.path_png.read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.pdf", "f.png"]
-
-
 def test_the_house_style_ends_with_its_context():
     before = dict(matplotlib.rcParams)
     with pytest.raises(RuntimeError), figure_style():

@@ -1,7 +1,6 @@
 """The report: one well-formed file, nothing fetched, nothing of the content taken for markup."""
 
 import base64
-import os
 import re
 from html.parser import HTMLParser
 
@@ -181,20 +180,3 @@ def test_a_missing_figure_is_named(tmp_path):
     with pytest.raises(UserError, match=r"lost\.png"):
         write_report([Section("s", figures=(lost,))], tmp_path / "r.html", "t", {})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_writing_is_repeatable_and_in_one_step(sections, tmp_path, monkeypatch):
-    path = tmp_path / "out" / "report.html"
-    write_report(sections, path, "t", {})
-    before = path.read_bytes()
-    write_report(sections, path, "t", {})
-    assert path.read_bytes() == before
-
-    def fail(_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_report(sections, path, "another", {})
-    assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
