@@ -1,4 +1,7 @@
-"""Starts runs in processes of their own on this machine. Another launcher has the same methods."""
+"""Starts runs in processes of their own on this machine.
+
+``launch_slurm`` has a launcher and runs with the same methods, for a cluster.
+"""
 
 import os
 import subprocess
@@ -6,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
 
 from common.command import PARENT
 from common.files import INHERITED_LOCK, try_lock
@@ -32,39 +34,12 @@ def command(config: RunSettings, default: RunSettings) -> list[str]:
     return words
 
 
-class Run(Protocol):
-    """A run that has been started; its output goes to ``log``."""
-
-    config: RunSettings
-    log: Path
-
-    def ended(self) -> bool: ...
-
-    def failure(self) -> str | None:
-        """Of a run that has ended: None if it ended well, else the reason in a line."""
-        ...
-
-    def stop(self) -> None:
-        """Asks it to end in order."""
-        ...
-
-
-class Launcher(Protocol):
-    """Where runs are carried out."""
-
-    slots: int
-    """Runs at a time."""
-
-    def start(self, config: RunSettings) -> Run | None:
-        """Starts a run; None if another process works on it, or has just finished it."""
-        ...
-
-
 @dataclass(frozen=True)
 class LocalLauncher:
     """Processes on this machine that end with this one, however it ends.
 
-    default: the preset's settings. extra: words for every run's command line.
+    default: the preset's settings. slots: runs at a time. extra: words for every run's command
+    line.
     """
 
     default: RunSettings
@@ -72,6 +47,7 @@ class LocalLauncher:
     extra: Sequence[str] = ()
 
     def start(self, config: RunSettings) -> "LocalRun | None":
+        """Starts a run; None if another process works on it, or has just finished it."""
         directory = config.directory()
         lock = try_lock(directory)
         if lock is None:
@@ -105,7 +81,7 @@ class LocalLauncher:
 
 @dataclass(frozen=True)
 class LocalRun:
-    """One run in its own process, with its output in run.log."""
+    """A run that has been started in a process of its own; its output goes to ``log``."""
 
     config: RunSettings
     log: Path
@@ -115,11 +91,13 @@ class LocalRun:
         return self.process.poll() is not None
 
     def failure(self) -> str | None:
+        """Of a run that has ended: None if it ended well, else the reason in a line."""
         if self.process.returncode == 0:
             return None
         return last_line(self.log) or f"exit status {self.process.returncode}"
 
     def stop(self) -> None:
+        """Asks it to end in order."""
         self.process.terminate()
 
 

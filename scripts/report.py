@@ -59,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{arguments.records} holds no finished runs of preset {arguments.preset}: "
             "run scripts/reproduce.sh first"
         )
-    own: dict[str, list[RunRecord]] = {}
-    for record in records:
-        own.setdefault(record.experiment, []).append(record)
+    own = {e: [r for r in records if r.experiment == e] for e in EXPERIMENTS}
     folder = str(arguments.records / "EXPERIMENT" / arguments.preset)
     sources = claims.shipped_sources(ROOT / "results", EXPERIMENTS)
     sources.append(claims.Source(arguments.preset, folder, own, words="own runs"))

@@ -25,9 +25,17 @@ from common.runs import finished_record
 from common.settings import RunSettings
 from common.training import choose_device, progress
 from scripts.experiments import EXPERIMENTS
-from scripts.launch import Launcher, LocalLauncher, Run
-from scripts.launch_slurm import SlurmQueue, SubmititLauncher, add_arguments, slurm_executor
+from scripts.launch import LocalLauncher, LocalRun
+from scripts.launch_slurm import (
+    SlurmQueue,
+    SubmititLauncher,
+    SubmittedRun,
+    add_arguments,
+    slurm_executor,
+)
 
+Launcher = LocalLauncher | SubmititLauncher
+Run = LocalRun | SubmittedRun
 POLL_SECONDS = 0.5
 
 
