@@ -118,15 +118,15 @@ def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
     Where the system or the file system has no locks, the block runs without one.
     """
     lock = _inherited_lock(folder)
-    began, told = time.monotonic(), False
+    began, said = time.monotonic(), False
     while lock is None and (lock := try_lock(folder)) is None:
         if patience is not None and time.monotonic() - began >= patience:
             raise UserError(
                 f"another process is at work in {folder}: wait for it, or choose another folder"
             )
-        if not told:
+        if not said:
             print(f"waiting for the process that is at work in {folder} ...", file=sys.stderr)
-            told = True
+            said = True
         time.sleep(0.2)
     try:
         yield

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How near each estimator comes to the exact one-step hypergradient, on rotation (MNIST) and label
+# How close each estimator gets to the exact one-step hypergradient, on rotation (MNIST) and label
 # noise (CIFAR-10), at the start, middle and end of training: measurements, tables, figures. Needs
 # MNIST and CIFAR-10 (150 to 180 MB, fetched). On two CPU cores about a quarter of an hour; smoke two minutes.
 # Kill it at any time: the same command goes on.

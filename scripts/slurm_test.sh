@@ -4,7 +4,7 @@
 #   bash scripts/slurm_test.sh [FOLDER]
 #
 # Runs three methods of rotation and of metaweightnet at preset smoke through it, interrupts three of
-# the jobs (requeued as by preemption; told of its time limit; cancelled), and compares all records
+# the jobs (requeued as by preemption; warned of its time limit; cancelled), and compares all records
 # with those of --launcher local, bit for bit. FOLDER keeps the runs, so that the same command goes on
 # after a kill; without it they are removed. Needs: Debian's slurm-wlm and munge, installed but not
 # running; a root shell, or slurmd that runs without. Takes: some three minutes on two free cores, on
@@ -40,7 +40,7 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# A key, sockets, ports and folders of its own: a Slurm that is installed is neither used nor met.
+# A key, sockets, ports and folders of its own: a Slurm that is installed is not used or disturbed.
 mkdir "$scratch/munge" "$scratch/state" "$scratch/spool"
 chmod 755 "$scratch"
 chmod 711 "$scratch/munge"

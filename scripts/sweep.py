@@ -145,7 +145,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[E
     parser.add_number("--threads", int, THREADS, help="CPU threads of each run (default: 1)")
     parser.add_argument("--no-report", action="store_true", help="runs only")
     parser.add_argument(
-        "--launcher", choices=("local", "slurm"), default="local", help="where runs are carried out"
+        "--launcher", choices=("local", "slurm"), default="local", help="where runs are made"
     )
     add_arguments(parser)
     words = sys.argv[1:] if argv is None else argv

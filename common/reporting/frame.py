@@ -37,7 +37,7 @@ def pairs(
     columns keys, ``value``, ``reference``, ``difference`` = value - reference.
 
     metric: a column. Runs without a partner are left out. UserError if two runs of a method have
-    the same keys, so that nobody knows which is meant.
+    the same keys.
     """
     keys = list(keys)
     if runs.empty or metric not in runs:

@@ -113,7 +113,7 @@ def judge(published: Published | None, measured: Measured | None, floor: float =
     if published.standard_error is not None and measured_error is not None:
         tolerance = max(floor, 2 * math.hypot(published.standard_error, measured_error))
     difference = abs(measured.mean - published.mean)
-    # Values are read at two decimals: a tie must not hang on the last bit of a float.
+    # Values are read at two decimals: a tie must not depend on the last bit of a float.
     difference -= 1e-9
     if difference <= tolerance:
         return "agrees"
