@@ -1,10 +1,10 @@
 """How close each estimator gets to the exact one-step hypergradient, on a real problem.
 
 At one snapshot of training every estimator is run several times on the same pairs of batches, and
-compared with T1T2 in float64 (``fidelity_metrics.compare``). What is varied, one at a time from
-EvoGrad's setting in the paper (K = 2, sigma = 1e-3, tau = 0.05, signs): K, sigma, tau, antithetic
-and Gaussian candidates, the part that is perturbed, the precision; beside them the estimators that
-share EvoGrad's cost.
+compared with T1T2 in float64 (``metrics.compare``). These vary one at a time from EvoGrad's setting
+in the paper (K = 2, sigma = 1e-3, tau = 0.05, signs): K, sigma, tau, antithetic and Gaussian
+candidates, differences of validation losses in place of a backward pass, the part that is
+perturbed, the precision. Beside them stand the estimators that share EvoGrad's cost.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -96,6 +96,10 @@ def precision_rows(bench: Bench, options: Options) -> list[Row]:
     """Estimates in float32 and bfloat16 against the same draws in float64: rounding alone."""
     snapshot, rows = bench.snapshot, []
     kinds = [("EvoGrad, sigma", s, EvoGrad(sigma=s)) for s in options.sigmas]
+    kinds += [
+        ("EvoGrad by differences, sigma", s, EvoGrad(sigma=s, mode="differences"))
+        for s in options.sigmas
+    ]
     kinds += [("along g, radius", r, EvoGradAlongGradient(r, TAU)) for r in options.radii]
     kinds += [("T1-T2", "", T1T2(snapshot.inner_lr))]
     pairs = snapshot.readings[snapshot.noise_prediction]

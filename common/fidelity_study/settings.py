@@ -72,7 +72,13 @@ def settings(snapshot: Snapshot, options: Options, brief: bool) -> list[Setting]
             Setting("finite difference", r, FiniteDifference(eta, r), reading)
             for r in options.radii
         ]
-        if brief or number:
+        if brief:
+            continue
+        found += [
+            Setting("along g, one-sided", r, EvoGradAlongGradient(r, TAU, one_sided=True), reading)
+            for r in options.radii
+        ]
+        if number:
             continue  # the rest in the paper's reading only
         paper, draws = EvoGrad(), options.draws
         own = EvoGrad().effective_inner_lr
@@ -88,6 +94,8 @@ def settings(snapshot: Snapshot, options: Options, brief: bool) -> list[Setting]
             "antithetic": replace(paper, antithetic=True),
             "gaussian": replace(paper, perturbation="gaussian"),
             "one at theta": AnchoredEvoGrad(),
+            "by differences": replace(paper, mode="differences"),
+            "one at theta, by differences": AnchoredEvoGrad(mode="differences"),
         } | {name: replace(paper, perturb=which) for name, which in snapshot.parts.items()}
         found += [Setting("kind", n, e, reading, draws) for n, e in kinds.items()]
         for count in options.brief_candidates:

@@ -70,6 +70,12 @@ def test_estimators_without_noise_come_near_and_small_precision_does_not():
     assert found["finite difference", 0.01]["gain"] == pytest.approx(1, abs=0.01)
     assert found["K", 2]["cosine"] < 0.999
     assert found["K", 2] | {"series": "tau", "x": 0.05} == found["tau", 0.05]
+    # The same draws: differences are off by sigma^2 and rounding, one side by the radius.
+    for kind, setting in (("by differences", ("K", 2)), ("one at theta, by differences", None)):
+        expected = found[setting or ("kind", "one at theta")]["gain"]
+        assert found["kind", kind]["gain"] == pytest.approx(expected, abs=0.02)
+    one_sided, both = (found[name, 0.01] for name in ("along g, one-sided", "along g"))
+    assert one_sided["cosine"] == pytest.approx(both["cosine"], abs=0.01)
 
 
 def test_a_record_has_its_tables_and_figures(tmp_path):
