@@ -1,4 +1,4 @@
-"""Ranges of settings, written beside the setting and checked in one place.
+"""Ranges of settings, written in their annotations and checked in one place.
 
     @dataclass(frozen=True)
     class Config(RunSettings):

@@ -2,7 +2,7 @@
 
 Every experiment is a folder whose ``config.py`` ends with ``EXPERIMENT = Experiment(...)``. Its
 other files have fixed names and are imported on use: ``train`` has ``run(config)``, ``report`` has
-``section(records, preset, folder)``, and where there is one, ``cost`` has ``cases(size)`` and
+``section(records, preset, folder)``; if they exist, ``cost`` has ``cases(size)`` and
 ``fidelity`` has ``moments(...)``.
 """
 
@@ -81,15 +81,15 @@ def variant_of(presets: "Mapping[str, RunSettings]", words: Mapping[str, str]) -
 
 @dataclass(frozen=True)
 class Experiment:
-    """What all experiments have, said once for each.
+    """The declaration of an experiment.
 
     name: of the folder. title: of its section. description: for ``--help``. presets: settings by
     preset, the first being the default. planned: preset -> the runs behind its tables and figures.
     metric: of a run's final values, the one that methods are compared in. baseline: the method that
-    others are compared with. axes: settings besides method and seed that tell planned runs apart
-    (the unseen domain, the target language). variant: how a run's settings
-    differ from its preset, in words; runs with such words have rows of their own in tables. data:
-    the data sets that a preset needs, by their names in common/datasets.
+    others are compared with. axes: settings, besides method and seed, that tell planned runs apart
+    (the unseen domain, the target language). variant: how a run's settings differ from its preset,
+    in words; runs with such words have separate rows in tables. data: the data sets that a preset
+    needs, by their names in common/datasets.
     """
 
     name: str
@@ -168,4 +168,6 @@ def load_experiment(name: str) -> Experiment:
     except (ModuleNotFoundError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name not in (name, f"{name}.config"):
             raise
-        raise UserError(f"{name} is no experiment: it has no config.py with EXPERIMENT") from None
+        raise UserError(
+            f"{name} is not an experiment: it has no config.py with EXPERIMENT"
+        ) from None

@@ -1,7 +1,7 @@
-"""What the reports of all experiments share: runs in order, rows, differences, panels, the section.
+"""What the reports of all experiments share: ordered runs, rows, differences, panels, the section.
 
-A place is where runs stand in the tables, apart from their method: the data set and its noise, the
-languages, the unseen domain. A label is the method with what the run changes, see
+A place says where runs belong in the tables, apart from their method: the data set and its noise,
+the languages, the unseen domain. A label is the method with the run's variant, see
 ``Experiment.label``.
 """
 
@@ -62,7 +62,7 @@ def by_place(
 
 
 def by_label(experiment: Experiment, records: Iterable[RunRecord]) -> Group:
-    """Runs by label, wherever they stand."""
+    """Runs by label, whatever their place."""
     return by_place(experiment, records, lambda config: ()).get((), {})
 
 
@@ -76,8 +76,8 @@ def comparisons(
     judged: bool,
     ci95: str | None = None,
 ) -> list[Comparison]:
-    """The paper's values beside the measured ones: at each place what was run, then what is
-    planned and was not. Runs that change something have no published value.
+    """The paper's values and the measured ones: at each place what was run, then what is planned
+    and was not run. Runs with a variant have no published value.
 
     ci95: see ``collect_metric``.
     """
@@ -156,7 +156,7 @@ def step_costs(
     where: str = "",
     note: str = "Measured while other runs may have shared the machine: compare ratios.",
 ) -> Table:
-    """The cost of a training step by label, beside the baseline's. where: a remark on the runs."""
+    """The cost of a training step by label, relative to the baseline. where: of which runs."""
     costs = {label: [r.cost for r in runs] for label, runs in by_label(experiment, records).items()}
     baseline = experiment.methods[experiment.baseline].label
     caption = (

@@ -41,7 +41,7 @@ Config = TypeVar("Config", bound=RunSettings)
 
 
 class RecordedTask(Task, Protocol):
-    """What ``execute`` needs beside the training loop.
+    """What ``execute`` needs in addition to the training loop.
 
     A task may also have ``curves() -> dict[str, list[float]]``: series for figures, by name, as
     they stand after the last epoch. A task whose steps may be shared by processes (see
@@ -72,9 +72,9 @@ def execute(
     epochs: int,
     best_metric: str,
 ) -> RunRecord:
-    """Carries out a run, or returns the record it has left already.
+    """Carries out a run, or returns the record that it has left already.
 
-    best_metric: which metric's best epoch is recorded, beside the last epoch of all.
+    best_metric: the metric whose best epoch is recorded, in addition to the last epoch.
     """
     directory = config.directory()
     if (record := finished_record(config)) is not None:

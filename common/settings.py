@@ -83,7 +83,7 @@ class RunSettings:
         return self
 
 
-# Options of the estimators whose setting has another name.
+# Options of the estimators whose setting has a different name.
 _SETTINGS = {
     "mode": "evograd_mode",
     "layers": "sampled_layers",

@@ -82,7 +82,7 @@ class Config(EstimatorSettings):
     """Domains of an epoch's episodes. mixed: all seen domains equally often; pairs: one pseudo-seen
     and one pseudo-unseen, drawn for each epoch; released: mixed for none and ft, pairs for lft."""
     auxiliary: Literal["released", "on", "off"] = "released"
-    """Classification loss on the base domain beside the episode's; released: only for lft."""
+    """Classification loss on the base domain, added to the episode's; released: only for lft."""
     ft: Literal["trained", "fixed"] = "trained"
     """Transformations of method ft: trained with the model on the training loss, or fixed."""
     order: Literal["released", "base_first", "meta_first"] = "released"
@@ -298,13 +298,13 @@ def planned_runs(preset: str) -> list[Config]:
     ]
 
 
-# Settings that have a place of their own in a run's name.
+# Settings that a run's name contains anyway, or that do not change the result.
 _NAMED = ("method", "seed", "preset", "unseen", "backbone", "head", "n_way", "n_shot", "log_every")
 
 
 def variant(settings: Mapping[str, Any]) -> list[str]:
-    """How a run's settings differ from its preset, beside those that its name contains anyway;
-    ``controlled`` for those of CONTROLLED together."""
+    """How a run's settings differ from its preset, except for _NAMED; ``controlled`` stands for
+    those of CONTROLLED together."""
     preset = PRESETS[settings["preset"]].deciding()
     changes = {
         name: settings[name]

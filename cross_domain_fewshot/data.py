@@ -42,7 +42,7 @@ def open_domain(
     """
     known = DOMAINS[benchmark] + OPTIONAL_DOMAINS[benchmark]
     if name not in known:
-        raise UserError(f"there is no domain {name} in {benchmark}: use {', '.join(known)}")
+        raise UserError(f"{benchmark} has no domain {name}: use {', '.join(known)}")
     if split not in SPLITS:
         raise UserError(f"there is no split {split}: use {', '.join(SPLITS)}")
     device = torch.device(device)

@@ -56,7 +56,7 @@ class NoiseRecord(Record):
 
 
 class SameNoise:
-    """A problem whose inner loss has the same noise whenever it is taken."""
+    """A problem whose inner loss has the same noise in every evaluation."""
 
     def __init__(self, problem: BilevelProblem, seed: int) -> None:
         self.problem, self.seed = problem, seed
@@ -171,7 +171,7 @@ def noise_table(records: Sequence[NoiseRecord]) -> Table:
         tuple(rows),
         caption="Embedded images, float64, at the start and at the end of training. Sd of losses: "
         "between the candidates of a hypergradient (of 32). Share of noise: the part of "
-        "these losses' variance that is there only because every candidate has noise of its own. "
+        "these losses' variance that exists only because every candidate has its own noise. "
         "Largest weight: of the softmax over the candidates, mean. Cosine to the exact one-step "
         f"hypergradient: of the same draw of the noise; of the mean over {EXACT_DRAWS} draws.",
         notes=(

@@ -89,7 +89,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 
 def draw_studies(records: Path, folder: Path) -> None:
-    """The tables of what is no run: from records/STUDY/records into folder/STUDY."""
+    """The tables of studies that are not runs: from records/STUDY/records into folder/STUDY."""
     if found := load_folder(records / "noise" / "records", NoiseRecord):
         write_table(noise_table(found), folder / "noise", "noise")
 
@@ -132,7 +132,7 @@ def published_accuracy(config: Mapping[str, Any]) -> Published | None:
 
 
 def accuracy_table(records: Sequence[RunRecord], preset: str) -> Table:
-    """Table 3 on the paper's data: published beside measured, planned cells without runs too."""
+    """Table 3 on the paper's data: published and measured, with planned cells without runs."""
     groups = by_place(EXPERIMENT, records, _place, _order)
     planned = [config for config in planned_runs(preset) if config.benchmark == "paper"]
     places = dict.fromkeys([*(_place(config.deciding()) for config in planned), *groups])

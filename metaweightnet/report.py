@@ -87,8 +87,8 @@ def published_accuracy(config: Mapping[str, Any]) -> Published | None:
 
 
 def accuracy_table(groups: Groups, preset: str) -> Table:
-    """Table 4: published beside measured. Planned cells without runs are included where their
-    data set and noise has runs, at the paper's size everywhere."""
+    """Table 4: published and measured. Planned cells without runs are included if their data set
+    and noise has runs, at the paper's size always."""
     planned, judged = planned_runs(preset), preset == "paper"
     everywhere = {setting_of(config.deciding()) for config in planned} if judged else set()
     places = sorted({*groups, *everywhere})

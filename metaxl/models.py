@@ -43,8 +43,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Hidden states (N, L, H) of subwords (N, L); mask (N, L), 0 or False at padding.
 
-        hidden: the output of layer ``depth`` (0: of the embeddings), to go on from instead of
-        starting with the subwords. stop: the layer whose output is returned; None is the last.
+        hidden: the output of layer ``depth`` (0: of the embeddings), to continue from instead of
+        starting with the subwords. stop: the layer whose output is returned; None: the last.
         """
         if hidden is None:
             positions = None

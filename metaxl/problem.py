@@ -77,7 +77,7 @@ class MetaXLProblem:
         return self.loss(params, batch)
 
     def loss(self, params: Tensors, batch: Batch) -> Tensor:
-        """The loss on sentences as they are, without a transformation network."""
+        """The loss on sentences without a transformation network."""
         return self._head_loss(params, self.states(params, batch), batch)
 
     def source_states(self, params: Tensors, hyper: Tensors, batch: Batch) -> list[Tensor]:

@@ -46,7 +46,7 @@ _REFERENCES = {
 _INTRO = """
 A tagger learns named entities from many sentences of a source language and 100 of a target
 language. A transformation network changes the source's representations; it is learned from half
-of each batch of target sentences. **Joint training** takes both languages as they are. **Joint
+of each batch of target sentences. **Joint training** trains on both languages without it. **Joint
 training on halves** trains as the methods with a transformation network do, on the other half of
 each target batch, without the network: what a method gains over it is the network's. **Decay only**
 moves the network by its weight decay alone. **Target only** leaves the source out.
@@ -96,7 +96,7 @@ def published_f1(config: Mapping[str, Any]) -> Published | None:
 
 
 def published_table(groups: Groups, preset: str) -> Table:
-    """Table 5: published beside measured, on WikiAnn from English."""
+    """Table 5: published and measured, on WikiAnn from English."""
     rows = comparisons(
         EXPERIMENT,
         [(target,) for target in PAPER_TARGETS],
@@ -131,7 +131,7 @@ def language_table(groups: Groups, dataset: str, source: str) -> Table:
         caption="At the epoch with the best dev F1.",
         notes=(
             "±: half-width of the 95 % confidence interval over seeds, by Student's t.",
-            f"On the {title}, not the paper's data: not to be set beside its numbers.",
+            f"Data: {title}, not the paper's, so not comparable with its numbers.",
         ),
     )
 
@@ -187,7 +187,7 @@ def details_table(groups: Groups) -> Table:
 
 
 def decay_table(records: Sequence[RunRecord]) -> Table:
-    """What moves the transformation network: the hypergradient beside the weight decay."""
+    """What moves the transformation network: the hypergradient or the weight decay."""
     moved = [record for record in records if "moved" in record.final]
     pooled = by_place(EXPERIMENT, moved, lambda config: (config["dataset"],))
     rows = []

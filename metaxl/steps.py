@@ -109,7 +109,7 @@ class Learner:
         return self._update(sum(losses) / len(losses))
 
     def base_step(self, batch: InnerBatch) -> dict[str, Tensor]:
-        """The tagger's step on L_T with the transformation network as it is now."""
+        """The tagger's step on L_T with the present transformation network."""
         constants = {name: h.detach() for name, h in self.transformation.named_parameters()}
         loss = self.problem.inner_loss(self.params, constants, batch)
         return self._update(loss, self.config.clip)
@@ -148,7 +148,7 @@ class Learner:
 
     def repeated_meta_step(self, batch: InnerBatch, meta: Batch) -> dict[str, Tensor]:
         """EvoGrad as the authors' code computes it: 2K + 1 encoder passes (source and target for
-        every candidate, the meta loss), each with dropout masks of its own, all kept as one graph
+        every candidate, the meta loss), each with its own dropout masks, all kept as one graph
         and back-propagated through."""
         heads = {name: tensor for name, tensor in self.params.items() if is_head(name)}
         rest = {name: tensor for name, tensor in self.params.items() if not is_head(name)}

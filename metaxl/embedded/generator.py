@@ -2,7 +2,7 @@
 
 A sentence is a piece of the Universal Declaration (several, if they are short) with up to three
 phrases set into it at random places: a mention within a few words of context, a mention in the
-place of a word, or a decoy, which looks like a mention and is none. One sentence in twenty is
+place of a word, or a decoy, which looks like a mention but is not. One sentence in twenty is
 all in lower case, and one in twenty has every word capitalised: case alone does not tell all.
 
 Randomness is Python's ``random.Random(int).random()``, whose sequence the language guarantees.

@@ -37,7 +37,7 @@ class Language:
     (PARTS), of which :func:`split_of_mention` says what each split may make mentions.
     organisations: patterns of names, with slots {place}, {family}, {topic}. contexts: words around
     mentions, with slots {PER}, {ORG}, {LOC}; "{LOC}+in" puts the suffix "in" on the last word.
-    decoys: phrases with capitals or names of languages that are no entities. joints: words that a
+    decoys: phrases with capitals or names of languages that are not entities. joints: words that a
     phrase is set before. suffixes: by name, (regular expression for the word, suffix) in the order
     in which they are tried.
     """

@@ -38,7 +38,7 @@ def test_what_does_not_exist_is_named(preset, chosen, named):
 
 @pytest.mark.parametrize("folder", ["common", "nonsense"])
 def test_a_folder_without_an_experiment_is_named(folder):
-    with pytest.raises(UserError, match=f"{folder} is no experiment"):
+    with pytest.raises(UserError, match=f"{folder} is not an experiment"):
         load_experiment(folder)
 
 
