@@ -118,10 +118,12 @@ class EvoGradAlongGradient(Estimator):
     def _pulled_back(self, at: Point, g: Tensors) -> tuple[float, Tensors]:
         """The Jacobian of the inner step times g: a factor, and a vector."""
         step = self.inner_step
-        if isinstance(step, Optimizer) and not isinstance(step, SGD):
-            found = at.stepped(step)[1]
-        else:  # a Jacobian that does not depend on dL_T/dtheta
+        if not isinstance(step, Optimizer):
+            return -current(step), g
+        if isinstance(step, SGD):  # whose Jacobian does not depend on dL_T/dtheta
             found = stepped(step, at.params, at.theta, at.theta)
+        else:
+            found = at.stepped(step)[1]
         return found.factor, found.pulled_back(g)
 
 

@@ -18,6 +18,7 @@ from .problem import (
     detached,
     gradients,
     gradients_by_both,
+    gradients_or_none,
     leaves,
     norm,
     split_like,
@@ -93,8 +94,10 @@ class _Tangents:
                 outputs += inner_grads.values()
                 vectors += [self.z[n][row] for n in inner_grads]
             if (grad := hyper_grads[name]) is not None:
+                unit = torch.zeros_like(grad, memory_format=torch.contiguous_format)
+                unit.view(-1)[index] = 1
                 outputs.append(grad)
-                vectors.append(self._unit(name, index))
+                vectors.append(unit)
             for n, change in gradients(outputs, theta, vectors, retain_graph=True).items():
                 if self.w is not None:
                     change = self.w[n][row].mul_(self.momentum).add_(change)
@@ -108,21 +111,12 @@ class _Tangents:
         """-m deta/dlambda of one step, where the rates are functions of lambda."""
         learned = {n: rate for n, rate in (self.eta.learned or {}).items() if rate.requires_grad}
         for n, rate in learned.items():
-            slopes = torch.autograd.grad(
-                rate, list(self.hyper.values()), retain_graph=True, allow_unused=True
-            )
-            for (name, _), slope in zip(self.hyper.items(), slopes, strict=True):
-                if slope is None:
-                    continue
-                rows = [row for row, (other, _) in enumerate(self.entries) if other == name]
-                change = slope.reshape(-1, *[1] * momentum[n].dim()) * momentum[n]
-                self.z[n][rows[0] : rows[-1] + 1].sub_(change)
+            for name, slope in gradients_or_none(rate, self.hyper, retain_graph=True).items():
+                if slope is not None:
+                    rows = [row for row, (other, _) in enumerate(self.entries) if other == name]
+                    change = slope.reshape(-1, *[1] * momentum[n].dim()) * momentum[n]
+                    self.z[n][rows[0] : rows[-1] + 1].sub_(change)
         self.started = self.started or bool(learned)
-
-    def _unit(self, name: str, index: int) -> Tensor:
-        unit = self.hyper[name].new_zeros(self.hyper[name].numel())
-        unit[index] = 1
-        return unit.view(self.hyper[name].shape)
 
     def along(self, v: Tensors) -> dict[str, Tensor]:
         """v . Z by hyperparameter."""

@@ -129,14 +129,14 @@ def test_parameters_and_hyperparameters_may_share_names(name):
 
 @every_estimator
 def test_memory_does_not_grow_over_many_steps(name):
-    """A training loop of 30 meta-steps and base steps ends with what it held after the fifth.
+    """A training loop of 15 meta-steps and base steps ends with what it held after the fifth.
 
     Five seeds in turn: each subset of layers that LayerSampled draws has a peak of its own.
     """
     problem = Network("loss")
     hyper = dict(problem.hyper)
     with TensorMemory() as memory:
-        for step in range(30):
+        for step in range(15):
             result = ESTIMATORS[name](
                 problem,
                 problem.params,
