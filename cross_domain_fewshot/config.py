@@ -263,7 +263,7 @@ CONTROLLED = {"stream": "pairs", "auxiliary": "on", "ft": "fixed"}
 
 def planned_runs(preset: str) -> list[Config]:
     """The runs behind the tables and figures of a preset: none and ft in the released way and in
-    the controlled one, then the methods that learn; study: in the controlled way only."""
+    the controlled one, then the methods that learn."""
     default = PRESETS[preset]
     methods = [
         {"method": "none"},
@@ -282,7 +282,6 @@ def planned_runs(preset: str) -> list[Config]:
             for unseen in DOMAINS["paper"][1:]
         ]
     if preset == "study":
-        methods = [m for m in methods if m["method"].startswith("lft") or len(m) > 1]
         methods.append({"method": "lft_along_gradient"})
         cells = [
             {"unseen": unseen, "seed": seed}

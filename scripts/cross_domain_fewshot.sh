@@ -2,7 +2,7 @@
 # Few-shot learning across domains: pre-training, runs, tables, figures. Presets smoke, quick and study
 # use the images in cross_domain_fewshot/embedded; paper needs miniImageNet, CUB, Cars, Places and
 # Plantae in a folder of yours (environment variable EVOGRAD_DATA). On two CPU cores: smoke half
-# a minute, quick a few minutes, study (five seeds, 100 runs) a night; paper (224 px, 400 epochs, 88 runs) is for GPUs.
+# a minute, quick a few minutes, study (five seeds, 140 runs) a night; paper (224 px, 400 epochs, 88 runs) is for GPUs.
 #
 #   bash scripts/cross_domain_fewshot.sh [--preset smoke|quick|study|paper] [--methods M ...] [--seeds S ...] [--jobs N]
 set -euo pipefail
