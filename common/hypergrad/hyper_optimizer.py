@@ -35,6 +35,7 @@ class HyperOptimizer:
     train_loss, valid_loss: ``loss(model, hyper, batch)``, a scalar. Given a module, ``hyper`` is
     that module, else a dict.
     estimator: any of this package. Those of several steps take a sequence of training batches.
+    ``inner_lr`` of those of one step may be the model's own optimizer.
     optimizer: of the hyperparameters, and of nothing else.
     generator: source of the estimator's random numbers; torch's global CPU generator if None.
 
