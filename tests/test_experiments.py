@@ -6,10 +6,12 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from common.errors import UserError
 from common.reporting import read_record
-from common.training import Cost, loop
+from common.training import Cost, loop, seed_everything
 from tests.experiments import DECLARED, one_thread, refusal, small_settings  # noqa: F401
 
 TRAINED = [name for name in DECLARED if name != "toy_1d"]  # toy_1d is one computation
@@ -104,6 +106,26 @@ def test_a_killed_run_ends_with_the_same_numbers(name, config_of, monkeypatch, t
     resumed = run(name, cut)
     for part in ("epochs", "traces", "final", "best", "curves", "data"):
         assert getattr(resumed, part) == getattr(whole, part), part
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_methods_start_from_the_same_networks_on_the_same_data(name, config_of):
+    train = DECLARED[name].file("train")
+    (make_task,) = (kind for n, kind in vars(train).items() if n.endswith("Task"))
+    methods = DECLARED[name].methods.items()
+    found = []
+    for method in (n for n, m in methods if m.estimator in (None, "evograd", "t1t2")):
+        config = config_of(name, method)
+        seed_everything(config.seed)
+        task = make_task(config, torch.device("cpu"))
+        modules = {n: m for n, m in vars(task.learner).items() if isinstance(m, nn.Module)}
+        tensors = {(n, p): t for n, m in modules.items() for p, t in m.named_parameters()}
+        found.append((tensors, task.checksums))
+    first, checksums = found[0]
+    for tensors, sums in found[1:]:
+        both = first.keys() & tensors.keys()
+        assert both == first.keys() and sums == checksums
+        assert all(torch.equal(first[name], tensors[name]) for name in both)
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -12,7 +12,6 @@ from cross_domain_fewshot.config import CONTROLLED
 from cross_domain_fewshot.data import open_domain
 from cross_domain_fewshot.episodes import Episode, EpisodeStream, LabelledImages
 from cross_domain_fewshot.evaluate import episode_accuracies, mean_and_ci95
-from cross_domain_fewshot.feature_transform import split_parameters
 from cross_domain_fewshot.models import FewShotNetwork, build_backbone
 from cross_domain_fewshot.problem import episode_loss
 from cross_domain_fewshot.steps import Learner
@@ -83,13 +82,9 @@ def test_a_mixed_stream_has_as_many_episodes_of_every_seen_domain_shuffled(small
     assert any(order[:4] != order[4:] and len(set(order[:4])) < 4 for order in orders)
 
 
-def test_methods_share_start_episodes_and_test(small):
+def test_methods_share_their_episodes(small):
     loop = {"stream": "pairs", "auxiliary": "on"}
     tasks = [FewShotTask(small(method=m, **loop), CPU) for m in ("none", "ft", "lft_evograd")]
-    params = [split_parameters(task.network)[0] for task in tasks]
-    for other in params[1:]:
-        assert list(other) == list(params[0])
-        assert all(torch.equal(other[n], params[0][n]) for n in other)
     seen = []
 
     def record(episode, other, aux_batch, weight):

@@ -129,16 +129,6 @@ def test_a_shared_base_step_is_both_steps_at_the_same_parameters_and_weights(met
         torch.testing.assert_close(one, two)
 
 
-def test_methods_start_from_the_same_networks(small):
-    states = []
-    for method in ("plain", "evograd", "t1t2"):
-        torch.manual_seed(1)
-        task = MetaWeightTask(small(method=method), CPU)
-        states.append({**task.learner.network.state_dict(), **task.learner.vnet.state_dict()})
-    for state in states[1:]:
-        assert all(torch.equal(state[n], states[0][n]) for n in states[0])
-
-
 def test_the_monitors_means_and_histograms():
     monitor = Monitor()
     wrong = torch.tensor([False, True, False, True])

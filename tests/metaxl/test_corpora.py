@@ -6,6 +6,7 @@ import http.server
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,33 +164,17 @@ def test_wikiann_without_pyarrow_says_what_to_do(monkeypatch):
         load_corpus("wikiann", "qu")
 
 
-class Table:
-    """What of pyarrow's table is used."""
-
-    def __init__(self, columns):
-        self.columns = columns
-
-    def to_pydict(self):
-        return self.columns
-
-
-class Parquet:
-    """What of pyarrow is used: reads the content that stands for the file."""
-
-    content = {"tokens": [["Peru", "x"], ["y"]], "ner_tags": [[5, 0], [2]]}  # noqa: RUF012
-
-    @classmethod
-    def read_table(cls, path, columns):
-        assert columns == ["tokens", "ner_tags"]
-        return Table(cls.content)
-
-
 @pytest.fixture
 def parquet(monkeypatch):
-    package = type(sys)("pyarrow")
-    package.parquet = Parquet
-    monkeypatch.setitem(sys.modules, "pyarrow", package)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", Parquet)
+    """What is used of pyarrow: every file holds the same two sentences."""
+    content = {"tokens": [["Peru", "x"], ["y"]], "ner_tags": [[5, 0], [2]]}
+
+    def read_table(path, columns):
+        return SimpleNamespace(to_pydict=lambda: {name: content[name] for name in columns})
+
+    parquet = SimpleNamespace(read_table=read_table)
+    monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace(parquet=parquet))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
 
 
 def test_wikiann_of_the_hub_has_its_numbered_tags(monkeypatch, parquet, tmp_path):

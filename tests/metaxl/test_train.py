@@ -53,17 +53,9 @@ def test_a_run_records_where_the_network_went_and_what_the_head_sees(small):
     assert record.final["selected_f1"] == best["test_f1"]
 
 
-def test_methods_start_from_the_same_networks_on_the_same_sentences(small):
-    tasks = []
-    for method in ("joint_training", "evograd", "t1t2"):
-        torch.manual_seed(1)
-        tasks.append(MetaXLTask(small(method=method), CPU))
-    first, *others = tasks
-    start = {**first.learner.tagger.state_dict(), **first.learner.transformation.state_dict()}
-    for task in others:
-        state = {**task.learner.tagger.state_dict(), **task.learner.transformation.state_dict()}
-        assert all(torch.equal(state[name], start[name]) for name in start)
-        assert task.checksums == first.checksums
+def test_only_second_order_methods_lack_fused_attention(small):
+    methods = ("joint_training", "evograd", "t1t2")
+    tasks = [MetaXLTask(small(method=method), CPU) for method in methods]
     attention = [task.learner.tagger.encoder.model.config._attn_implementation for task in tasks]
     assert attention == ["sdpa", "sdpa", "eager"]
 
