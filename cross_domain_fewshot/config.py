@@ -9,7 +9,7 @@ from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloa
 from common.errors import UserError
 from common.experiment import Experiment, Method, estimator_methods
 from common.hypergrad import Estimator, EvoGrad
-from common.settings import ROOT, EstimatorSettings, RunSettings
+from common.settings import EstimatorSettings, RunSettings
 from cross_domain_fewshot.data import BASE_DOMAIN, DOMAINS
 
 _LABELS = {"t1t2": "T1-T2 (double backward)", "t1t2_higher": "T1-T2 (through higher)"}
@@ -168,10 +168,6 @@ class Config(EstimatorSettings):
         # The convolutional backbones pool differently for RelationNet.
         maps = {"maps": self.head == "relationnet"} if self.backbone.startswith("conv") else {}
         return {name: getattr(self, name) for name in names} | maps
-
-    def pretrained_root(self) -> Path:
-        """The folder of the pre-trained backbones."""
-        return self.pretrained_dir or ROOT / "runs" / self.experiment / "pretrained"
 
     def method_estimator(
         self,

@@ -128,16 +128,11 @@ class FewShotNetwork(nn.Module):
         if isinstance(backbone, ConvNet) and self.kind == "mean":
             self.kind = "flat"
         self.channels, side = map_shape(backbone, image_size)
-        match head:
-            case "relationnet":
-                self.head = RelationHead(self.channels, side)
-                _initialise(self.head)
-            case "matchingnet":
-                self.head = MatchingHead()
-            case "protonet":
-                self.head = ProtoHead()
-            case _:
-                raise KeyError(head)
+        if head == "relationnet":
+            self.head = RelationHead(self.channels, side)
+            _initialise(self.head)
+        else:
+            self.head = {"matchingnet": MatchingHead, "protonet": ProtoHead}[head]()
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support (n_way, n_shot, 3, S, S), query (n_way, n_query, 3, S, S) ->

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.files import locked
+from common.settings import ROOT
 from common.training import fit, load_checkpoint, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.episodes import ClassifierBatches
@@ -79,7 +80,8 @@ def pretrained_backbone(
     settings = config.pretraining() | {"data": dict(data), "device": device.type}
     digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
     name = f"{config.benchmark}-{config.backbone}-seed{config.seed}-{digest}"
-    folder = config.pretrained_root() / name
+    root = config.pretrained_dir or ROOT / "runs" / config.experiment / "pretrained"
+    folder = root / name
     with locked(folder):
         saved = load_checkpoint(folder / "checkpoint.pt", settings)
         if saved is None or len(saved["epochs"]) < config.pretrain_epochs:

@@ -116,13 +116,9 @@ class Config(EstimatorSettings):
     def num_classes(self) -> int:
         return CLASSES[self.dataset]
 
-    def noise_name(self) -> str:
-        """The noise and its level, as in the names of runs."""
-        detail = self.human_labels if self.noise == "human" else f"{self.noise_level:g}"
-        return f"{self.noise}-{detail}"
-
     def run_name(self) -> str:
-        words = [self.dataset, self.noise_name(), super().run_name(), *variant(self.deciding())]
+        level = self.human_labels if self.noise == "human" else f"{self.noise_level:g}"
+        words = [self.dataset, self.noise, level, super().run_name(), *variant(self.deciding())]
         return "-".join(words).replace(" ", "-")
 
     @property
