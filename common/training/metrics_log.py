@@ -4,6 +4,7 @@ Whatever happens to these files (damage, a full disk, a folder in their place), 
 the record and the checkpoint hold the same values.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -35,40 +36,38 @@ class MetricsLog:
             if line["kind"] != "start" and line["iteration"] <= last_iteration
         ]
         start = {"kind": "start", "iteration": last_iteration, "total": total}
-        try:
+        with self._harmless():
             write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in [start, *kept]))
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
                 folder = directory / "tensorboard"
                 self._writer = SummaryWriter(folder, purge_step=last_iteration + 1)
-        except Exception as error:  # by-products never stop a run
-            self._give_up(error)
 
     def write(self, kind: str, iteration: int, epoch: int, values: Mapping[str, float]) -> None:
         if not is_first():
             return
         line = {"kind": kind, "iteration": iteration, "epoch": epoch, **values}
-        try:
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        with self._harmless(), self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
             if self._writer is not None:
                 for name, value in values.items():
                     self._writer.add_scalar(f"{kind}/{name}", value, iteration)
-        except Exception as error:
-            self._give_up(error)
 
     def close(self) -> None:
-        try:
-            if self._writer is not None:
+        if self._writer is not None:
+            with self._harmless():
                 self._writer.close()
-        except Exception as error:
-            self._give_up(error)
 
-    def _give_up(self, error: Exception) -> None:
-        if not self._told:
-            print(f"warning: metrics are not logged ({error})", file=sys.stderr)
-        self._writer, self._told = None, True
+    @contextlib.contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """By-products never stop a run: an error is reported, once, and TensorBoard given up."""
+        try:
+            yield
+        except Exception as error:
+            if not self._told:
+                print(f"warning: metrics are not logged ({error})", file=sys.stderr)
+            self._writer, self._told = None, True
 
 
 def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
