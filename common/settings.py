@@ -131,9 +131,12 @@ class EstimatorSettings(RunSettings):
         inner_lr: float | Callable[[], float],
         perturb: Callable[[str], bool] | None = None,
     ) -> Estimator:
-        """The estimator of method ``name``; UserError names a setting it refuses."""
+        """The estimator of method ``name``; UserError names a setting it refuses.
+
+        Its options are the settings of the same name, also those that an experiment adds.
+        """
         entry = ESTIMATORS[name]
-        own = {f.name for f in fields(EstimatorSettings)}
+        own = {f.name for f in fields(self)}
         names = {option: _SETTINGS.get(option, option) for option in entry.options}
         chosen = {o: getattr(self, setting) for o, setting in names.items() if setting in own}
         try:

@@ -1,6 +1,6 @@
 """Settings and presets of the cross-domain few-shot experiment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from common.errors import UserError
 from common.experiment import Experiment, Method, estimator_methods
-from common.hypergrad import Estimator, EvoGrad
 from common.settings import EstimatorSettings, RunSettings
 from cross_domain_fewshot.data import BASE_DOMAIN, DOMAINS
 
@@ -168,17 +167,6 @@ class Config(EstimatorSettings):
         # The convolutional backbones pool differently for RelationNet.
         maps = {"maps": self.head == "relationnet"} if self.backbone.startswith("conv") else {}
         return {name: getattr(self, name) for name in names} | maps
-
-    def method_estimator(
-        self,
-        inner_lr: float | Callable[[], float],
-        perturb: Callable[[str], bool] | None = None,
-    ) -> Estimator | None:
-        """As in EstimatorSettings, with the noise of this run."""
-        estimator = super().method_estimator(inner_lr, perturb)
-        if isinstance(estimator, EvoGrad):
-            return replace(estimator, common_noise=self.common_noise)
-        return estimator
 
     def validate(self) -> Self:
         super().validate()
