@@ -6,6 +6,7 @@ within twice that; else it differs. See `judge` for where the standard errors co
 """
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -59,7 +60,7 @@ class Measured:
     @property
     def sd(self) -> float | None:
         """Sample standard deviation, sqrt(sum (x - mean)^2 / (n - 1)); None for a single run."""
-        return self._deviation(self.n - 1) if self.n > 1 else None
+        return statistics.stdev(self.values) if self.n > 1 else None
 
     @property
     def population_sd(self) -> float | None:
@@ -67,7 +68,7 @@ class Measured:
 
         The paper's rotation table gives this one (numpy's default): at n = 5 it is 0.894 of `sd`.
         """
-        return self._deviation(self.n) if self.n > 1 else None
+        return statistics.pstdev(self.values) if self.n > 1 else None
 
     @property
     def standard_error(self) -> float | None:
@@ -88,9 +89,6 @@ class Measured:
         if self.n == 1:
             return self.ci95_within_run
         return float(stdtrit(self.n - 1, 0.975)) * self.standard_error
-
-    def _deviation(self, divisor: int) -> float:
-        return math.sqrt(math.fsum((v - self.mean) ** 2 for v in self.values) / divisor)
 
 
 def judge(published: Published | None, measured: Measured | None, floor: float = 1.0) -> Verdict:

@@ -20,6 +20,9 @@ def test_chosen_values_take_the_place_of_planned_ones_and_each_run_comes_once():
         ("t1t2", 5, "normalised"),
         ("t1t2", 6, "normalised"),
     ]
+    # A method that is not planned either.
+    runs = EXPERIMENT.runs("quick", {"method": ["t1t2_higher"], "seed": [5]})
+    assert [(r.method, r.seed) for r in runs] == [("t1t2_higher", 5)]
     pixels = EXPERIMENT.runs("quick", {"rotate": ["pixels"]})
     assert {r.rotate for r in pixels} == {"pixels"} and len(pixels) == len(EXPERIMENT.runs("quick"))
 

@@ -32,15 +32,6 @@ def test_a_run_is_started_by_what_differs_from_its_preset():
     ]  # fmt: skip
 
 
-def test_planned_runs_are_chosen_by_method_seed_and_axis():
-    planned = {run.run_name() for run in EXPERIMENT.runs("paper")}
-    assert len(EXPERIMENT.runs("paper", {"seed": [1]})) == len([n for n in planned if "seed1" in n])
-    pixels = EXPERIMENT.runs("paper", {"rotate": ["pixels"], "method": ["t1t2"]})
-    assert {run.run_name() for run in pixels} == {n for n in planned if "t1t2-" in n and "pix" in n}
-    unplanned = EXPERIMENT.runs("quick", {"method": ["t1t2_higher"], "seed": [5, 6]})
-    assert [(run.method, run.seed) for run in unplanned] == [("t1t2_higher", 5), ("t1t2_higher", 6)]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
