@@ -37,8 +37,10 @@ clean_up() {
   exit "$status"
 }
 trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+test=
+stop() { if [ -n "$test" ]; then kill "$test" 2> /dev/null && wait "$test"; fi || true; exit "$1"; }
+trap 'stop 130' INT
+trap 'stop 143' TERM HUP
 
 # A key, sockets, ports and folders of its own: a Slurm that is installed is not used or disturbed.
 mkdir "$scratch/munge" "$scratch/state" "$scratch/spool"
@@ -87,4 +89,6 @@ slurmd -D -N localhost &> "$scratch/slurmd.log" &
 daemons+=($!)
 for _ in $(seq 100); do sinfo --noheader --states=idle 2> /dev/null | grep -q . && break; sleep 0.2; done
 
-timeout --foreground 7200 .venv/bin/python -m scripts.slurm_test "$runs"
+timeout 7200 .venv/bin/python -m scripts.slurm_test "$runs" &
+test=$!  # bash would notice a signal only when a command in the foreground has ended
+wait "$test"
