@@ -53,7 +53,7 @@ class Config(EstimatorSettings):
     """Threads that read image files ahead."""
 
     benchmark: Literal["paper", "embedded"] = "paper"
-    """The five domains: photographs in a folder of yours, or the small ones shipped here."""
+    """The five domains: photographs in your own folder, or the small ones shipped here."""
     unseen: str = "cub"
     """The domain left out of training, on whose novel classes the result is measured."""
     backbone: Literal["conv4", "conv6", "resnet10", "resnet18", "resnet34"] = "resnet10"

@@ -221,8 +221,8 @@ def effects_table(records: Iterable[RunRecord]) -> Table:
         "Embedded benchmark: what the training protocol changes",
         ("setting", "change", "in", "accuracy", "pairs"),
         tuple(rows),
-        caption="Difference in accuracy (points), with the change less without it, on the same "
-        "unseen domain and seed.",
+        caption="Difference in accuracy (points) between runs with and without the change, on the "
+        "same unseen domain and seed.",
         notes=("±: half-width of the 95 % confidence interval over these pairs, by Student's t.",),
     )
 

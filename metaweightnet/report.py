@@ -98,8 +98,8 @@ def accuracy_table(groups: Groups, preset: str) -> Table:
         label_columns=("data", "noise", "method"),
         caption="At the last epoch (the paper's Table 4).",
         notes=(
-            "Plain training stands beside the paper's baseline, T1-T2 in any way of computing it "
-            "beside the paper's T1-T2 in its own pipeline.",
+            "Plain training is compared with the paper's baseline, and T1-T2, however it is "
+            "computed, with T1-T2 in the paper's pipeline.",
         ),
     )
 

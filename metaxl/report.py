@@ -210,7 +210,7 @@ def decay_table(records: Sequence[RunRecord]) -> Table:
         tuple(rows),
         caption="Hypergradient and weight decay: Euclidean norms of the two terms that coupled "
         "decay adds, the median over the logged steps of a run, and of these over runs. Norm: of "
-        "the network's parameters. Cosine: between the network's way from its start and the way "
-        "that its coupled weight decay alone would have taken it.",
+        "the network's parameters. Cosine: between the network's movement from its start and its "
+        "movement by coupled weight decay alone.",
         notes=("±: sample standard deviation over runs, of all target languages.",),
     )  # fmt: skip

@@ -105,6 +105,6 @@ def _variant_table(records: Sequence[RunRecord], by_method: ByMethod) -> Table:
         ("choice", "method", "metric", "default", "changed", "seeds"),
         tuple(rows),
         caption="unshuffled: training images in the order of the data set. black corners: the "
-        "layer turns pixels, so that black comes in from outside, instead of normalised images, "
-        "where it is mean grey. ±: sample standard deviation over seeds.",
+        "layer turns pixels, so that the corners become black, instead of normalised images, whose "
+        "corners become mean grey. ±: sample standard deviation over seeds.",
     )
