@@ -98,9 +98,11 @@ def draw(results: Path, folder: Path) -> None:
 def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
     """The chosen cases. UserError for a word that no figure, or no method of theirs, has."""
     device = choose_device(arguments.device)
-    threads = arguments.threads or torch.get_num_threads()
     settings = Settings(
-        size=arguments.size, device=device.type, threads=threads, tf32=arguments.tf32
+        size=arguments.size,
+        device=device.type,
+        threads=arguments.threads or torch.get_num_threads(),
+        tf32=arguments.tf32,
     )
     compiled = arguments.compile
     if compiled is None:
@@ -119,14 +121,10 @@ def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
         for name, module in cost_modules(arguments.experiments).items()
         for case in module.cases(arguments.size)
     ]
-    figures = [f"{job.point.figure}, {job.point.x}" for job in jobs]
-    check_words("--figures", arguments.figures, figures)
-    wanted = [word.lower() for word in arguments.figures or [""]]
-    jobs = [
-        job
-        for job, figure in zip(jobs, figures, strict=True)
-        if any(word in figure.lower() for word in wanted)
-    ]
+    figures = {f"{job.point.figure}, {job.point.x}": job for job in jobs}
+    check_words("--figures", arguments.figures, list(figures))
+    words = [word.lower() for word in arguments.figures or [""]]
+    jobs = [job for name, job in figures.items() if any(word in name.lower() for word in words)]
     methods = [row.name for job in jobs for row in replace(job, words=()).rows()]
     check_words("--methods", arguments.methods, methods)
     return jobs

@@ -8,21 +8,11 @@ from common.reporting.tables import MISSING, Table
 
 # provenance key -> its name for readers, in the order shown
 _NAMES = {
-    "python": "Python",
-    "torch": "PyTorch",
-    "torchvision": "torchvision",
-    "higher": "higher",
-    "numpy": "NumPy",
-    "platform": "platform",
-    "cpu": "processor",
-    "cpu_cores": "processor cores",
-    "torch_threads": "PyTorch threads",
-    "devices": "GPUs",
-    "cuda": "CUDA",
-    "cudnn": "cuDNN",
-    "git_commit": "commit",
-    "git_dirty": "uncommitted changes",
-}
+    "python": "Python", "torch": "PyTorch", "torchvision": "torchvision", "higher": "higher",
+    "numpy": "NumPy", "platform": "platform", "cpu": "processor", "cpu_cores": "processor cores",
+    "torch_threads": "PyTorch threads", "devices": "GPUs", "cuda": "CUDA", "cudnn": "cuDNN",
+    "git_commit": "commit", "git_dirty": "uncommitted changes",
+}  # fmt: skip
 
 
 def versions_table(runs: Sequence[Mapping[str, Any]]) -> Table:
