@@ -1,8 +1,8 @@
-"""The cost table: medians, ratios, rows without measurements."""
+"""Costs: medians and ratios in the table; a metric against seconds of training."""
 
 import pytest
 
-from common.reporting import cost_table
+from common.reporting import against_seconds, cost_table, metric_against_seconds
 
 
 def test_medians_and_ratios_to_the_baseline():
@@ -24,3 +24,24 @@ def test_without_a_baseline_there_are_no_ratios(baseline):
     costs = {"meta": [{"seconds": 0.5, "peak_bytes": 5_000_000}], "absent": []}
     table = cost_table("Cost", costs, baseline)
     assert [str(cell) for cell in table.rows[0]] == ["meta", "500.0", "–", "5.0", "–", "1"]
+
+
+def test_a_metric_is_drawn_against_the_seconds_of_the_least_disturbed_run(
+    make_record, tmp_path, monkeypatch
+):
+    slow = make_record(seed=1)  # 0.2 s for a step; accuracy 50 and 75
+    rows = [{"epoch": 1, "accuracy": 60.0}, {"epoch": 2, "accuracy": 70.0}]
+    fast = make_record(seed=2, epochs=rows, cost={"seconds": 0.1})
+    lines = []
+
+    def drawn(fig, *place, alt, caption):
+        lines.extend((line.get_label(), line.get_xydata().tolist()) for line in fig.axes[0].lines)
+        assert "Lines for fast and slow, slow." in alt
+
+    monkeypatch.setattr(against_seconds, "save_figure", drawn)
+    groups = {"fast and slow": [slow, fast], "slow": [slow]}
+    metric_against_seconds(groups, "accuracy", "accuracy (%)", 10, tmp_path, "f", "MNIST")
+    (both, points), (one, slower) = lines
+    assert (both, one) == ("fast and slow (2 seeds)", "slow (1 seed)")
+    assert points == [pytest.approx([1.0, 55.0]), pytest.approx([2.0, 72.5])]
+    assert slower == [pytest.approx([2.0, 50.0]), pytest.approx([4.0, 75.0])]
