@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from common.hypergrad.registry import ESTIMATORS, ONE_BATCH
+from common.estimators import ESTIMATORS, ONE_BATCH
 
 if TYPE_CHECKING:
     from common.reporting import RunRecord

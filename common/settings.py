@@ -14,9 +14,9 @@ from common.bounds import (
     check_settings,
 )
 from common.errors import UserError
+from common.estimators import ESTIMATORS
 from common.experiment import Method
 from common.hypergrad import Estimator
-from common.hypergrad.registry import ESTIMATORS
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project, whatever the current one is."""

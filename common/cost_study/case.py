@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import torch
 
+from common.estimators import ESTIMATORS
 from common.hypergrad.problem import BilevelProblem, Tensors
-from common.hypergrad.registry import ESTIMATORS
 
 Size = Literal["small", "paper"]
 """small: what two CPU cores measure in minutes; paper: everything the paper's figures show."""

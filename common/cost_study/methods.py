@@ -1,14 +1,14 @@
-"""The settings at which the estimators of common/hypergrad/registry.py are measured."""
+"""The settings at which the estimators of common/estimators.py are measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from common.cost_study.case import CostProblem
+from common.estimators import ESTIMATORS
 from common.hypergrad import EvoGrad
 from common.hypergrad.base import Estimator
 from common.hypergrad.layer_sampled import layer_of
-from common.hypergrad.registry import ESTIMATORS
 
 PLAIN = "plain"
 """The plain training step, as a row beside the methods."""

@@ -7,7 +7,7 @@ from itertools import combinations
 from common.cost_study.case import PublishedCost
 from common.cost_study.methods import METHODS, NOT_RUN, PLAIN, methods_of
 from common.cost_study.records import Measurement, Point
-from common.hypergrad.registry import ESTIMATORS
+from common.estimators import ESTIMATORS
 from common.reporting import Cell, Heading, Number, Table
 from common.reporting.tables import MISSING
 

@@ -1,7 +1,7 @@
 """The template of all estimators: what they share stands here, their mathematics in their files.
 
 A new estimator is a frozen dataclass derived from ``Estimator`` (``InnerSGD`` or ``OneStep``, if it
-has an inner step size) with one method, ``estimate``, and an entry in registry.py.
+has an inner step size) with one method, ``estimate``, and an entry in common/estimators.py.
 """
 
 from abc import ABC, abstractmethod

@@ -24,7 +24,7 @@ from common.cost_study.records import (
 )
 from common.cost_study.running import Job, is_memory_error, measure_case
 from common.errors import UserError
-from common.hypergrad.registry import ESTIMATORS as REGISTRY
+from common.estimators import ESTIMATORS as REGISTRY
 
 CPU = torch.device("cpu")
 POINT = Point(experiment="somewhere", figure="A figure", x="one place")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from common.hypergrad.registry import ESTIMATORS
+from common.estimators import ESTIMATORS
 from tests.common.hypergrad.problems import inner_batch_for, small
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "misuse.md"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import common.hypergrad
+from common.estimators import ESTIMATORS as REGISTRY
 from common.hypergrad import (
     T1T2,
     AnchoredEvoGrad,
@@ -22,7 +23,6 @@ from common.hypergrad import (
     Reversible,
     T1T2Forward,
 )
-from common.hypergrad.registry import ESTIMATORS as REGISTRY
 from common.training.cost import TensorMemory
 from tests.common.hypergrad.problems import (
     Network,

@@ -8,8 +8,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from common.estimators import ESTIMATORS
 from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient, HyperOptimizer
-from common.hypergrad.registry import ESTIMATORS
 from tests.common.hypergrad.problems import inner_batch_for, relative, seeded, small
 
 

@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
+from common.estimators import ESTIMATORS
 from common.hypergrad.checks import NotFiniteError, examination_of
-from common.hypergrad.registry import ESTIMATORS
 from tests.common.hypergrad.misuse import ERROR, MISUSES, PAGE, Tiny, page
 
 DOCUMENTED = {

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from common.command import run_command
-from common.hypergrad.registry import ESTIMATORS
+from common.estimators import ESTIMATORS
 from common.training import Cost, loop, processes
 from common.training.distributed import over_processes
 from metaweightnet.models import VNet, build_network

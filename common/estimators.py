@@ -1,22 +1,30 @@
-"""The one table of the estimators: command lines, studies, pages and tests read it.
+"""The registry of estimators: command lines, studies, pages and tests read it.
 
-A new estimator is one file and one entry here.
+A new estimator is one file in common/hypergrad and one entry here.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .along_gradient import EvoGradAlongGradient, FiniteDifference
-from .base import Estimator
-from .evograd import AnchoredEvoGrad, EvoGrad
-from .forward_mode import ForwardMode
-from .higher_t1t2 import HigherT1T2
-from .implicit import ImplicitCG, Neumann
-from .layer_sampled import LayerSampled
-from .reversible import Reversible
-from .t1t2 import T1T2, T1T2Forward, T1T2MixedMode
-from .unrolled import SeveralSteps, Unrolled
+from common.hypergrad import (
+    T1T2,
+    AnchoredEvoGrad,
+    Estimator,
+    EvoGrad,
+    EvoGradAlongGradient,
+    FiniteDifference,
+    ForwardMode,
+    HigherT1T2,
+    ImplicitCG,
+    LayerSampled,
+    Neumann,
+    Reversible,
+    T1T2Forward,
+    T1T2MixedMode,
+    Unrolled,
+)
+from common.hypergrad.unrolled import SeveralSteps
 
 
 @dataclass(frozen=True)
