@@ -11,7 +11,6 @@ existing file is kept. ``scripts.publish`` makes the table from the files in
 results/cross_domain_fewshot/noise/records.
 """
 
-import argparse
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,14 +22,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from common.command import run_command
+from common.bounds import THREADS, Bounds
+from common.command import Parser, run_command
 from common.fidelity_study.metrics import cosine, flat_gradient
 from common.fidelity_study.snapshots import cast
+from common.files import check_writable
 from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
 from common.hypergrad.problem import BilevelProblem
 from common.report import measured, number
 from common.reporting import Number, Table, collect_provenance
-from common.reporting.record_files import JsonObject, Record, save
+from common.reporting.record_files import JsonObject, Record, load, save
 from common.settings import ROOT
 from common.training import choose_device, configure, seed_everything
 from cross_domain_fewshot.config import PRESETS, Config
@@ -187,20 +188,23 @@ def _interval(means: pd.Series) -> Number | str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m cross_domain_fewshot.noise_study",
         description="Measures the transformations' noise in EvoGrad's candidates.",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_number("--seeds", int, Bounds(0, 2**32 - 1), nargs="+", default=[1, 2, 3])
     parser.add_argument("--preset", choices=("smoke", "quick"), default="quick")
-    parser.add_argument("--pairs", type=int, default=3, help="of episodes, at each moment")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its choice")
+    pairs = Bounds(least=1, most=1000)
+    parser.add_number("--pairs", int, pairs, default=3, help="of episodes, at each moment")
+    parser.add_number("--threads", int, THREADS, default=0, help="of torch; 0: its choice")
     default = ROOT / "runs/cross_domain_fewshot/noise"
     parser.add_argument("--output", type=Path, default=default, help=f"default {default}")
     options = parser.parse_args()
+    check_writable(options.output)
     for seed in options.seeds:
         path = options.output / f"seed{seed}.json"
         if path.exists():
+            load(path, NoiseRecord)
             continue
         preset = PRESETS[options.preset]
         config = replace(preset, method="lft_evograd", seed=seed, threads=options.threads)

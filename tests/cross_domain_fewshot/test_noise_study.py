@@ -104,3 +104,26 @@ def test_a_finished_seed_is_not_measured_again(monkeypatch, tmp_path, capsys):
     run_command(noise_study.main)
     assert calls == [4, 5]
     assert [record.seed for record in load_folder(tmp_path, NoiseRecord)] == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--pairs 0", "--pairs 0 must lie between 1 and 1000"),
+        ("--seeds 1 -1", "--seeds -1 must lie between"),
+        ("--threads 9999", "--threads 9999 must lie between"),
+        ("--output FOLDER/seed4.json", "seed4.json"),
+        ("--seeds 4 --output FOLDER", "seed4.json is not a valid evograd-fewshot-noise"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_measured(
+    words, message, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(noise_study, "measure_seed", lambda *_: pytest.fail("it has begun"))
+    (tmp_path / "seed4.json").write_text("{")
+    words = ["noise_study", "--output", str(tmp_path / "new"), *words.split()]
+    monkeypatch.setattr(sys, "argv", [word.replace("FOLDER", str(tmp_path)) for word in words])
+    with pytest.raises(SystemExit) as ended:
+        run_command(noise_study.main)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: ") and message in error
