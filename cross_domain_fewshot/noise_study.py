@@ -140,7 +140,8 @@ def noise_table(records: Sequence[NoiseRecord]) -> Table:
     """Means over seeds and pairs of episodes, with 95 % intervals."""
     found = pd.DataFrame([{"seed": r.seed, "K": 0} | row for r in records for row in r.rows])
     for name in ("to_mean", "to_same", "loss_variance", "largest_weight"):  # lists of draws
-        found[name] = found[name].map(lambda draws: fmean(draws) if draws else math.nan, "ignore")
+        means = found[name].map(lambda d: fmean(d) if d else math.nan, na_action="ignore")
+        found[name] = means
     rows: list[tuple[Any, ...]] = []
     for moment, at_moment in found.groupby("moment", sort=False):
         exact = at_moment[at_moment["noise"] == "exact"]

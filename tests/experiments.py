@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from common.command import run_command
+from common.cost_study.case import CostProblem
 from common.experiment import load_experiment
 from common.hypergrad import Tensors
 from common.reporting import Heading, RunRecord, Table
@@ -85,6 +87,12 @@ def peak(step: Callable[[], object]) -> int:
     with TensorMemory() as memory:
         step()
     return memory.peak
+
+
+def hypergradient(case: CostProblem, estimator: Any) -> dict[str, Tensor]:
+    """What an estimator gives for a case of the cost study."""
+    batches = case.inner_batch, case.outer_batch
+    return estimator(case.problem, case.params, case.hyper, *batches).grads
 
 
 def refusal(name: str, words: Sequence[str | Path], monkeypatch, capsys) -> str:

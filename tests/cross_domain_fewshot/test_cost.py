@@ -7,6 +7,7 @@ from common.hypergrad import T1T2, EvoGrad, T1T2Forward
 from cross_domain_fewshot import cost
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.cost import cases, configurations
+from tests.experiments import hypergradient
 
 CPU = torch.device("cpu")
 
@@ -36,10 +37,7 @@ def test_a_case_can_be_measured(tiny):
     assert not torch.equal(built.inner_batch.query, built.outer_batch.query)
     start = {n: p.detach().clone() for n, p in built.params.items()}
     for estimator in (EvoGrad(perturb=built.perturb), T1T2(built.inner_lr)):
-        grads = estimator(
-            built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch
-        ).grads
-        assert sum(g.abs().sum() for g in grads.values()) > 0
+        assert sum(g.abs().sum() for g in hypergradient(built, estimator).values()) > 0
     assert all(torch.equal(p, start[n]) for n, p in built.params.items())
     built.base_step()
     assert not any(torch.equal(p, start[n]) for n, p in built.params.items())
@@ -49,6 +47,5 @@ def test_a_case_can_be_measured(tiny):
 def test_what_is_left_out_is_what_refuses(tiny):
     built = cases("small")[0].build(CPU)
     assert list(built.excluded) == ["t1t2_forward"]
-    arguments = (built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch)
     with pytest.raises(ValueError, match="T1T2Forward cannot be used here"):
-        T1T2Forward(built.inner_lr)(*arguments)
+        hypergradient(built, T1T2Forward(built.inner_lr))

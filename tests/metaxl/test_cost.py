@@ -6,7 +6,7 @@ import torch
 from common.cost_study.case import CostCase
 from common.hypergrad import T1T2, EvoGrad
 from metaxl.cost import REPEATED, SHAPES, SHARED, Shape, build, cases
-from tests.experiments import peak
+from tests.experiments import hypergradient, peak
 
 CPU = torch.device("cpu")
 # Activations outweigh parameters, as at full size.
@@ -39,9 +39,7 @@ def test_the_shared_step_needs_no_more_memory_than_joint_training(built):
 
 def test_t1t2_needs_much_more(built):
     def step() -> None:
-        T1T2(built.inner_lr)(
-            built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch
-        )
+        hypergradient(built, T1T2(built.inner_lr))
         built.base_step()
 
     assert peak(step) > 1.6 * peak(built.plain_step)
@@ -50,11 +48,7 @@ def test_t1t2_needs_much_more(built):
 def test_more_candidates_cost_little_memory(built):
     def meta(count: int) -> int:
         estimator = EvoGrad(count, perturb=built.perturb)
-        return peak(
-            lambda: estimator(
-                built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch
-            )
-        )
+        return peak(lambda: hypergradient(built, estimator))
 
     assert meta(8) < 1.2 * meta(2)
 
@@ -64,9 +58,7 @@ def test_steps_change_the_networks_but_hypergradients_do_not(built):
         return {n: t.detach().clone() for n, t in (*built.params.items(), *built.hyper.items())}
 
     before = state()
-    EvoGrad(perturb=built.perturb)(
-        built.problem, built.params, built.hyper, built.inner_batch, built.outer_batch
-    )
+    hypergradient(built, EvoGrad(perturb=built.perturb))
     assert all(torch.equal(tensor, before[name]) for name, tensor in state().items())
     for step in (built.plain_step, built.base_step, *built.steps.values()):
         step()
