@@ -13,6 +13,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -39,6 +41,42 @@ Run = LocalRun | SubmittedRun
 POLL_SECONDS = 0.5
 
 
+@dataclass
+class _Left:
+    """What is left of a sweep, and what became of the rest.
+
+    waiting: runs not begun. reasons: why runs have ended, None: well. failed: where to look.
+    """
+
+    waiting: list[RunSettings]
+    reasons: list[str | None] = field(default_factory=list)
+    failed: list[Path] = field(default_factory=list)
+
+    def note(self, config: RunSettings, reason: str | None, where: Path) -> None:
+        """A run has ended."""
+        self.reasons.append(reason)
+        if reason is not None:
+            self.failed.append(where)
+            tqdm.write(f"{config.run_name()} failed: {reason}", file=sys.stderr)
+
+    def settle(self) -> None:
+        """Takes out of the waiting runs those that have a record, or a damaged one."""
+        for config in list(self.waiting):
+            try:
+                finished = finished_record(config) is not None
+            except UserError as error:
+                self.waiting.remove(config)
+                self.note(config, f"error: {error}", config.directory())
+            else:
+                if finished:
+                    self.waiting.remove(config)
+
+    def give_up(self) -> None:
+        """If the first three runs have failed identically, the rest will too."""
+        if len(self.reasons) >= 3 and set(self.reasons) == {self.reasons[0]} != {None}:
+            self.waiting.clear()
+
+
 def sweep(configs: Sequence[RunSettings], launcher: Launcher, description: str) -> None:
     """Carries out the runs; UserError names those that failed.
 
@@ -46,28 +84,9 @@ def sweep(configs: Sequence[RunSettings], launcher: Launcher, description: str) 
     without one, the run is taken over. When the first three runs fail for the same reason, the
     others are not begun.
     """
-    waiting, failed = list(configs), []
-    reasons: list[str | None] = []  # of the runs that have ended; None: well
-
-    def note(config: RunSettings, reason: str | None, where: object) -> None:
-        reasons.append(reason)
-        if reason is not None:
-            failed.append(where)
-            tqdm.write(f"{config.run_name()} failed: {reason}", file=sys.stderr)
-
-    def settle() -> None:
-        """Takes out of the waiting runs those that have a record, or a damaged one."""
-        for config in list(waiting):
-            try:
-                finished = finished_record(config) is not None
-            except UserError as error:
-                waiting.remove(config)
-                note(config, f"error: {error}", config.directory())
-            else:
-                if finished:
-                    waiting.remove(config)
-
-    settle()
+    left = _Left(list(configs))
+    left.settle()
+    waiting, failed = left.waiting, left.failed
     done = len(configs) - len(waiting)
     bar = tqdm(
         total=len(configs),
@@ -88,12 +107,10 @@ def sweep(configs: Sequence[RunSettings], launcher: Launcher, description: str) 
             time.sleep(POLL_SECONDS)
             for run in [run for run in running if run.ended()]:
                 running.remove(run)
-                note(run.config, run.failure(), run.log)
+                left.note(run.config, run.failure(), run.log)
             if len(running) < launcher.slots:
-                settle()
-            # If the first runs fail identically, the rest will too.
-            if len(reasons) >= 3 and set(reasons) == {reasons[0]} != {None}:
-                waiting.clear()
+                left.settle()
+            left.give_up()
             names = [run.config.run_name() for run in running]
             if waiting and len(running) < launcher.slots:
                 names.append(f"{len(waiting)} in another process")
