@@ -11,8 +11,7 @@ It leaves parameters, buffers, ``.grad`` and torch's random states as they were 
 from .along_gradient import EvoGradAlongGradient, FiniteDifference
 from .base import Anchor, Estimate, Estimator, InnerSGD, OneStep, Point
 from .checks import NotFiniteError
-from .evograd import AnchoredEvoGrad, EvoGrad
-from .forward_mode import ForwardMode
+from .evograd import AnchoredEvoGrad, EvoGrad, textbook_evograd
 from .higher_t1t2 import HigherT1T2
 from .hyper_optimizer import HyperOptimizer
 from .implicit import ImplicitCG, Neumann
@@ -21,8 +20,7 @@ from .layer_sampled import LayerSampled
 from .problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
 from .reversible import Reversible
 from .t1t2 import T1T2, T1T2Forward, T1T2MixedMode
-from .textbook import textbook_evograd
-from .unrolled import Unrolled
+from .unrolled import ForwardMode, Unrolled
 
 __version__ = "0.2.0"
 

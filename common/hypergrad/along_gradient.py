@@ -5,7 +5,7 @@ that of Liu, Simonyan, Yang (DARTS, ICLR 2019, arXiv:1806.09055); along a precon
 of Choe et al. (Making Scalable Meta Learning Practical, SAMA, NeurIPS 2023, arXiv:2310.05674).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch.optim import SGD, Optimizer
 from .base import Estimate, Estimator, GivenAnchor, LossGradient, Point, check_positive
 from .candidates import coefficients_of, softmax_weights
 from .inner_step import InnerStep, check_inner_step, current, stepped
-from .problem import Tensors, norm, zeros_for_none
+from .problem import Grads, Tensors, norm, zeros_for_none
 from .t1t2 import LookAhead
 
 
@@ -147,9 +147,7 @@ class FiniteDifference(LookAhead):
         super().__post_init__()
         check_positive(radius=self.radius)
 
-    def mixed_product(
-        self, at: Point, vector: Tensors, factor: float
-    ) -> Mapping[str, Tensor | None]:
+    def mixed_product(self, at: Point, vector: Tensors, factor: float) -> Grads:
         length = norm(vector)
         sides = [_side(at, vector, length, s * self.radius) for s in (1, -1)]
         return _difference(at, sides, factor * length / (2 * self.radius))

@@ -5,10 +5,9 @@ has an inner step size) with one method, ``estimate``, and an entry in common/es
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +18,7 @@ from .inner_step import InnerLR, InnerStep, LearnedLR, Stepped, check_inner_step
 from .problem import (
     UNUSED_HYPER,
     BilevelProblem,
+    Grads,
     Hypergradient,
     Tensors,
     added,
@@ -28,9 +28,9 @@ from .problem import (
     outer_step,
     zeros_for_none,
 )
-from .randomness import draw_seeds, replayed_randomness
+from .randomness import AtSeed, draw_seeds, own_modes
 
-LossGradient = tuple[Tensor, Mapping[str, Tensor | None]]
+LossGradient = tuple[Tensor, Grads]
 """L_T without a graph, and dL_T/dlambda by name, None where L_T does not depend on it."""
 
 
@@ -58,7 +58,7 @@ class Anchor:
     """
 
     loss: Tensor
-    grads: Mapping[str, Tensor | None]
+    grads: Grads
 
 
 GivenAnchor = Anchor | Callable[[], Anchor] | None
@@ -91,12 +91,11 @@ class Point:
         inner_batches: Sequence[Any],
         outer_batch: Any,
         seeds: Seeds,
-        replay: Callable[[int], None],
-        autocast: Callable[[], AbstractContextManager[Any]],
+        at_seed: AtSeed,
         finite: bool | None,
     ) -> None:
         self.problem, self.inner_batches, self.outer_batch = problem, inner_batches, outer_batch
-        self.seeds, self.replay, self._callers_autocast = seeds, replay, autocast
+        self.seeds, self.at_seed = seeds, at_seed
         self.values, self.hyper_values = _plain(params), _plain(hyper)
         trained = [n for n, p in params.items() if p.requires_grad] or list(params)
         self.params = {n: params[n] for n in trained}
@@ -117,8 +116,7 @@ class Point:
         self, loss: Callable[..., Tensor], seed: int, theta: Tensors, hyper: Tensors, batch: Any
     ) -> Tensor:
         """A loss of the problem at any part of theta, seeded, under the caller's autocast."""
-        self.replay(seed)
-        with self._callers_autocast():
+        with self.at_seed(seed):
             return loss(self.values | dict(theta), dict(hyper), batch)
 
     def inner_loss(
@@ -176,8 +174,7 @@ class Point:
         if given is None:
             return self.hyper_gradient(self.theta)
         if callable(given):
-            self.replay(self.seeds.inner[0])
-            with self._callers_autocast():
+            with self.at_seed(self.seeds.inner[0]):
                 given = given()
         return given.loss.detach(), given.grads
 
@@ -188,7 +185,7 @@ class Estimate:
     dL_V/dlambda at fixed theta, None if lambda does not occur in L_V."""
 
     outer_loss: Tensor
-    indirect: Mapping[str, Tensor | None]
+    indirect: Grads
     direct: Tensors | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
@@ -222,11 +219,11 @@ class Estimator(ABC):
         for what, tensors in (("params", params), ("hyper", hyper)):
             checks.check_tensors(what, tensors, known=checks.examination_of(problem).passed)
         batches, seeds = self.inner_batches(inner_batch), self.draw_seeds(generator)
-        both = [*params.values(), *hyper.values()]
-        with replayed_randomness(both) as replay, own_modes(both[0].device.type) as autocast:
-            modes = (autocast, self.check_finite)
-            at = Point(problem, params, hyper, batches, outer_batch, seeds, replay, *modes)
-            with self._examined(at):
+        with own_modes([*params.values(), *hyper.values()]) as at_seed:
+            given_at = (problem, params, hyper, batches, outer_batch)
+            at = Point(*given_at, seeds, at_seed, self.check_finite)
+            self._examine(at)
+            with at.examination.buffers_watched():
                 found = self.estimate(at, **given)
             grads = zeros_for_none(found.indirect, at.hyper_values)
             if found.direct is not None:
@@ -236,9 +233,8 @@ class Estimator(ABC):
                     checks.check_finite(f"the hypergradient of {name!r}", grad)
         return Hypergradient(grads, found.outer_loss, found.diagnostics)
 
-    @contextmanager
-    def _examined(self, at: Point) -> Iterator[None]:
-        """Examines a problem that is new, and watches the buffers of every problem."""
+    def _examine(self, at: Point) -> None:
+        """Looks for mistakes in a problem that is new."""
         found = at.examination
         if not found.passed and not at.transformed:
             theta = leaves(at.theta)
@@ -249,8 +245,6 @@ class Estimator(ABC):
         rates = isinstance(getattr(self, "inner_lr", None), LearnedLR)
         if not (found.depends or rates or at.transformed):
             raise ValueError(UNUSED_HYPER)
-        with found.buffers_watched():
-            yield
 
     @abstractmethod
     def estimate(self, at: Point) -> Estimate:
@@ -299,15 +293,3 @@ class OneStep(Estimator):
 def _plain(tensors: Tensors) -> dict[str, Tensor]:
     """The values without a graph; copies of inference tensors, which cannot have one."""
     return {n: t.clone() if t.is_inference() else t.detach() for n, t in tensors.items()}
-
-
-@contextmanager
-def own_modes(device_type: str) -> Iterator[Callable[[], AbstractContextManager[Any]]]:
-    """Gradients on, inference mode and autocast off. Gives a function that makes the caller's
-    autocast, which is meant for the losses, not for sums over parameters."""
-    callers: Callable[[], AbstractContextManager[Any]] = nullcontext
-    if torch.is_autocast_enabled(device_type):
-        callers = partial(torch.autocast, device_type, torch.get_autocast_dtype(device_type))
-    own = torch.autocast(device_type, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), own:
-        yield callers

@@ -52,13 +52,10 @@ class Candidates:
             return torch.zeros_like(flat(self.theta))
         return perturbation(self.settings.perturbation, scale, self.theta, self.at.seeds.own[k])
 
-    def split(self, vector: Tensor) -> dict[str, Tensor]:
-        """A vector by name."""
-        return split_like(vector, self.theta)
-
     def shifted(self, vector: Tensor) -> dict[str, Tensor]:
         """theta + vector, the perturbed parameters by name."""
-        return self.at.moved(self.theta, self.split(vector), "sigma", self.settings.sigma)
+        by = split_like(vector, self.theta)
+        return self.at.moved(self.theta, by, "sigma", self.settings.sigma)
 
     def candidate(self, k: int) -> dict[str, Tensor]:
         """theta_k, the perturbed parameters by name."""
@@ -75,7 +72,7 @@ class Candidates:
 
     def stacked_noise(self) -> dict[str, Tensor]:
         """All eps_k by name, (K, *shape)."""
-        noise = [self.split(self.epsilon(k)) for k in range(self.count)]
+        noise = [split_like(self.epsilon(k), self.theta) for k in range(self.count)]
         return {n: torch.stack([eps[n] for eps in noise]) for n in self.theta}
 
     def loss_gradient(self, k: int, anchor: GivenAnchor = None) -> LossGradient:

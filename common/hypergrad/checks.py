@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
 
-from .problem import Tensors
+from .problem import Tensors, flat
 
 Buffer = tuple[nn.Module, str, Tensor, Tensor]
 """A module, the name of a buffer of it, the tensor, and a copy of its values."""
@@ -168,23 +168,20 @@ class Examination:
         setting: name and value of what sets its size; checked once with a perturbation above 0."""
         if setting in self.resolved:
             return
-        low = [n for n, t in at.items() if torch.finfo(t.dtype).bits < 32]
-        if not low:
-            self.resolved.add(setting)
-            return
-        wanted = torch.cat([(scale * by[n].double()).reshape(-1) for n in low])
-        found = torch.cat([(moved[n].double() - at[n].double()).reshape(-1) for n in low])
-        lost = (found - wanted).norm() / wanted.norm()
-        if lost > 0.5:
-            name, value = setting
-            dtype = str(at[low[0]].dtype).removeprefix("torch.")
-            raise ValueError(
-                f"{name} = {value:g} is below what {dtype} parameters resolve: rounding takes "
-                f"{lost.item():.0%} of the perturbation; raise {name}, or keep the "
-                "parameters in float32 and use torch.autocast inside the losses"
-            )
-        if wanted.any():
-            self.resolved.add(setting)
+        if low := [n for n, t in at.items() if torch.finfo(t.dtype).bits < 32]:
+            wanted = flat({n: scale * by[n].double() for n in low})
+            lost = (flat({n: moved[n].double() - at[n] for n in low}) - wanted).norm()
+            if lost > 0.5 * wanted.norm():
+                name, value = setting
+                dtype = str(at[low[0]].dtype).removeprefix("torch.")
+                raise ValueError(
+                    f"{name} = {value:g} is below what {dtype} parameters resolve: rounding takes "
+                    f"{(lost / wanted.norm()).item():.0%} of the perturbation; raise {name}, or "
+                    "keep the parameters in float32 and use torch.autocast inside the losses"
+                )
+            if not wanted.any():
+                return
+        self.resolved.add(setting)
 
 
 def _without_activations(evaluate: Callable[[], Tensor]) -> Tensor:

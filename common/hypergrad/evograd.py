@@ -4,7 +4,7 @@ Bohdal, Yang, Hospedales. EvoGrad: Efficient Gradient-Based Meta-Learning and Hy
 Optimization. NeurIPS 2021, arXiv:2106.10575.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,9 +14,17 @@ from torch import Tensor
 
 from .base import Estimate, Estimator, GivenAnchor, LossGradient, Point, Seeds, check_positive
 from .candidates import Candidates, coefficients_of, softmax_weights
-from .problem import Tensors, flat, gradients, gradients_or_none, sum_or_none
+from .problem import (
+    UNUSED_HYPER,
+    Grads,
+    Tensors,
+    flat,
+    gradients,
+    gradients_or_none,
+    split_like,
+    sum_or_none,
+)
 from .randomness import Perturbation, draw_seeds
-from .textbook import textbook_evograd
 
 Mode = Literal["streaming", "graph", "forward", "differences"]
 Slopes = tuple[Tensor, Tensors | None, Tensor]
@@ -145,8 +153,9 @@ class EvoGrad(Estimator):
 
     def _by_terms(self, at: Point, candidates: Candidates, anchor: GivenAnchor) -> Estimate:
         """sum_k c_k dl_k/dlambda + direct term, one graph at a time."""
-        values: list[LossGradient] = []
-        loss_grads: list[Mapping[str, Tensor | None]] = []
+        # Before a graph of L_T exists, the base step's (``anchor``) in particular.
+        values = _outer_values(at, candidates) if self.mode == "differences" else []
+        loss_grads: list[Grads] = []
         if candidates.batched:
             if anchor is not None:
                 raise ValueError("anchor cannot be used with a problem that has inner_losses")
@@ -154,27 +163,24 @@ class EvoGrad(Estimator):
             stacked = {n: t + noise.pop(n) for n, t in candidates.theta.items()}
             losses = candidates.losses(stacked, at.hyper)
         else:
-            apart = range(int(self.anchored), self.num_candidates)
-            pairs = [candidates.loss_gradient(k) for k in apart]
-            if self.mode == "differences":  # before the graph of the base step exists
-                values = _outer_values(at, candidates)
-            if self.anchored:
-                pairs.insert(0, candidates.loss_gradient(0, anchor))
+            # The first one last: it may be the base step's.
+            pairs = [candidates.loss_gradient(k, anchor) for k in reversed(range(candidates.count))]
+            pairs.reverse()
             losses = torch.stack([loss for loss, _ in pairs])
             loss_grads = [grads for _, grads in pairs]
         weights = softmax_weights(losses.detach(), self.temperature)
         if self.mode == "differences":
-            slopes = _slopes_by_differences(values or _outer_values(at, candidates), weights)
+            outer_loss, direct, slope = _slopes_by_differences(values, weights)
         else:
             by = _slopes_forward if self.mode == "forward" else _slopes_reverse
-            slopes = by(at, candidates, candidates.merged(weights))
-        outer_loss, direct, slope = slopes
+            outer_loss, direct, slope = by(at, candidates, candidates.merged(weights))
         coefficients = coefficients_of(weights, slope, self.temperature)
         diagnostics = {"losses": losses.detach(), "weights": weights, "coefficients": coefficients}
-        if candidates.batched:
-            found = gradients_or_none(losses, at.hyper, [coefficients.to(losses.dtype)])
-        else:
-            found = weighted_sum(coefficients, loss_grads)
+        found = (
+            gradients_or_none(losses, at.hyper, [coefficients.to(losses.dtype)])
+            if candidates.batched
+            else weighted_sum(coefficients, loss_grads)
+        )
         return Estimate(outer_loss, found, direct, diagnostics)
 
 
@@ -193,11 +199,43 @@ class AnchoredEvoGrad(EvoGrad):
     anchored: bool = True
 
 
-def weighted_sum(
-    weights: Tensor, gradients: Sequence[Mapping[str, Tensor | None]]
-) -> dict[str, Tensor | None]:
+def textbook_evograd(
+    inner_losses: Callable[[Tensors, Tensors], Tensor],
+    outer_loss: Callable[[Tensors, Tensors], Tensor],
+    theta: Tensors,
+    hyper: Tensors,
+    noise: Tensors,
+    temperature: float,
+) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+    """EvoGrad as the paper writes it: dL_V(theta*, lambda)/dlambda, L_V, l (K,) and w (K,).
+
+        theta_k = theta + eps_k,  l_k = L_T(theta_k, lambda),  w = softmax(-l / tau)
+        theta* = theta + sum_k w_k eps_k
+
+    By torch.func, so it can be vmapped. inner_losses: (all theta_k, (K, *shape) by name; lambda) to
+    l. outer_loss: (theta*, lambda) to L_V. noise: eps, (K, *shape) by name. Raises ValueError if
+    L_V does not depend on lambda.
+    """
+
+    def loss_and_weights(hyper: Tensors) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        losses = inner_losses({n: theta[n] + eps for n, eps in noise.items()}, hyper)
+        weights = softmax_weights(losses, temperature)
+        merged = {
+            n: theta[n] + sum(w * e for w, e in zip(weights.to(eps.dtype), eps, strict=True))
+            for n, eps in noise.items()
+        }
+        loss = outer_loss(merged, hyper)
+        if not loss.requires_grad:
+            raise ValueError(UNUSED_HYPER)
+        return loss, (losses, weights)
+
+    grads, (loss, rest) = torch.func.grad_and_value(loss_and_weights, has_aux=True)(dict(hyper))
+    return grads, loss, *rest
+
+
+def weighted_sum(weights: Tensor, gradients: Sequence[Grads]) -> Grads:
     """sum_k w_k times the k-th gradient, by name; None where all are None."""
-    total: dict[str, Tensor | None] = {}
+    total: Grads = {}
     for weight, found in zip(weights, gradients, strict=True):
         terms = {n: None if g is None else weight.to(g.dtype) * g for n, g in found.items()}
         total = sum_or_none(total, terms)
@@ -233,7 +271,7 @@ def _slopes_forward(at: Point, candidates: Candidates, merged: Tensors) -> Slope
     at.refuse_compiled("outer_loss", "a forward-mode derivative")
     first, slopes = candidates.epsilon(0), []
     for k in range(1, candidates.count):
-        direction = candidates.split(candidates.epsilon(k) - first)
+        direction = split_like(candidates.epsilon(k) - first, merged)
         with forward_ad.dual_level(), torch.set_grad_enabled(k == 1):
             duals = {n: forward_ad.make_dual(t, direction[n]) for n, t in merged.items()}
             value, slope = forward_ad.unpack_dual(at.outer_loss(duals))

@@ -4,14 +4,13 @@ Xu, Zhu, Jiang, Yang. Faster Meta Update Strategy for Noise-Robust Deep Learning
 CVPR 2021, arXiv:2104.15092. There the layers are chosen by learned samplers; here uniformly.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .base import Estimate, Point, Seeds
-from .problem import Tensors
+from .problem import Grads, Tensors
 from .randomness import draw_seeds
 from .second_order import inner_gradient
 from .t1t2 import LookAhead
@@ -59,9 +58,7 @@ class LayerSampled(LookAhead):
         found.diagnostics["sampled"] = torch.tensor([n in sampled for n in names])
         return found
 
-    def mixed_product(
-        self, at: Point, vector: Tensors, factor: float
-    ) -> Mapping[str, Tensor | None]:
+    def mixed_product(self, at: Point, vector: Tensors, factor: float) -> Grads:
         names, sampled = self._choose(at)
         if isinstance(self.layers, int):
             factor = factor * (len(names) / self.layers)

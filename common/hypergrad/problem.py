@@ -18,6 +18,9 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]
 """Tensors by name, as ``dict(module.named_parameters())`` gives them and torch.func takes them."""
 
+Grads = Mapping[str, Tensor | None]
+"""Gradients by name, None where what is differentiated does not depend on the tensor."""
+
 UNUSED_HYPER = (
     "neither inner_loss nor outer_loss depends on any hyperparameter: "
     "use the tensors passed as `hyper`, not copies held elsewhere, and do not detach them"
@@ -124,7 +127,7 @@ def gradients_by_both(
     hyper: Tensors,
     output_grads: Sequence[Tensor] | None = None,
     create_graph: bool = False,
-) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
+) -> tuple[Grads, Grads]:
     """``gradients_or_none`` by theta and by lambda, whose names may coincide, in one backward."""
     both = {("theta", n): t for n, t in params.items()}
     both |= {("lambda", n): t for n, t in hyper.items()}
@@ -139,9 +142,7 @@ def zeros_for_none(
     return {n: torch.zeros_like(t) if (g := found[n]) is None else g for n, t in inputs.items()}
 
 
-def sum_or_none(
-    left: Mapping[str, Tensor | None], right: Mapping[str, Tensor | None]
-) -> dict[str, Tensor | None]:
+def sum_or_none(left: Grads, right: Grads) -> Grads:
     """left + right by name of ``right``, None (or missing) as zero."""
     both = {n: (left.get(n), r) for n, r in right.items()}
     return {n: r if x is None else x if r is None else x + r for n, (x, r) in both.items()}

@@ -1,9 +1,9 @@
-"""Random numbers of an estimator: drawn from one seed, replayed at will, leaving no trace."""
+"""Random numbers and torch's modes during a call of an estimator, which leaves no trace in them."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,9 +45,15 @@ def perturbation(
     return random_bits(size, generator).to(dtype).mul_(2 * scale).sub_(scale)
 
 
+AtSeed = Callable[[int], AbstractContextManager[Any]]
+"""Seeds torch's global generators; gives the context in which a loss is to be evaluated."""
+
+
 @contextmanager
-def replayed_randomness(tensors: Iterable[Tensor]) -> Iterator[Callable[[int], None]]:
-    """Gives a function that seeds torch's global generators; puts their states back at the end.
+def own_modes(tensors: Sequence[Tensor]) -> Iterator[AtSeed]:
+    """An estimator's modes: gradients on, inference mode and autocast off; and the losses' context,
+    the caller's autocast, which is not meant for sums over parameters. Puts the generators' states
+    back at the end.
 
     Covers the CPU generator and those of the CUDA devices of the tensors; not generators that a
     loss holds itself, nor those of numpy and ``random``.
@@ -55,13 +61,17 @@ def replayed_randomness(tensors: Iterable[Tensor]) -> Iterator[Callable[[int], N
     indices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
     generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in indices)]
     states = [generator.get_state() for generator in generators]
+    kind = tensors[0].device.type
+    autocast = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
 
-    def replay(seed: int) -> None:
+    def at_seed(seed: int) -> AbstractContextManager[Any]:
         for generator in generators:
             generator.manual_seed(seed)
+        return torch.autocast(kind, *autocast)
 
     try:
-        yield replay
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False):
+            yield at_seed
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)

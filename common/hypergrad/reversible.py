@@ -184,8 +184,8 @@ class Reversible(SeveralSteps):
             raise ValueError(f"fraction_bits must be from 1 to 61, got {self.fraction_bits}")
 
     def estimate(self, at: Point) -> Estimate:
-        eta, ratio = self.eta, as_ratio(self.momentum)
-        sgd = FixedPointSGD(at.theta, eta, ratio, self.fraction_bits, self.steps)
+        eta, ratio = Rates(self.inner_lr, at), as_ratio(self.momentum)
+        sgd = FixedPointSGD(at.theta, eta.fixed, ratio, self.fraction_bits, self.steps)
         inner_losses = []
         # With a graph in both directions, although the first does not need it: torch computes
         # some derivatives (SiLU's) by other formulas without one, whose last bits differ.
@@ -196,7 +196,7 @@ class Reversible(SeveralSteps):
             del inner  # its graph, before the next
         sgd.check_range()
         outer_loss, v, direct = at.outer_step(sgd.params())
-        adjoint = Adjoint(v, Rates(eta), float(ratio))
+        adjoint = Adjoint(v, eta, float(ratio))
         for step in reversed(range(self.steps)):
             sgd.undo_move()
             inner = inner_gradient(at, sgd.params(), step)

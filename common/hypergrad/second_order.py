@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .base import Point
-from .problem import Tensors, gradients, gradients_by_both, gradients_or_none, leaves
+from .problem import Grads, Tensors, gradients, gradients_by_both, gradients_or_none, leaves
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,11 @@ class InnerGradient:
     hyper: Tensors
     grads: dict[str, Tensor]
 
-    def mixed_product(self, vector: Tensors) -> dict[str, Tensor | None]:
+    def mixed_product(self, vector: Tensors) -> Grads:
         """vector . d2L_T/(dtheta dlambda) by hyperparameter; frees the graph."""
         return gradients_or_none(*self._outputs(self.hyper, vector))
 
-    def products(
-        self, vector: Tensors
-    ) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
+    def products(self, vector: Tensors) -> tuple[Grads, Grads]:
         """vector . d2L_T/dtheta2 and vector . d2L_T/(dtheta dlambda); frees the graph."""
         outputs, theta, vectors = self._outputs(self.theta, vector)
         return gradients_by_both(outputs, theta, self.hyper, vectors)

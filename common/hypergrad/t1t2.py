@@ -8,7 +8,7 @@ Differentiation (MixFlow-MG). ICML 2025, arXiv:2505.00793: ``T1T2MixedMode``.
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from .base import Estimate, OneStep, Point
 from .checks import graph_of
 from .inner_step import stepped
-from .problem import Tensors, detached, gradients_or_none, norm
+from .problem import Grads, Tensors, detached, gradients_or_none, norm
 from .second_order import inner_gradient
 
 
@@ -64,9 +64,7 @@ class LookAhead(OneStep):
         return Estimate(outer_loss, found, direct, diagnostics)
 
     @abstractmethod
-    def mixed_product(
-        self, at: Point, vector: Tensors, factor: float
-    ) -> Mapping[str, Tensor | None]:
+    def mixed_product(self, at: Point, vector: Tensors, factor: float) -> Grads:
         """factor * vector . d2L_T/(dtheta dlambda) at theta, by hyperparameter."""
 
 
@@ -86,9 +84,7 @@ class T1T2Forward(LookAhead):
     there.
     """
 
-    def mixed_product(
-        self, at: Point, vector: Tensors, factor: float
-    ) -> Mapping[str, Tensor | None]:
+    def mixed_product(self, at: Point, vector: Tensors, factor: float) -> Grads:
         at.refuse_compiled("inner_loss", "a forward-mode derivative")
         with forward_ad.dual_level():
             value, slope = forward_ad.unpack_dual(at.inner_loss(_duals(at.theta, vector)))
@@ -128,9 +124,7 @@ class T1T2MixedMode(LookAhead):
     backward too; ValueError names one that lacks it (torch has none for grid_sample's backward).
     """
 
-    def mixed_product(
-        self, at: Point, vector: Tensors, factor: float
-    ) -> Mapping[str, Tensor | None]:
+    def mixed_product(self, at: Point, vector: Tensors, factor: float) -> Grads:
         at.refuse_compiled("inner_loss", "a forward-mode derivative")
         found: dict[str, Tensor | None] = {}
         reason = "torch has no forward-mode derivative of {}"

@@ -1,11 +1,12 @@
-"""The hypergradient of several steps of SGD, in reverse mode through the stored trajectory.
+"""The hypergradient of several steps of SGD, in reverse and in forward mode.
 
 Domke. Generic Methods for Optimization-Based Modeling. AISTATS 2012.
 Franceschi, Donini, Frasconi, Pontil. Forward and Reverse Gradient-Based Hyperparameter
-Optimization. ICML 2017, arXiv:1703.01785 (there: Reverse-HG).
+Optimization. ICML 2017, arXiv:1703.01785 (there: Reverse-HG, Forward-HG).
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,18 @@ import torch
 from torch import Tensor
 
 from .base import Estimate, InnerSGD, Point, Seeds, check_at_least
-from .inner_step import LearnedLR
+from .inner_step import InnerLR, LearnedLR, current
 from .problem import (
+    Grads,
     Tensors,
     added,
     detached,
+    gradients,
+    gradients_by_both,
     gradients_or_none,
+    leaves,
     norm,
+    split_like,
     sum_or_none,
     zeros_for_none,
 )
@@ -36,12 +42,6 @@ class SeveralSteps(InnerSGD):
         super().__post_init__()
         check_at_least(1, steps=self.steps)
 
-    def rates(self, at: Point) -> "Rates":
-        """The step sizes of a call."""
-        if isinstance(self.inner_lr, LearnedLR):
-            return Rates(self.inner_lr.by_name(at.hyper, at.theta))
-        return Rates(self.eta)
-
     def inner_batches(self, inner_batch: Any) -> Sequence[Any]:
         wanted = f"inner_batch must be a sequence of one batch for each of steps = {self.steps}"
         if not isinstance(inner_batch, Sequence):
@@ -56,11 +56,16 @@ class SeveralSteps(InnerSGD):
 
 
 class Rates:
-    """Step sizes: one number, or a scalar tensor for each parameter, with a graph to lambda."""
+    """The step sizes of a call: ``fixed``, one number, or ``learned``, a scalar tensor for each
+    parameter with a graph to lambda."""
 
-    def __init__(self, rates: float | Tensors) -> None:
-        self.learned = rates if isinstance(rates, Mapping) else None
-        self.fixed = 0.0 if isinstance(rates, Mapping) else rates
+    def __init__(self, inner_lr: InnerLR, at: Point) -> None:
+        self.learned: Tensors | None = None
+        self.fixed = 0.0
+        if isinstance(inner_lr, LearnedLR):
+            self.learned = inner_lr.by_name(at.hyper, at.theta)
+        else:
+            self.fixed = current(inner_lr)
 
     def __getitem__(self, name: str) -> float | Tensor:
         return self.fixed if self.learned is None else self.learned[name].detach()
@@ -71,7 +76,7 @@ class Rates:
             return added(theta, momentum, -self.fixed)
         return {n: t - self[n] * momentum[n] for n, t in theta.items()}
 
-    def gradient(self, by_rate: Tensors, hyper: Tensors) -> dict[str, Tensor | None]:
+    def gradient(self, by_rate: Tensors, hyper: Tensors) -> Grads:
         """The part of dL_V/dlambda that goes through the rates; by_rate: dL_V/deta by parameter."""
         if self.learned is None:
             return {}
@@ -91,9 +96,9 @@ class Adjoint:
 
     def __init__(self, v: Tensors, eta: Rates, momentum: float) -> None:
         self.eta, self.momentum = eta, momentum
-        self.a: Mapping[str, Tensor] = v
+        self.a: Tensors = v
         self.b: dict[str, Tensor] | None = None
-        self.found: dict[str, Tensor | None] = {}
+        self.found: Grads = {}
 
     def step_back(self, inner: InnerGradient, first: bool) -> None:
         """Back through the step that ``inner`` made; ``first``: the one from theta_0.
@@ -144,7 +149,7 @@ class Unrolled(SeveralSteps):
             raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
 
     def estimate(self, at: Point) -> Estimate:
-        eta, theta = self.rates(at), at.theta
+        eta, theta = Rates(self.inner_lr, at), at.theta
         momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
         trajectory: list[InnerGradient] = []
         moves: list[Tensors] = []  # m_1 .. m_k, where the rates are learned
@@ -168,3 +173,92 @@ class Unrolled(SeveralSteps):
         found = sum_or_none(eta.gradient(by_rate, at.hyper), adjoint.found)
         diagnostics = {"inner_losses": inner_losses, "outer_grad_norm": norm(v)}
         return Estimate(outer_loss, found, direct, diagnostics)
+
+
+@dataclass(frozen=True)
+class ForwardMode(Unrolled):
+    """Unrolled's hypergradient, with the Jacobian Z_t = dtheta_t/dlambda carried along the steps.
+
+        W_{t+1} = mu W_t + d2L_T/dtheta2 Z_t + d2L_T/(dtheta dlambda),   W_0 = 0
+        Z_{t+1} = Z_t - eta W_{t+1},   Z_0 = 0,   indirect term = dL_V/dtheta_k . Z_k
+
+    theta_t as in Unrolled. Column i, of hyperparameter entry i with unit vector e_i, is one
+    derivative of dL_T/dtheta along (z_i, e_i), taken, since second derivatives are symmetric, as
+
+        d/dtheta ( <dL_T/dtheta, z_i> + <dL_T/dlambda, e_i> )
+
+    by double backward: right wherever T1T2 is (torch lacks the forward-mode derivative of many
+    backward passes). Cost for H entries of lambda: k + 1 forwards, k + 1 backwards, k H backwards
+    through a backward; memory: one graph of the first derivatives and H vectors of theta's size
+    (2 H with momentum), whatever k.
+
+    Settings and diagnostics as Unrolled; of a ``LearnedLR`` -m deta/dlambda is added to every step.
+    """
+
+    def estimate(self, at: Point) -> Estimate:
+        at.refuse_compiled("inner_loss", "a second derivative")
+        eta, theta = Rates(self.inner_lr, at), at.theta
+        momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
+        tangents = _Tangents(at, eta, self.momentum)
+        inner_losses = []
+        for step in range(self.steps):
+            loss, inner_grads = tangents.step(step, leaves(theta))
+            inner_losses.append(loss)
+            momentum = added(inner_grads, momentum, self.momentum)
+            tangents.step_rates(momentum)
+            theta = eta.stepped(theta, momentum)
+        outer_loss, v, direct = at.outer_step(theta)
+        diagnostics = {"inner_losses": torch.stack(inner_losses), "outer_grad_norm": norm(v)}
+        return Estimate(outer_loss, tangents.along(v), direct, diagnostics)
+
+
+class _Tangents:
+    """Z, and W if there is momentum: by parameter, (H, *shape), a row per entry of lambda."""
+
+    def __init__(self, at: Point, eta: Rates, momentum: float) -> None:
+        self.at, self.eta, self.momentum = at, eta, momentum
+        self.entries = [(n, i) for n, h in at.hyper.items() for i in range(h.numel())]
+        self.z = {n: t.new_zeros(len(self.entries), *t.shape) for n, t in at.theta.items()}
+        self.w = {n: torch.zeros_like(z) for n, z in self.z.items()} if momentum else None
+        self.started = False
+
+    def step(self, step: int, theta: Tensors) -> tuple[Tensor, Tensors]:
+        """Through an SGD step from the leaves ``theta``; L_T and dL_T/dtheta without a graph."""
+        loss = self.at.inner_loss(theta, step=step)
+        found, hyper_grads = gradients_by_both(loss, theta, self.at.hyper, create_graph=True)
+        loss, inner_grads = loss.detach(), zeros_for_none(found, theta)
+        for row, (name, index) in enumerate(self.entries):
+            outputs: list[Tensor] = []
+            vectors: list[Tensor] = []
+            if self.started:  # before, z is zero
+                outputs += inner_grads.values()
+                vectors += [self.z[n][row] for n in inner_grads]
+            if (grad := hyper_grads[name]) is not None:
+                unit = torch.zeros_like(grad, memory_format=torch.contiguous_format)
+                unit.view(-1)[index] = 1
+                outputs.append(grad)
+                vectors.append(unit)
+            for n, change in gradients(outputs, theta, vectors, retain_graph=True).items():
+                if self.w is not None:
+                    change = self.w[n][row].mul_(self.momentum).add_(change)
+                if self.eta.learned is None:
+                    self.z[n][row].sub_(change, alpha=self.eta.fixed)
+                else:
+                    self.z[n][row].sub_(self.eta[n] * change)
+        self.started = True
+        return loss, detached(inner_grads)
+
+    def step_rates(self, momentum: Tensors) -> None:
+        """-m deta/dlambda of one step, where the rates are functions of lambda."""
+        for n, rate in (self.eta.learned or {}).items():
+            for name, slope in gradients_or_none(rate, self.at.hyper, retain_graph=True).items():
+                if slope is not None:
+                    rows = [row for row, (other, _) in enumerate(self.entries) if other == name]
+                    change = slope.reshape(-1, *[1] * momentum[n].dim()) * momentum[n]
+                    self.z[n][rows[0] : rows[-1] + 1].sub_(change)
+
+    def along(self, v: Tensors) -> dict[str, Tensor]:
+        """v . Z by hyperparameter."""
+        rows = len(self.entries)
+        parts = (self.z[n].reshape(rows, t.numel()) @ t.reshape(-1) for n, t in v.items())
+        return split_like(functools.reduce(torch.add, parts), self.at.hyper)
