@@ -31,7 +31,7 @@ from .problem import (
 from .randomness import AtSeed, draw_seeds, own_modes
 
 LossGradient = tuple[Tensor, Grads]
-"""L_T without a graph, and dL_T/dlambda by name, None where L_T does not depend on it."""
+"""L_T without a graph, and dL_T/dlambda."""
 
 
 def check_positive(**settings: float) -> None:
@@ -50,12 +50,9 @@ def check_at_least(least: float, **settings: float) -> None:
 
 @dataclass(frozen=True)
 class Anchor:
-    """What the base step knows of L_T at theta.
-
-    loss: L_T(theta, lambda) on the same batch, without a graph. grads: dL_T/dlambda by name, None
-    where nothing leads. Asked for together with dL_T/dtheta they cost the base step nothing, or
-    (loss weights) a backward through what follows the network.
-    """
+    """What the base step knows of L_T at theta: ``loss`` on the same batch, without a graph, and
+    ``grads``, dL_T/dlambda. Asked for together with dL_T/dtheta they cost the base step nothing, or
+    (loss weights) a backward through what follows the network."""
 
     loss: Tensor
     grads: Grads
@@ -181,8 +178,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator has found. indirect: by hyperparameter, None where nothing leads; direct:
-    dL_V/dlambda at fixed theta, None if lambda does not occur in L_V."""
+    """What an estimator has found. direct: dL_V/dlambda at fixed theta, None if lambda does not
+    occur in L_V."""
 
     outer_loss: Tensor
     indirect: Grads
@@ -220,8 +217,8 @@ class Estimator(ABC):
             checks.check_tensors(what, tensors, known=checks.examination_of(problem).passed)
         batches, seeds = self.inner_batches(inner_batch), self.draw_seeds(generator)
         with own_modes([*params.values(), *hyper.values()]) as at_seed:
-            given_at = (problem, params, hyper, batches, outer_batch)
-            at = Point(*given_at, seeds, at_seed, self.check_finite)
+            finite = self.check_finite
+            at = Point(problem, params, hyper, batches, outer_batch, seeds, at_seed, finite)
             self._examine(at)
             with at.examination.buffers_watched():
                 found = self.estimate(at, **given)
@@ -251,7 +248,7 @@ class Estimator(ABC):
         """The formula of the class, at one point."""
 
     def inner_batches(self, inner_batch: Any) -> Sequence[Any]:
-        """The batches of the inner steps: one, but for estimators of several steps."""
+        """The batches of the inner steps."""
         return [inner_batch]
 
     def draw_seeds(self, generator: torch.Generator | None) -> Seeds:
@@ -281,8 +278,7 @@ class InnerSGD(Estimator):
 
 @dataclass(frozen=True)
 class OneStep(Estimator):
-    """An estimator of one inner step. inner_lr: its step size (SGD), or the training's optimiser
-    (SGD, Adam, AdamW), whose step it then is: theta' and its Jacobian, see inner_step.py."""
+    """An estimator of one inner step, of SGD or of the training's optimiser (see ``T1T2``)."""
 
     inner_lr: InnerStep
 

@@ -27,9 +27,9 @@ def coefficients_of(weights: Tensor, slopes: Tensor, temperature: float) -> Tens
 class Candidates:
     """theta_k = theta + eps_k for k = 0 .. K - 1 at one point, by the settings of an EvoGrad.
 
-    noise: eps by name, each (K, *shape); None draws it, eps_k from the point's own seed k, again
-    whenever it is asked for. antithetic: eps_{k+1} = -eps_k for even k. anchored: eps_0 = 0.
-    Vectors run over all perturbed parameters. Raises ValueError if there are none.
+    noise: eps by name, each (K, *shape); None draws eps_k from the point's own seed k, again
+    whenever it is asked for. Vectors run over all perturbed parameters. Raises ValueError if there
+    are none.
     """
 
     def __init__(self, at: Point, settings: "EvoGrad", noise: Tensors | None = None) -> None:

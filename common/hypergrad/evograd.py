@@ -141,13 +141,9 @@ class EvoGrad(Estimator):
 
     def _by_graph(self, at: Point, candidates: Candidates) -> Estimate:
         candidates.candidate(self.num_candidates - 1)  # raises if rounding takes the perturbation
+        noise, tau = candidates.stacked_noise(), self.temperature
         grads, outer_loss, losses, weights = textbook_evograd(
-            candidates.losses,
-            at.outer_loss,
-            candidates.theta,
-            at.hyper_values,
-            candidates.stacked_noise(),
-            self.temperature,
+            candidates.losses, at.outer_loss, candidates.theta, at.hyper_values, noise, tau
         )
         return Estimate(outer_loss, grads, diagnostics={"losses": losses, "weights": weights})
 
@@ -176,11 +172,10 @@ class EvoGrad(Estimator):
             outer_loss, direct, slope = by(at, candidates, candidates.merged(weights))
         coefficients = coefficients_of(weights, slope, self.temperature)
         diagnostics = {"losses": losses.detach(), "weights": weights, "coefficients": coefficients}
-        found = (
-            gradients_or_none(losses, at.hyper, [coefficients.to(losses.dtype)])
-            if candidates.batched
-            else weighted_sum(coefficients, loss_grads)
-        )
+        if candidates.batched:
+            found = gradients_or_none(losses, at.hyper, [coefficients.to(losses.dtype)])
+        else:
+            found = weighted_sum(coefficients, loss_grads)
         return Estimate(outer_loss, found, direct, diagnostics)
 
 

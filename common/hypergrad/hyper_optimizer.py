@@ -12,10 +12,7 @@ from .checks import check_scalar
 from .problem import Hypergradient, Tensors
 
 Hyper = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
-"""Hyperparameters: a module's parameters, or tensors by name."""
-
 Loss = Callable[[nn.Module, Any, Any], Tensor]
-"""``loss(model, hyper, batch)``, a scalar; ``hyper`` is the module, or a dict of the tensors."""
 
 
 class HyperOptimizer:
@@ -115,11 +112,10 @@ class HyperOptimizer:
 
 
 class ModuleProblem(nn.Module):
-    """The BilevelProblem of losses that call modules.
+    """The BilevelProblem of losses that call modules: a module that holds them.
 
-    This is a module that holds them, for ``functional_call``: each evaluation puts the estimator's
-    parameters in place of the modules' own, with clones of their buffers. ``hyper``: what of
-    ``given`` is not frozen.
+    Each evaluation puts, by ``functional_call``, the estimator's parameters in place of the
+    modules' own, with clones of their buffers. ``hyper``: what of ``given`` is not frozen.
     """
 
     def __init__(self, model: nn.Module, hyper: Hyper, train_loss: Loss, valid_loss: Loss) -> None:
@@ -130,7 +126,11 @@ class ModuleProblem(nn.Module):
         self.given: dict[str, Tensor] = dict(
             hyper.named_parameters() if isinstance(hyper, nn.Module) else hyper
         )
-        self.hyper = {n: t for n, t in self.given.items() if not _frozen(t)}
+        self.hyper = {
+            n: t
+            for n, t in self.given.items()
+            if not isinstance(t, nn.Parameter) or t.requires_grad
+        }
         _check_hyper(self.hyper)
         # Hyperparameters that are parts of the model have a name there too.
         names = {id(tensor): name for name, tensor in self.hyper.items()}
@@ -167,10 +167,6 @@ class ModuleProblem(nn.Module):
         """A loss by name, while the tensors are in place."""
         given = hyper if self.module is None else self.module
         return check_scalar(loss, self.losses[loss](self.model, given, batch))
-
-
-def _frozen(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
 
 
 def _check_hyper(hyper: Tensors) -> None:

@@ -23,8 +23,8 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Solution(NamedTuple):
-    """x with matrix x ~ target; |target - matrix x| / |target| by the recursion; the number of
-    products; whether it stopped at a direction of negative curvature."""
+    """x with A x ~ target; |target - A x| / |target| by the recursion; the number of products;
+    whether it stopped at a direction of negative curvature."""
 
     x: Tensor
     residual: Tensor
@@ -143,9 +143,8 @@ class Neumann(Implicit, InnerSGD):
     through a backward; memory: the graph of dL_T/dtheta and 4 vectors of theta's size. For inner
     problems that are nearly solved, with eta that of their SGD.
 
-    inner_lr: eta. terms: how many. inner_batch is one batch. outer_loss is L_V at theta.
-    Diagnostics: as ImplicitCG up to ``outer_grad_norm``; ``last_term_norm``, that of the last term
-    relative to |x|.
+    inner_lr: eta. terms: how many. The rest as ImplicitCG, with ``last_term_norm``, that of the
+    last term relative to |x|, for its diagnostics after ``outer_grad_norm``.
     """
 
     terms: int

@@ -42,10 +42,8 @@ class LearnedLR:
 def check_inner_step(
     inner_lr: InnerLR | InnerStep, optimizers: bool = False, learned: bool = False
 ) -> None:
-    """ValueError or TypeError for what is no positive step size; functions are asked later.
-
-    optimizers, learned: whether an optimiser, or a LearnedLR, may stand for it.
-    """
+    """ValueError or TypeError for what is no positive step size, nor an optimiser or a LearnedLR
+    where they are allowed; functions are asked later."""
     if isinstance(inner_lr, LearnedLR):
         if not learned:
             raise ValueError("inner_lr may be a LearnedLR in Unrolled and ForwardMode only")
@@ -86,11 +84,8 @@ def _number(inner_lr: Any) -> float:
 
 @dataclass(frozen=True)
 class Stepped:
-    """theta' = u(theta, dL_T/dtheta) and what it takes to go back through u.
-
-    theta: theta'. factor, jacobian: dtheta'/d(dL_T/dtheta) is factor times diag(jacobian), None
-    standing for ones.
-    """
+    """theta' of an inner step, and its derivative by dL_T/dtheta: ``factor`` times
+    diag(``jacobian``), None standing for ones."""
 
     theta: dict[str, Tensor]
     factor: float

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Estimate, Point, Seeds
+from .base import Estimate, Point, Seeds, check_at_least
 from .problem import Grads, Tensors
 from .randomness import draw_seeds
 from .second_order import inner_gradient
@@ -45,8 +45,8 @@ class LayerSampled(LookAhead):
         super().__post_init__()
         if isinstance(self.layers, str):
             raise ValueError("layers must be a number, a predicate or a list of names, not a name")
-        if isinstance(self.layers, int) and self.layers < 1:
-            raise ValueError(f"layers must be at least 1, got {self.layers}")
+        if isinstance(self.layers, int):
+            check_at_least(1, layers=self.layers)
 
     def draw_seeds(self, generator: torch.Generator | None) -> Seeds:
         inner, outer, layers = draw_seeds(3, generator)

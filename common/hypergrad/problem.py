@@ -90,7 +90,7 @@ def gradients_or_none(
     output_grads: Sequence[Tensor] | None = None,
     create_graph: bool = False,
     retain_graph: bool = False,
-) -> dict[Any, Tensor | None]:
+) -> Mapping[Any, Tensor | None]:
     """Vector-Jacobian product by name; None for inputs that no output depends on."""
     outputs = [output] if isinstance(output, Tensor) else list(output)
     vectors = output_grads or [torch.ones_like(o) for o in outputs]

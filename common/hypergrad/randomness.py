@@ -46,14 +46,13 @@ def perturbation(
 
 
 AtSeed = Callable[[int], AbstractContextManager[Any]]
-"""Seeds torch's global generators; gives the context in which a loss is to be evaluated."""
+"""Seeds torch's global generators; gives the context of a loss, the caller's autocast."""
 
 
 @contextmanager
 def own_modes(tensors: Sequence[Tensor]) -> Iterator[AtSeed]:
-    """An estimator's modes: gradients on, inference mode and autocast off; and the losses' context,
-    the caller's autocast, which is not meant for sums over parameters. Puts the generators' states
-    back at the end.
+    """Gradients on, inference mode and autocast off: the caller's autocast is meant for the losses,
+    not for sums over parameters. Puts the generators' states back at the end.
 
     Covers the CPU generator and those of the CUDA devices of the tensors; not generators that a
     loss holds itself, nor those of numpy and ``random``.

@@ -47,17 +47,13 @@ class ReversibleDecay:
     def __init__(self, ratio: Fraction, like: Tensor, most: int) -> None:
         """most: how many decays there will be before they are undone."""
         self.n, self.d = ratio.numerator, ratio.denominator
-        self.per_word = self._capacity(most)
+        self.per_word = bound = 0  # bound: the largest number after so many decays
+        while self.per_word < most and bound * self.d + self.d - 1 < 2**63:
+            bound = (bound * self.d + self.d - 1) // self.n
+            self.per_word += 1
         self.digits = torch.zeros_like(like)
         self.used = 0
         self.words: list[Tensor] = []
-
-    def _capacity(self, most: int) -> int:
-        bound = count = 0
-        while count < most and bound * self.d + self.d - 1 < 2**63:
-            bound = (bound * self.d + self.d - 1) // self.n
-            count += 1
-        return count
 
     def multiply(self, value: Tensor) -> Tensor:
         """value * n / d, off by less than n."""

@@ -76,13 +76,6 @@ class Rates:
             return added(theta, momentum, -self.fixed)
         return {n: t - self[n] * momentum[n] for n, t in theta.items()}
 
-    def gradient(self, by_rate: Tensors, hyper: Tensors) -> Grads:
-        """The part of dL_V/dlambda that goes through the rates; by_rate: dL_V/deta by parameter."""
-        if self.learned is None:
-            return {}
-        vectors = [by_rate[n] for n in self.learned]
-        return gradients_or_none(list(self.learned.values()), hyper, vectors)
-
 
 class Adjoint:
     """dL_V/dtheta_t and what has been found of dL_V/dlambda, carried back from step to step.
@@ -91,7 +84,7 @@ class Adjoint:
 
         b <- mu b - eta a,   found += b . d2L_T/(dtheta dlambda),   a <- a + b . d2L_T/dtheta2
 
-    with the derivatives at theta_t. found: by hyperparameter, None where nothing leads.
+    with the derivatives at theta_t.
     """
 
     def __init__(self, v: Tensors, eta: Rates, momentum: float) -> None:
@@ -170,7 +163,10 @@ class Unrolled(SeveralSteps):
                 move = moves.pop()
                 by_rate = {n: r - (adjoint.a[n] * move[n]).sum() for n, r in by_rate.items()}
             adjoint.step_back(inner, first=not trajectory)
-        found = sum_or_none(eta.gradient(by_rate, at.hyper), adjoint.found)
+        found = adjoint.found
+        if eta.learned is not None:
+            rates, vectors = list(eta.learned.values()), [by_rate[n] for n in eta.learned]
+            found = sum_or_none(gradients_or_none(rates, at.hyper, vectors), found)
         diagnostics = {"inner_losses": inner_losses, "outer_grad_norm": norm(v)}
         return Estimate(outer_loss, found, direct, diagnostics)
 
