@@ -103,7 +103,7 @@ class Examination:
         hyper: Tensors,
         originals: list[Tensor],
     ) -> None:
-        """Examines the loss at the leaves ``theta`` and ``hyper``; ValueError for a mistake.
+        """Evaluates the loss at the leaves ``theta`` and ``hyper``; ValueError for a mistake.
         originals: the caller's own tensors."""
         with _watched(name) as used:
             loss = _without_activations(lambda: loss_at(theta))

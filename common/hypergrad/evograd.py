@@ -67,9 +67,8 @@ class EvoGrad(Estimator):
     problem that has ``inner_losses`` (BatchedCandidates) gets all candidates in one call, whatever
     the mode.
 
-    anchored: theta_1 = theta (eps_1 = 0). The base step computes its loss anyway, and may hand it
-    over as ``anchor``: a whole training step with K = 2 and ``differences`` is then a base step and
-    three forwards.
+    anchored: theta_1 = theta (eps_1 = 0). The base step may hand its loss over as ``anchor``: a
+    training step with K = 2 and ``differences`` is then a base step and three forwards.
 
     In expectation, for small sigma, the indirect term is that of one unrolled SGD step (T1T2)
     with step size ``effective_inner_lr`` = sigma^2 (1 - 1/K) / tau; sigma^2 / tau if antithetic;
@@ -80,7 +79,7 @@ class EvoGrad(Estimator):
     pairs +eps, -eps (K even). perturb: which parameters, by name, are perturbed; None is all.
     common_noise: randomness inside the inner loss (dropout) is the same for all candidates, which
     leaves the mean as it is and takes the noise's differences out of the estimate; False draws it
-    anew for each. All perturbed parameters must share one dtype and device.
+    anew for each. All perturbed parameters must be on one device.
 
     outer_loss is L_V at theta* (differences: sum_k w_k L_V(theta_k)). Diagnostics: ``losses``
     l (K,), ``weights`` w (K,), ``coefficients`` c (K,) (not in mode graph).

@@ -11,11 +11,8 @@ from .problem import Grads, Tensors, gradients, gradients_by_both, gradients_or_
 
 @dataclass(frozen=True)
 class InnerGradient:
-    """dL_T/dtheta at one point together with its graph, from which second derivatives are taken.
-
-    loss: L_T without a graph. theta, hyper: the leaves it was evaluated at. grads: dL_T/dtheta for
-    the names in ``theta``, with a graph to both.
-    """
+    """dL_T/dtheta (``grads``) with its graph to the leaves ``theta`` and ``hyper``, for second
+    derivatives; ``loss``: L_T without a graph."""
 
     loss: Tensor
     theta: dict[str, Tensor]

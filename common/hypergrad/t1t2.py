@@ -50,10 +50,7 @@ class T1T2(OneStep):
 
 @dataclass(frozen=True)
 class LookAhead(OneStep):
-    """T1T2's number without its graph: a step to theta' for v, then a derivative at theta.
-
-    inner_lr, outer_loss and diagnostics: as T1T2.
-    """
+    """T1T2's number without its graph: a step to theta' for v, then a derivative at theta."""
 
     def estimate(self, at: Point) -> Estimate:
         inner_loss, step = at.stepped(self.inner_lr)

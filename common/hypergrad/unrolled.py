@@ -89,15 +89,13 @@ class Adjoint:
 
     def __init__(self, v: Tensors, eta: Rates, momentum: float) -> None:
         self.eta, self.momentum = eta, momentum
-        self.a: Tensors = v
+        self.a = v
         self.b: dict[str, Tensor] | None = None
         self.found: Grads = {}
 
     def step_back(self, inner: InnerGradient, first: bool) -> None:
-        """Back through the step that ``inner`` made; ``first``: the one from theta_0.
-
-        Frees the graph. Nobody asks for dL_V/dtheta_0, so it is not computed.
-        """
+        """Back through the step that ``inner`` made, whose graph is freed. ``first``: it is the one
+        from theta_0, so dL_V/dtheta at its start is not needed."""
         if self.b is None or not self.momentum:
             self.b = {n: -self.eta[n] * a for n, a in self.a.items()}
         else:
@@ -156,7 +154,7 @@ class Unrolled(SeveralSteps):
         inner_losses = torch.stack([inner.loss for inner in trajectory])
         outer_loss, v, direct = at.outer_step(theta)
         adjoint = Adjoint(v, eta, self.momentum)
-        by_rate = {n: torch.zeros((), dtype=t.dtype, device=t.device) for n, t in v.items()}
+        by_rate = {n: t.new_zeros(()) for n, t in v.items()}
         while trajectory:
             inner = trajectory.pop()
             if moves:
