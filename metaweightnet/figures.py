@@ -59,20 +59,21 @@ def draw_figures(setting: tuple[str, str], group: Group, folder: Path) -> list[F
         ]  # fmt: skip
     if learned:
         figures.append(_movement(setting, learned, folder))
-        controls = ("frozen_vnet", "sign_flipped")
-        compared = {
-            name: runs
-            for name, runs in group.items()
-            if runs[0].method not in controls and "decay" not in name
-        }
-        figures.append(_against_seconds(setting, compared, folder))
+        figures.append(_against_seconds(setting, group, folder))
     return figures
 
 
 def _against_seconds(setting: tuple[str, str], group: Group, folder: Path) -> Figure:
+    """Of plain training, EvoGrad by the number of candidates, and the exact hypergradient."""
     config = next(iter(group.values()))[0].config
+    compared = {
+        name: runs
+        for name, runs in group.items()
+        if runs[0].method in (EXPERIMENT.baseline, "evograd", "along_gradient", "t1t2_forward")
+        and "decay" not in name
+    }
     return metric_against_seconds(
-        group,
+        compared,
         "accuracy",
         "test accuracy (%)",
         -(-config["train_size"] // config["batch_size"]),

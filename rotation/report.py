@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.report import metric_number, step_costs, written_section
+from common.report import by_label, metric_number, step_costs, written_section
 from common.reporting import (
     Comparison,
     Figure,
@@ -43,10 +43,12 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     learned = {m: runs for m, runs in by_method.items() if runs and m != EXPERIMENT.baseline}
     if learned:
         config = PRESETS[preset]
+        # Whatever the number of candidates.
+        same = (r for r in records if all(w.startswith("K =") for w in variant(r.config)))
         figures = [
             angle_figure(learned, folder),
             metric_against_seconds(
-                {METHODS[m].label: runs for m, runs in learned.items()},
+                by_label(EXPERIMENT, same),
                 "rotated",
                 "accuracy on rotated digits (%)",
                 -(-config.train_size // config.batch_size),
