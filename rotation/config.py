@@ -14,6 +14,7 @@ METHODS |= estimator_methods(
         "t1t2": "T1-T2 (double backward)",
         "t1t2_higher": "T1-T2 (through higher)",
         "finite_difference": "Finite difference",
+        "along_gradient": "EvoGrad along the gradient",
     },
     published={"evograd": "evograd"},
     # The angle acts before the network, where torch lacks the derivatives that these need.
