@@ -40,7 +40,7 @@ class Judged(NamedTuple):
     no test decides. decide: how many seeds would."""
 
     measured: str = MISSING
-    count: str = "0"
+    sample: str = "0"
     verdict: Verdict = "undecided"
     p: tuple[float, float] | None = None
     decide: str = ""

@@ -126,7 +126,7 @@ def claims_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Tabl
         texts = []
         for what in dict.fromkeys(f.comparison["what"] for f in own):
             judged, source = best[what].judged, best[what].source
-            where = f" ({source.label}, {judged.count})" if source else ""
+            where = f" ({source.label}, {judged.sample})" if source else ""
             texts.append(f"{what}: {judged.measured}{where}")
         verdict = VerdictCell(verdict_of(own))
         rows.append((claim["statement"], verdict, "; ".join(texts), claim["where"]))
@@ -150,7 +150,7 @@ def evidence_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Ta
                 size, decide = source.label, judged.decide or MISSING
                 where = source.folder.replace("EXPERIMENT", comparison["experiment"])
             what, published = comparison["what"], comparison["published"]
-            found = (what, VerdictCell(judged.verdict), judged.measured, size, judged.count)
+            found = (what, VerdictCell(judged.verdict), judged.measured, size, judged.sample)
             rows.append((*found, published, decide, where))
     return Table(
         "The evidence",

@@ -97,7 +97,7 @@ class Experiment:
     description: str
     methods: Mapping[str, Method]
     presets: "Mapping[str, RunSettings]"
-    planned: "Callable[[str], list[RunSettings]]"
+    planned: "Callable[[str], Sequence[RunSettings]]"
     metric: str
     baseline: str
     axes: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from common.errors import UserError
 try:
     import fcntl
 except ImportError:  # not on Windows: nothing is locked there
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 LOCK = ".lock"
 SUMS = "SHA256SUMS"

@@ -105,7 +105,7 @@ def execute(
             f"{config.experiment} {config.run_name()}",
             config.tensorboard,
         )
-        curves = getattr(task, "curves", dict)()
+        curves: dict[str, list[float]] = getattr(task, "curves", dict)()
         cost = task.measure_cost().as_dict()
         cost["seconds_per_epoch"] = statistics.median(history.seconds)
         final = {name: value for name, value in history.epochs[-1].items() if name != "epoch"}

@@ -108,4 +108,5 @@ def normalise(images: Tensor) -> Tensor:
 @functools.cache
 def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
     """On the device, cached: a copy for each batch would wait for the device."""
-    return tuple(torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return mean, std

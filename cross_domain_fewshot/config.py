@@ -186,9 +186,8 @@ class Config(EstimatorSettings):
     def _normalised(self) -> Self:
         """Settings that ask for what the method does anyway, or that do not affect it, become the
         default, so that equal runs have equal settings and names."""
-        same = {n: "released" for n, value in self.released().items() if self.chosen(n) == value}
-        if not self.learned:
-            same["order"] = "released"
+        same: dict[str, Any] = {} if self.learned else {"order": "released"}
+        same |= {n: "released" for n, value in self.released().items() if self.chosen(n) == value}
         if self.method != "ft":
             same["ft"] = "trained"
         return replace(self, **same)
@@ -241,7 +240,7 @@ PRESETS = {
 }
 
 
-CONTROLLED = {"stream": "pairs", "auxiliary": "on", "ft": "fixed"}
+CONTROLLED: dict[str, Any] = {"stream": "pairs", "auxiliary": "on", "ft": "fixed"}
 """The training loop of the methods that learn, for those that do not."""
 
 
@@ -249,7 +248,7 @@ def planned_runs(preset: str) -> list[Config]:
     """The runs behind the tables and figures of a preset: none and ft in the released way and in
     the controlled one, then the methods that learn."""
     default = PRESETS[preset]
-    methods = [
+    methods: list[dict[str, Any]] = [
         {"method": "none"},
         {"method": "none"} | CONTROLLED,
         {"method": "ft"},

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def build(config: Config, device: torch.device) -> CostProblem:
     """Random images. plain_step is that of method none, base_step that of ft (fixed), both with
     the auxiliary loss."""
 
-    def learner_of(**changes: str) -> Learner:
+    def learner_of(**changes: Any) -> Learner:
         seed_everything(1)
         return Learner(replace(config, **changes), device, AUX_CLASSES)
 

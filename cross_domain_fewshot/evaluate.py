@@ -18,7 +18,7 @@ def episode_accuracies(
     the backbone together, where they do not affect each other; the head, whose batch norm uses the
     statistics of an episode, takes one episode at a time.
     """
-    accuracies = []
+    accuracies: list[Tensor] = []
     with in_mode(network, training=False):
         while len(accuracies) < episodes:
             count = max(1, images_at_once // (stream.n_way * (stream.n_shot + stream.n_query)))

@@ -38,9 +38,8 @@ class TransformedBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        for name, start in zip(_HYPER, (GAMMA_START, BETA_START), strict=True):
-            value = torch.full((channels,), start)
-            self.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        self.theta_gamma = nn.Parameter(torch.full((channels,), GAMMA_START), requires_grad=False)
+        self.theta_beta = nn.Parameter(torch.full((channels,), BETA_START), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> the same shape."""

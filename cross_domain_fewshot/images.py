@@ -121,7 +121,7 @@ def read_image(path: str, side: int, draws: Tensor | None) -> np.ndarray:
         picture = picture.crop((border, border, border + side, border + side))
     else:
         width, height = picture.size
-        box = augment.crop_boxes(draws, height, width, LARGE_SCALE)[0].tolist()
+        box = tuple(augment.crop_boxes(draws, height, width, LARGE_SCALE)[0].tolist())
         picture = picture.crop(box).resize((side, side), bilinear)
     return np.asarray(picture)
 

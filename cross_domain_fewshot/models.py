@@ -107,7 +107,7 @@ def build_backbone(
     transformed: with feature-wise transformation layers.
     """
     if name in RESNET_BLOCKS:
-        backbone = ResNet(name, width, stem, transformed)
+        backbone: nn.Module = ResNet(name, width, stem, transformed)
     else:
         backbone = ConvNet(name, width, 2 if head == "relationnet" else 4, transformed)
     _initialise(backbone)

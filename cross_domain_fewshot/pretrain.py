@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from common.files import locked
 from common.settings import ROOT
-from common.training import fit, load_checkpoint, new_generator, seed_everything
+from common.training import Part, fit, load_checkpoint, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.episodes import ClassifierBatches
 from cross_domain_fewshot.images import DomainSplit
@@ -38,7 +38,7 @@ class PretrainTask:
         )
         self.right, self.seen = torch.zeros((), device=device), 0
         self.steps_per_epoch = len(self.batches)
-        self.state = {
+        self.state: Mapping[str, Part] = {
             "backbone": self.backbone,
             "classifier": self.classifier,
             "optimizer": self.optimizer,

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import UserError
-from common.training import MetaStep, new_generator
+from common.training import MetaStep, Part, new_generator
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.episodes import Episode, LabelledImages
 from cross_domain_fewshot.feature_transform import split_parameters
@@ -32,7 +32,7 @@ class Learner:
         self.params, self.hyper = split_parameters(self.network)
         self.start = {name: theta.detach().clone() for name, theta in self.hyper.items()}
         self.meta_first = config.chosen("order") == "meta_first"
-        trained: list[nn.Parameter] = list(self.params.values())
+        trained: list[Tensor] = list(self.params.values())
         if config.method == "ft" and config.ft == "trained":
             trained += [theta.requires_grad_() for theta in self.hyper.values()]
         self.auxiliary = None
@@ -40,7 +40,7 @@ class Learner:
             self.auxiliary = AuxiliaryClassifier(self.network.channels, aux_classes).to(device)
             trained += self.auxiliary.parameters()
         self.optimizer = torch.optim.Adam(trained, config.learning_rate)
-        self.state = {"network": self.network, "optimizer": self.optimizer}
+        self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
         if self.auxiliary is not None:
             self.state["auxiliary"] = self.auxiliary
         self.meta = None

@@ -1,6 +1,6 @@
 """One run of the cross-domain few-shot experiment: one method, one unseen domain, one seed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.reporting import RunRecord
 from common.runs import execute
-from common.training import Best, Cost, measure, new_generator, seed_everything
+from common.training import Best, Cost, Part, measure, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.data import data_checksums, open_domain
 from cross_domain_fewshot.episodes import ClassifierBatches, EpisodeStream
@@ -28,7 +28,7 @@ class FewShotTask:
         base = self.open(config.base_domain, "base")
         data = data_checksums(config.benchmark, config.data_dir)
         backbone, checksums = pretrained_backbone(config, base, device, data)
-        self.checksums = data | checksums
+        self.checksums: Mapping[str, str] = data | checksums
         seed_everything(config.seed)  # pre-training has drawn random numbers, or has been skipped
 
         stream = partial(new_generator, config.seed)
@@ -56,14 +56,13 @@ class FewShotTask:
         self.test = self.open(config.unseen, "novel")
         self.best = Best()
         self.steps_per_epoch = config.episodes
-        self.state = {
+        self.state: Mapping[str, Part] = {
             **self.learner.state,
             "best": self.best,
             "domains": self.domains,
             **{" ".join(name): episodes for name, episodes in self.streams.items()},
+            **({"aux_batches": self.aux_batches} if self.aux_batches else {}),
         }
-        if self.aux_batches is not None:
-            self.state["aux_batches"] = self.aux_batches
 
     def open(self, name: str, split: str) -> DomainSplit:
         c = self.config

@@ -20,6 +20,7 @@ def cases(size: Size) -> list[CostCase]:
     """Widths of the network as in the paper's Figure 5, sizes of the weight net (3n + 1
     hyperparameters), and Figure 4's data sets."""
     small = size == "small"
+    chosen: list[tuple[str, str, dict[str, Any]]]
     chosen = [(WIDTHS, f"width {n}", {"width": n}) for n in ((1, 2) if small else (1, 2, 3, 4, 5))]
     chosen += [
         (HIDDEN, f"{n:,} hidden units", {"meta_hidden": n})

@@ -6,7 +6,6 @@ same time, so that it needs no padded copy and no work on the host.
 
 import functools
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -150,8 +149,8 @@ def load_splits(config: Config, device: torch.device) -> Splits:
     data = load_images(config)
     human = None
     if config.noise == "human":
-        human = load_human_labels(config, data.train_labels)
-    return make_splits(config, data, device, human and human.labels[config.human_labels])
+        human = load_human_labels(config, data.train_labels).labels[config.human_labels]
+    return make_splits(config, data, device, human)
 
 
 def load_human_labels(config: Config, training_labels: Tensor) -> HumanLabels:
@@ -204,7 +203,7 @@ def shrunk(images: Tensor, side: int, chunk: int = 5_000) -> Tensor:
     factor = images.shape[1] // side
     if factor == 1:
         return images
-    parts: Sequence[Tensor] = [
+    parts = [
         F.avg_pool2d(part.permute(0, 3, 1, 2).float(), factor).round().byte().permute(0, 2, 3, 1)
         for part in images.split(chunk)
     ]

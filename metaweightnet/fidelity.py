@@ -8,6 +8,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class VmappedCandidates(MetaWeightProblem):
         count = len(next(iter(candidates.values())))
         buffers = {n: torch.stack([b] * count) for n, b in self.network.named_buffers()}
 
-        def scores(params: Tensors, buffers: Tensors) -> Tensor:
+        def scores(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
             return functional_call(self.network, (params, buffers), (batch.images,))
 
         each = vmap(scores, randomness="same")(dict(candidates), buffers)
@@ -95,14 +96,14 @@ class SharedTrunk(VmappedCandidates):
             if module == "relu":
                 features = F.relu(features)
                 continue
-            own = [_inside(module, tensors) for tensors in (trunk, buffers)]
-            features = functional_call(getattr(network, module), tuple(own), (features,))
+            own = _inside(module, trunk), _inside(module, buffers)
+            features = functional_call(network.get_submodule(module), own, (features,))
         losses = []
         for k in range(len(candidates["fc.weight"])):
             params = {name: tensor[k] for name, tensor in candidates.items()}
             own = _inside("stage3", params), _inside("stage3", buffers)
-            x = functional_call(network.stage3, own, (features,)).mean((2, 3))
-            scores = functional_call(network.fc, _inside("fc", params), (x,))
+            x = functional_call(network.get_submodule("stage3"), own, (features,)).mean((2, 3))
+            scores = functional_call(network.get_submodule("fc"), _inside("fc", params), (x,))
             losses.append(self.inner_loss_of(scores, hyper, batch))
         return torch.stack(losses)
 
@@ -121,7 +122,7 @@ def snapshots(
     config = replace(PRESETS[preset], method="evograd", seed=1)
     build = partial(_snapshot, device, pairs)
     brief = replace(config, train_size=min(config.train_size, 5_000))
-    sizes = [("width", 1), ("width", 2), ("width", 4), ("meta_hidden", 10), ("meta_hidden", 1000)]
+    sizes: dict[str, tuple[Any, ...]] = {"width": (1, 2, 4), "meta_hidden": (10, 1000)}
     return stages(config, build, directory) + [
         PlannedSnapshot(
             "metaweightnet",
@@ -131,7 +132,8 @@ def snapshots(
                 build, replace(brief, **{axis: size}), 1, directory / f"metaweightnet-{axis}-{size}"
             ),
         )
-        for axis, size in sizes
+        for axis, chosen in sizes.items()
+        for size in chosen
     ]
 
 
@@ -139,14 +141,14 @@ def _snapshot(
     device: torch.device, pairs: int, config: Config, epochs: int, directory: Path
 ) -> Snapshot:
     task = trained(MetaWeightTask, config, device, epochs, directory)
-    modules = task.learner.network, task.learner.vnet
+    network, vnet = task.learner.network, task.learner.vnet
     task.learner.begin_epoch(max(epochs, 1))
 
     def problem(dtype: torch.dtype, kind: type = MetaWeightProblem) -> MetaWeightProblem:
-        return kind(*(copy.deepcopy(module).to(dtype) for module in modules))
+        return kind(copy.deepcopy(network).to(dtype), copy.deepcopy(vnet).to(dtype))
 
     def present() -> tuple[dict, dict]:
-        return tuple(copied(dict(module.named_parameters())) for module in modules)
+        return copied(dict(network.named_parameters())), copied(dict(vnet.named_parameters()))
 
     params, hyper = present()
     own = random_pairs(task, config, pairs)

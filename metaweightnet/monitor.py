@@ -24,11 +24,11 @@ class Monitor(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.seen: set[str] = set()  # metrics that the method has
-        self.register_buffer("totals", torch.zeros(len(self.NAMES)))
-        self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("weights", torch.zeros(2))  # of samples with right and wrong labels
-        self.register_buffer("samples", torch.zeros(2))
-        self.register_buffer("histogram", torch.zeros(2, HISTOGRAM_BINS))
+        self.totals = nn.Buffer(torch.zeros(len(self.NAMES)))
+        self.steps: Tensor = nn.Buffer(torch.zeros(()))
+        self.weights = nn.Buffer(torch.zeros(2))  # of samples with right and wrong labels
+        self.samples = nn.Buffer(torch.zeros(2))
+        self.histogram = nn.Buffer(torch.zeros(2, HISTOGRAM_BINS))
 
     def clear(self) -> None:
         """Begins an epoch."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from common.hypergrad import Tensors
 from common.hypergrad.problem import detached, leaves
-from common.training import MetaStep, gathered, new_generator, shared_backward, sharing
+from common.training import MetaStep, Part, gathered, new_generator, shared_backward, sharing
 from metaweightnet.config import Config
 from metaweightnet.models import VNet, build_network
 from metaweightnet.problem import Batch, MetaWeightProblem, normalised
@@ -21,17 +21,19 @@ class Learner:
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config = config
         network = build_network(config.network, config.depth, config.width, config.num_classes)
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = sgd(
             self.network, config.learning_rate, config.momentum, config.weight_decay
         )
         self.vnet = VNet(config.meta_hidden).to(device)
+        self.problem = MetaWeightProblem(self.network, self.vnet)
         self.meta = None
-        self.state = {"network": self.network, "optimizer": self.optimizer, "vnet": self.vnet}
+        self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
+        self.state["vnet"] = self.vnet
         if (estimator := config.method_estimator(self.learning_rate)) is not None:
             self.meta = MetaStep(
                 estimator,
-                MetaWeightProblem(self.network, self.vnet),
+                self.problem,
                 dict(self.vnet.named_parameters()),
                 meta_optimizer(config, self.vnet),
                 new_generator(config.seed, "perturbations"),
@@ -61,7 +63,7 @@ class Learner:
         """A step of the weight net's optimiser along the estimated hypergradient."""
         params = dict(self.network.named_parameters())
         if self.config.holds_vnet_input and batch.seen is None:
-            batch = self.meta.problem.held(params, batch)
+            batch = self.problem.held(params, batch)
         return self.meta(params, batch, meta_batch, self.hypergradient_factor(), **given)
 
     def base_step(self, batch: Batch) -> tuple[Tensor, Tensor]:

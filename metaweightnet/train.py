@@ -1,6 +1,6 @@
 """One run of the label-noise experiment: one method, one seed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.reporting import RunRecord
 from common.runs import execute
-from common.training import Cost, EndlessBatches, EpochBatches, measure, new_generator
+from common.training import Cost, EndlessBatches, EpochBatches, Part, measure, new_generator
 from metaweightnet.config import EXPERIMENT, Config
 from metaweightnet.data import Crops, draw_crops, load_splits
 from metaweightnet.monitor import Monitor, weight_curve
@@ -23,7 +23,7 @@ class MetaWeightTask:
     def __init__(self, config: Config, device: torch.device) -> None:
         splits = load_splits(config, device)
         self.train, self.meta, self.test = splits.train, splits.meta, splits.test
-        self.checksums = splits.checksums
+        self.checksums: Mapping[str, str] = splits.checksums
         self.config, self.device = config, device
         self.learner = Learner(config, device)
         self.first_curve = weight_curve(self.learner.vnet)
@@ -38,7 +38,7 @@ class MetaWeightTask:
             len(self.meta.labels), config.batch_size, stream("meta batches"), device
         )
         self.steps_per_epoch = len(self.train_batches)
-        self.state = {
+        self.state: Mapping[str, Part] = {
             **self.learner.state,
             "monitor": self.monitor,
             "crops": self.crops,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from common.errors import UserError
@@ -200,8 +200,7 @@ COMPARED = ("joint_training", "joint_half", "evograd", "t1t2", "target_only", "d
 def planned_runs(preset: str) -> list[Config]:
     """The runs behind the tables and figures of a preset; study: of both small corpora."""
     default, swahili = PRESETS[preset], {"dataset": "masakhaner", "source": "swa"}
-    cells: list[dict[str, str]]
-    cells, methods, seeds = {
+    planned: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[int, ...]]] = {
         "paper": ([{"target": t} for t in PAPER_TARGETS], COMPARED, (11, 1, 2)),
         "study": (
             [{"target": t} for t in ("quy", "mri", "tuk")]
@@ -211,7 +210,8 @@ def planned_runs(preset: str) -> list[Config]:
         ),
         "quick": ([{"target": t} for t in ("quy", "tuk")], COMPARED, (1,)),
         "smoke": ([{"target": "quy"}], COMPARED, (1,)),
-    }[preset]
+    }
+    cells, methods, seeds = planned[preset]
     return [
         replace(default, **cell, method=method, seed=seed)
         for seed in seeds

@@ -120,6 +120,6 @@ def build(shape: Shape, attention: str, device: torch.device) -> CostProblem:
 
 def _random_batch(shape: Shape, device: torch.device) -> Batch:
     size = shape.batch_size, shape.length
-    input_ids = torch.randint(5, shape.vocabulary, size)
-    labels = torch.randint(_LABELS, size)
-    return Batch(*(t.to(device) for t in (input_ids, torch.ones_like(input_ids), labels)))
+    input_ids = torch.randint(5, shape.vocabulary, size).to(device)
+    labels = torch.randint(_LABELS, size).to(device)
+    return Batch(input_ids, torch.ones_like(input_ids), labels)

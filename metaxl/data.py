@@ -49,7 +49,8 @@ class Split:
         """The sentences ``index`` (n,), given on the CPU, as long as the longest of them."""
         length = int(self.lengths[index].max())
         index = index.to(self.device, non_blocking=True)
-        return Batch(*(tensor[index, :length] for tensor in self.tensors))
+        input_ids, mask, labels = (tensor[index, :length] for tensor in self.tensors)
+        return Batch(input_ids, mask, labels)
 
     def in_order_of_length(self, batch_size: int) -> Iterator[Tensor]:
         """Index tensors over all sentences, short ones together."""
@@ -129,7 +130,7 @@ def _encoder(config: Config) -> tuple[PreTrainedTokenizerFast, XLMRobertaModel, 
         tokenizer = load_tokenizer(config.encoder)
         encoder = load_encoder(config.encoder, config.attention)
         return tokenizer, encoder, _published_checksums(config.encoder)
-    languages = (config.source, config.target)
+    languages: tuple[str, ...] = (config.source, config.target)
     if config.dataset in _PRETRAINED_TOGETHER:
         languages = DATASETS[config.dataset].languages
     settings = Pretraining(

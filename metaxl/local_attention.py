@@ -32,9 +32,8 @@ def start_with_local_attention(model: XLMRobertaModel) -> None:
     first = torch.eye(hidden_size // heads, hidden_size)
     for number, layer in enumerate(model.encoder.layer):
         shifts = [SHIFTS[(number * heads + head) % len(SHIFTS)] for head in range(heads)]
-        attention = layer.attention.self
-        attention.key.weight.copy_(first.repeat(heads, 1))
-        attention.query.weight.copy_(
+        layer.get_parameter("attention.self.key.weight").copy_(first.repeat(heads, 1))
+        layer.get_parameter("attention.self.query.weight").copy_(
             torch.cat([first @ shift_matrix(frequencies, s) for s in shifts])
         )
 

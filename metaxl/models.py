@@ -91,15 +91,16 @@ def load_encoder(source: str, attention: str) -> XLMRobertaModel:
         kind = AutoConfig.from_pretrained(source).model_type
         if kind != "xlm-roberta":
             raise UserError(f"--encoder {source} is a {kind} model instead of XLM-R: {hub.ADVICE}")
-        model, report = XLMRobertaModel.from_pretrained(
+        loaded: Any = XLMRobertaModel.from_pretrained(
             source,
             add_pooling_layer=False,
             use_safetensors=True,
             attn_implementation=attention,
             output_loading_info=True,
         )
-        if report["missing_keys"] or report["mismatched_keys"]:
-            raise OSError(f"it lacks weights such as {min(report['missing_keys'])}")
+        model, report = loaded
+        if missing := report["missing_keys"]:
+            raise OSError(f"it lacks weights such as {min(missing)}")
         return model
     except UserError:
         raise

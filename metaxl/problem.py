@@ -34,10 +34,9 @@ class Batch:
     def halves(self) -> tuple[Self, Self]:
         """The sentences for training, and the same number or one more for the meta loss."""
         middle = len(self) // 2
-        first, second = slice(None, middle), slice(middle, None)
-        return tuple(
-            Batch(self.input_ids[part], self.attention_mask[part], self.labels[part])
-            for part in (first, second)
+        return (
+            type(self)(self.input_ids[:middle], self.attention_mask[:middle], self.labels[:middle]),
+            type(self)(self.input_ids[middle:], self.attention_mask[middle:], self.labels[middle:]),
         )
 
     def detached(self) -> Self:

@@ -92,7 +92,7 @@ def by_setting(records: Sequence[RunRecord]) -> Groups:
 def published_f1(config: Mapping[str, Any]) -> Published | None:
     """Table 5's value; None where the paper has none."""
     row = METHODS[config["method"]].published
-    return row and published_value(EXPERIMENT.name, row, config["target"])
+    return published_value(EXPERIMENT.name, row, config["target"]) if row else None
 
 
 def published_table(groups: Groups, preset: str) -> Table:

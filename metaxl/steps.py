@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.hypergrad import Hypergradient
-from common.training import MetaStep, new_generator
+from common.training import MetaStep, Part, new_generator
 from metaxl.config import Config
 from metaxl.models import Tagger, is_head
 from metaxl.problem import (
@@ -49,7 +48,7 @@ class Learner:
         )
         self.problem = MetaXLProblem(self.tagger, self.transformation)
         self.repeated_problem = RepeatedPassesProblem(self.tagger, self.transformation)
-        self.state: dict[str, Any] = {"tagger": self.tagger, "optimizer": self.optimizer}
+        self.state: dict[str, Part] = {"tagger": self.tagger, "optimizer": self.optimizer}
         self.meta = None
         if config.has_transformation:
             self.meta = self._meta_step()
@@ -106,7 +105,7 @@ class Learner:
     def joint_step(self, *batches: Batch) -> dict[str, Tensor]:
         """Ordinary training on the mean of the losses, without a transformation network."""
         losses = [self.problem.loss(self.params, batch) for batch in batches]
-        return self._update(sum(losses) / len(losses))
+        return self._update(torch.stack(losses).mean())
 
     def base_step(self, batch: InnerBatch) -> dict[str, Tensor]:
         """The tagger's step on L_T with the present transformation network."""

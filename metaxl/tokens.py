@@ -128,10 +128,9 @@ def encode(
             for word, first in zip(words, firsts, strict=True)
         ]
         rows.append((torch.tensor(ids), torch.tensor(marks)))
-    ids, marks = zip(*rows, strict=True)
-    input_ids = pad_sequence(ids, batch_first=True, padding_value=pad_id)
-    targets = pad_sequence(marks, batch_first=True, padding_value=IGNORED)
-    lengths = torch.tensor([len(row) for row in ids])
+    input_ids = pad_sequence([ids for ids, _ in rows], batch_first=True, padding_value=pad_id)
+    targets = pad_sequence([marks for _, marks in rows], batch_first=True, padding_value=IGNORED)
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
     mask = (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).to(torch.int64)
     return Encoded(input_ids, mask, targets)
 

@@ -1,6 +1,6 @@
 """One run of the cross-lingual experiment: one target language, one method, one seed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector
 
 from common.reporting import RunRecord
 from common.runs import execute
-from common.training import Best, Cost, EndlessBatches, EpochBatches, measure, new_generator
+from common.training import Best, Cost, EndlessBatches, EpochBatches, Part, measure, new_generator
 from metaxl.config import Config
 from metaxl.data import Material, load_material
 from metaxl.evaluate import entity_scores, representation_curves
@@ -28,7 +28,7 @@ class MetaXLTask:
         material = material or load_material(config, device)
         self.config, self.device = config, device
         self.splits, self.labels = material.splits, material.labels
-        self.checksums = material.checksums
+        self.checksums: Mapping[str, str] = material.checksums
         self.learner = Learner(config, material.encoder, len(self.labels), device)
         stream, size = partial(new_generator, config.seed), config.batch_size
         sources, targets = len(self.splits["source"]), len(self.splits["target"])
@@ -36,7 +36,7 @@ class MetaXLTask:
         self.target_batches = EndlessBatches(targets, size, stream("target batches"), _CPU)
         self.steps_per_epoch = len(self.source_batches)
         self.best = Best()
-        self.state = {
+        self.state: Mapping[str, Part] = {
             **self.learner.state,
             "best": self.best,
             "source_batches": self.source_batches,

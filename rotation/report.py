@@ -69,7 +69,7 @@ def _accuracy_table(by_method: ByMethod, preset: str) -> Table:
     rows = [
         Comparison(
             label=(METHODS[method].label, name),
-            published=row and published_value(EXPERIMENT.name, row, metric),
+            published=published_value(EXPERIMENT.name, row, metric) if row else None,
             measured=collect_metric(records, metric),
             planned=planned.count(method),
             comparable=preset == "paper",

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.hypergrad import Anchor
-from common.training import MetaStep, new_generator, shared_backward, sharing
+from common.training import MetaStep, Part, new_generator, shared_backward, sharing
 from rotation.config import Config
 from rotation.models import LeNet, normalise, rotation_layer
 from rotation.problem import Batch, RotationProblem
@@ -18,11 +18,11 @@ class Learner:
         self.turned, self.shared = config.rotate, config.share_base_step
         # Channels last: on a CPU the first convolution's gradient to its input, which the angle
         # needs, takes half the time.
-        self.network = LeNet().to(device, memory_format=torch.channels_last)
+        self.network = LeNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate)
         self.angle = torch.zeros((), device=device)
         self.meta = None
-        self.state = {"network": self.network, "optimizer": self.optimizer}
+        self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
         estimator = config.method_estimator(config.learning_rate)
         if estimator is not None:
             self.meta = MetaStep(

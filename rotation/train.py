@@ -1,7 +1,7 @@
 """One run of the rotation experiment: one method, one seed."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.reporting import RunRecord
 from common.runs import execute
-from common.training import Cost, EndlessBatches, EpochBatches, measure, new_generator
+from common.training import Cost, EndlessBatches, EpochBatches, Part, measure, new_generator
 from rotation.config import EXPERIMENT, Config
 from rotation.data import Split, load_splits
 from rotation.models import normalise, rotation_layer
@@ -24,7 +24,7 @@ class RotationTask:
     def __init__(self, config: Config, device: torch.device) -> None:
         splits = load_splits(config, device)
         self.train, self.meta, self.test = splits.train, splits.meta, splits.test
-        self.checksums = splits.checksums
+        self.checksums: Mapping[str, str] = splits.checksums
         self.device, self.degrees = device, config.degrees
         self.learner = Learner(config, device)
         stream, size = partial(new_generator, config.seed), config.batch_size
@@ -33,7 +33,7 @@ class RotationTask:
         )
         self.meta_batches = EndlessBatches(config.meta_size, size, stream("meta batches"), device)
         self.steps_per_epoch = len(self.train_batches)
-        self.state = {
+        self.state: Mapping[str, Part] = {
             **self.learner.state,
             "train_batches": self.train_batches,
             "meta_batches": self.meta_batches,

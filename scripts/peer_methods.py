@@ -5,7 +5,8 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import higher
 import torch
@@ -34,6 +35,8 @@ from scripts.peer_tables import HERE
 
 LIBRARIES = {n: importlib.metadata.version(n) for n in ("betty-ml", "torchopt", "higher")}
 META_LR = 1e-3
+Claim = Literal["one step", "at theta", "implicit"]
+"""Which exact number a method computes."""
 
 
 class Step:
@@ -65,11 +68,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a library. claims: which exact number it computes."""
+    """A method of a library."""
 
     library: str
     name: str
-    claims: Literal["one step", "at theta", "implicit"]
+    claims: Claim
     make: Callable[[Work], Step]
     quadratic_only: bool = False
 
@@ -77,8 +80,9 @@ class Method:
 class Ours(Step):
     """An estimator of this project through HyperOptimizer."""
 
-    def __init__(self, work: Work, estimator: Estimator) -> None:
+    def __init__(self, make: Callable[[Work], Estimator], work: Work) -> None:
         super().__init__(work)
+        estimator = make(work)
         self.scale = getattr(estimator, "effective_inner_lr", 1.0)
         self.meta = HyperOptimizer(
             work.model,
@@ -139,8 +143,8 @@ class CustomRoot(Step):
         def optimum(theta: Tensor, la: Tensor) -> Tensor:
             return theta
 
-        la = work.hyper.values
-        theta = optimum(work.model.values.detach().requires_grad_(), la)
+        la = work.hyper.get_parameter("values")
+        theta = optimum(work.model.get_parameter("values").detach().requires_grad_(), la)
         loss = work.valid_loss(lambda: theta, work.data)
         return torch.autograd.grad(loss, [la])
 
@@ -148,15 +152,15 @@ class CustomRoot(Step):
 class Recorder(torch.optim.Adam):
     """Keeps the gradients it is given, since Betty clears them."""
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         self.seen = [p.grad.clone() for group in self.param_groups for p in group["params"]]
-        super().step(closure)
+        return super().step(closure)
 
 
 class Betty(Step):
     """Betty's engine, one inner step for each outer one; it makes the model's step itself."""
 
-    def __init__(self, work: Work, **config: object) -> None:
+    def __init__(self, kind: str, more: Callable[[Work], dict[str, Any]], work: Work) -> None:
         logging.disable(logging.INFO)
         super().__init__(work)
 
@@ -172,11 +176,10 @@ class Betty(Step):
             def training_step(self, batch: None) -> Tensor:
                 return work.valid_loss(self.inner, work.data)
 
-        self.optimizer = Recorder(work.hyper.parameters(), lr=META_LR)
-        inner = Inner(
-            "inner", Config(**config), work.model, work.optimizer, train_data_loader=[None]
-        )
-        upper = Upper("upper", Config(), work.hyper, self.optimizer, train_data_loader=[None])
+        self.recorder = Recorder(work.hyper.parameters(), lr=META_LR)
+        config = Config(type=kind, **more(work))
+        inner = Inner("inner", config, work.model, work.optimizer, train_data_loader=[None])
+        upper = Upper("upper", Config(), work.hyper, self.recorder, train_data_loader=[None])
         links = {"u2l": {upper: [inner]}, "l2u": {inner: [upper]}}
         self.engine = Engine([upper, inner], EngineConfig(train_iters=1), links)
         self.engine.train()
@@ -185,7 +188,7 @@ class Betty(Step):
         for group in self.work.optimizer.param_groups:
             group["lr"] = 0.0  # the model's step comes before; without it theta is known
         self.engine.train_step()
-        return self.optimizer.seen
+        return self.recorder.seen
 
     def training_step(self) -> None:
         self.engine.train_step()
@@ -213,7 +216,7 @@ def along(work: Work) -> EvoGradAlongGradient:
     return EvoGradAlongGradient(1e-2 if work.network else 1e-4, temperature=1.0)
 
 
-OURS: dict[tuple[str, str], Callable[[Work], Estimator]] = {
+OURS: dict[tuple[Claim, str], Callable[[Work], Estimator]] = {
     ("at theta", "EvoGrad, K = 2"): lambda work: EvoGrad(),
     ("at theta", "EvoGrad by differences"): lambda work: EvoGrad(mode="differences"),
     ("at theta", "AnchoredEvoGrad"): lambda work: AnchoredEvoGrad(),
@@ -225,7 +228,7 @@ OURS: dict[tuple[str, str], Callable[[Work], Estimator]] = {
     ("implicit", "ImplicitCG"): implicit_cg,
     ("implicit", "Neumann"): lambda work: Neumann(0.05, terms(work)),
 }
-BETTY: dict[tuple[str, str], Callable[[Work], dict[str, object]]] = {
+BETTY: dict[tuple[Claim, str], Callable[[Work], dict[str, Any]]] = {
     ("at theta", "darts"): lambda work: {},
     ("implicit", "cg"): lambda work: {"cg_iterations": iterations(work)},
     ("implicit", "neumann"): lambda work: {
@@ -233,13 +236,10 @@ BETTY: dict[tuple[str, str], Callable[[Work], dict[str, object]]] = {
     },
 }  # fmt: skip
 METHODS = (
+    *(Method(HERE, name, claims, partial(Ours, make)) for (claims, name), make in OURS.items()),
     *(
-        Method(HERE, name, claims, lambda work, make=make: Ours(work, make(work)))
-        for (claims, name), make in OURS.items()
-    ),
-    *(
-        Method("Betty", n, claims, lambda work, n=n, more=more: Betty(work, type=n, **more(work)))
-        for (claims, n), more in BETTY.items()
+        Method("Betty", name, claims, partial(Betty, name, more))
+        for (claims, name), more in BETTY.items()
     ),
     Method("TorchOpt", "MetaSGD", "one step", MetaSGD),
     Method("TorchOpt", "custom_root, CG", "implicit", CustomRoot, quadratic_only=True),

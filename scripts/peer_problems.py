@@ -133,7 +133,8 @@ def exact_numbers(work: Work) -> dict[str, Tensor]:
 
 
 def _of_quadratic(work: Work) -> dict[str, Tensor]:
-    data, theta, la = work.data, work.model.values.detach(), work.hyper.values.detach()
+    data, modules = work.data, (work.model, work.hyper)
+    theta, la = (module.get_parameter("values").detach() for module in modules)
     hessian = data["A"] + torch.diag(data["D"] @ la)
     mixed = theta[:, None] * data["D"] - data["B"]
     after = theta - ETA * (hessian @ theta - data["B"] @ la)

@@ -74,9 +74,9 @@ def draw(folder: Path) -> None:
     if peers.exists():
         peer_tables.write_tables(load(peers, peer_tables.PeerRecord), folder / "peers" / "cpu")
     for preset in PRESETS:
-        records = RESULTS / "fidelity" / preset / "records"
-        if records.exists():
-            fidelity_report.draw(records, folder / "fidelity" / preset, fidelity.EXPERIMENTS)
+        studied = RESULTS / "fidelity" / preset / "records"
+        if studied.exists():
+            fidelity_report.draw(studied, folder / "fidelity" / preset, fidelity.EXPERIMENTS)
 
 
 def documents() -> list[Path]:

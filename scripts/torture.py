@@ -175,7 +175,7 @@ class Torture:
         """Every field of a record missing or of another form."""
         tally = Tally("finished record with a field missing or changed")
         record = json.loads((self.whole / RECORD).read_text())
-        values = ("missing", None, {}, [], "text", -1, [{"epoch": 1}])
+        values: tuple[Any, ...] = ("missing", None, {}, [], "text", -1, [{"epoch": 1}])
         for name, value in itertools.product(record, values):
             if value == record[name] or (name == "sha256" and value == "missing"):
                 continue
@@ -241,7 +241,7 @@ class Torture:
         runs = self.folder / "sweep"
         first = parse_settings(EXPERIMENT.presets, "", [*TINY, "--run-dir", str(self.whole)])
         # The same run twice under two names: both must end with the known numbers.
-        own = {"pretrained_dir": runs / "pretrained"}
+        own: dict[str, Any] = {"pretrained_dir": runs / "pretrained"}
         configs = [replace(first, run_dir=runs / str(n), **own) for n in range(2)]
         default = EXPERIMENT.presets["smoke"]
 

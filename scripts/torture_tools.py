@@ -165,7 +165,7 @@ def table(tallies: Sequence[Tally]) -> str:
     """Markdown."""
     head = ("trial", "tried", "survived", "refused", "lost", "accepted though damaged",
             "tracebacks")  # fmt: skip
-    rows = [
+    rows: list[tuple] = [
         (t.name, t.tried, t.survived, t.refused, t.lost, t.accepted, t.tracebacks) for t in tallies
     ]
     rows.append(("all", *(sum(row[n] for row in rows) for n in range(1, len(head)))))

@@ -75,7 +75,7 @@ def embedded_data() -> str:
 
 def data() -> str:
     """Data sets in the cache have their published checksums."""
-    whole, absent = [], []
+    whole, absent = list[str](), list[str]()
     for dataset, _ in LOADERS.values():
         (whole if cached(dataset) else absent).append(dataset.title)
     return f"{', '.join(whole) or 'none'} (not here: {', '.join(absent) or 'none'})"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from common.bounds import Bounds, PositiveFloat, PositiveInt
 from common.experiment import Experiment, Method
@@ -24,7 +24,7 @@ class Config(EstimatorSettings):
     """EvoGrad: scale of the perturbations."""
     temperature: float = 0.5
     """EvoGrad: temperature tau of the softmax over the candidates' losses."""
-    perturbation: str = "gaussian"
+    perturbation: Literal["sign", "gaussian"] = "gaussian"
     """EvoGrad: sigma * sign(N(0, I)) or sigma * N(0, I)."""
     lambdas: PositiveInt = 100
     """Estimates: values of lambda, evenly from 0.1 to 2."""

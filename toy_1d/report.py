@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 
 def _table(record: RunRecord) -> Table:
-    rows = tuple(
+    rows: tuple[Any, ...] = tuple(
         (
             str(k),
             *(

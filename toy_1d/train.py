@@ -95,7 +95,7 @@ def trajectories(config: Config) -> list[dict[str, float]]:
 
 
 def _row(step: int, points: dict[str, dict[str, Tensor]]) -> dict[str, float]:
-    row = {"epoch": step}
+    row: dict[str, float] = {"epoch": step}
     for method, point in points.items():
         for name, values in point.items():
             for index, value in enumerate(values.tolist(), start=1):

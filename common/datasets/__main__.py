@@ -1,6 +1,6 @@
 """Fetch and verify data sets ahead of a run: ``python -m common.datasets mnist cifar10``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from common.datasets.dataset import Dataset, ImageDataset
 from common.datasets.mnist import MNIST, load_mnist
 from common.errors import UserError
 
-LOADERS = {
+LOADERS: dict[str, tuple[Dataset, Callable[..., ImageDataset | HumanLabels]]] = {
     "mnist": (MNIST, load_mnist),
     "cifar10": (CIFAR10, load_cifar10),
     "cifar100": (CIFAR100, load_cifar100),

@@ -54,7 +54,7 @@ class PickleArchive:
     subfolder: str
 
 
-def _official_archive(cls: type, members: list, subfolder: str) -> PickleArchive:
+def _official_archive(cls: type[Any], members: list, subfolder: str) -> PickleArchive:
     files = tuple(CanonicalFile(name, md5, algorithm="md5") for name, md5 in members)
     return PickleArchive(cls.filename, cls.tgz_md5, cls.base_folder, files, subfolder)
 
@@ -143,7 +143,7 @@ def _read_cifar10_png(folder: Path) -> Pieces:
 _read_cifar100_folder = partial(read_archive, archive=CIFAR100_ARCHIVE)
 
 
-def _official(cls: type, read: Callable[[Path], Pieces], size: str) -> Official:
+def _official(cls: type[Any], read: Callable[[Path], Pieces], size: str) -> Official:
     return Official((Download((cls.url,), cls.filename, cls.tgz_md5),), read, size)
 
 

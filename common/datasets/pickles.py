@@ -61,7 +61,7 @@ def load_torch_arrays(path: Path) -> dict[str, Any]:
 
     Raises Damaged if it needs any class or function besides those, or is broken.
     """
-    allowed = [
+    allowed: list[Any] = [
         np.ndarray,
         np.dtype,
         *(type(np.dtype(kind)) for kind in ("u1", "i1", "i2", "i4", "i8")),

@@ -95,6 +95,7 @@ class Bench:
 def precision_rows(bench: Bench, options: Options) -> list[Row]:
     """Estimates in float32 and bfloat16 against the same draws in float64: rounding alone."""
     snapshot, rows = bench.snapshot, []
+    kinds: list[tuple[str, float | str, Any]]
     kinds = [("EvoGrad, sigma", s, EvoGrad(sigma=s)) for s in options.sigmas]
     kinds += [
         ("EvoGrad by differences, sigma", s, EvoGrad(sigma=s, mode="differences"))
@@ -124,8 +125,8 @@ def predictions(bench: Bench, options: Options) -> Row:
     )
     generator = torch.Generator().manual_seed(0)
     dimensions = [
-        effective_dimension(problem, params, hyper, *pair, options.probes, generator)
-        for pair in pairs
+        effective_dimension(problem, params, hyper, inner, outer, options.probes, generator)
+        for inner, outer in pairs
     ]
 
     def mean(function: Callable[..., float], *arguments: float) -> float:

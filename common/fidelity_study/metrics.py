@@ -97,10 +97,11 @@ def effective_dimension(
     squares = 0.0
     count = 1 if sum(h.numel() for h in hyper.values()) == 1 else probes
     for probe in range(count):
-        signs = [
-            torch.randint(2, h.shape, generator=generator).to(h) * 2 - 1 for h in hyper.values()
+        products = [
+            (h * (torch.randint(2, h.shape, generator=generator).to(h) * 2 - 1)).sum()
+            for h in by_lambda.values()
         ]
-        weighted = sum((z * h).sum() for z, h in zip(signs, by_lambda.values(), strict=True))
+        weighted = torch.stack(products).sum()
         rows = torch.autograd.grad(
             weighted, list(theta.values()), retain_graph=probe + 1 < count, allow_unused=True
         )

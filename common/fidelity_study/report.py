@@ -158,7 +158,7 @@ def _precision_figure(studied: Studied, folder: Path) -> Figure:
             lines = [(s, p) for s in ("EvoGrad, sigma", "along g, radius")
                      for p in ("float32", "bfloat16")]  # fmt: skip
             for style, (series, precision) in zip(series_styles(4), lines, strict=True):
-                found: dict[float, list[float]] = {}
+                found: dict[float | str, list[float]] = {}
                 for record in stages.values():
                     for row in record.precision:
                         if (row.series, row.precision) == (series, precision):

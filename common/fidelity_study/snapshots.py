@@ -79,7 +79,7 @@ class PlannedSnapshot:
 
 
 def stages(
-    config: RunSettings, build: Callable[[RunSettings, int, Path], Snapshot], directory: Path
+    config: Any, build: Callable[[Any, int, Path], Snapshot], directory: Path
 ) -> list[PlannedSnapshot]:
     """One training before its first epoch, half-way and after its last.
 

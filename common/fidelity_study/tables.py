@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from common.fidelity_study.records import STAGES, FidelityRecord
+from common.fidelity_study.records import STAGES, FidelityRecord, Prediction
 from common.fidelity_study.rows import (
     find,
     main_heading,
@@ -19,7 +19,7 @@ from common.reporting import Heading, Number, Table
 from common.reporting.tables import MISSING
 
 # Rows of the summary: name -> series and x. The paper's setting comes first.
-SUMMARY = {
+SUMMARY: dict[str, tuple[str, float | str]] = {
     "EvoGrad, K = 2": ("K", 2),
     "EvoGrad, K = 8": ("K", 8),
     "EvoGrad, K = 32": ("K", 32),
@@ -160,7 +160,7 @@ def _sizes(records: Sequence[FidelityRecord]) -> Table:
         for count in (2, 8):
             cells.append(number(find(record, "K", count, reading), "cosine"))
             known = predicted.get(str(count))
-            cells.append(Number(known.cosine) if known else MISSING)
+            cells.append(Number(known.cosine) if isinstance(known, Prediction) else MISSING)
         rows.append(
             (
                 f"{names[record.experiment]}, {axis} {record.x}",
@@ -183,7 +183,7 @@ def _sizes(records: Sequence[FidelityRecord]) -> Table:
 
 
 def _staleness(records: Sequence[FidelityRecord]) -> Table:
-    rows, steps = [], []
+    rows, steps = list[Any](), list[int]()
     for experiment, name in titles(records).items():
         for stage, record in stage_records(records, experiment).items():
             found = record.staleness

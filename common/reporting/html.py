@@ -74,7 +74,7 @@ def render_report(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined
     )
     environment.tests["list_item"] = lambda line: line.startswith("- ")
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"section": section, "anchor": anchor, "runs": _runs(section), "verdicts": _count(section)}
         for section, anchor in zip(sections, _anchors(sections), strict=True)
     ]

@@ -5,9 +5,6 @@ Markup does not nest. A star with space on its inner side is a star: 2 * 3 * 4.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal
-
-Style = Literal["plain", "code", "bold", "italic"]
 
 _MARKED = re.compile(
     r"`(?P<code>[^`]+)`"
@@ -16,9 +13,10 @@ _MARKED = re.compile(
 )
 
 
-def split_markup(text: str) -> list[tuple[Style, str]]:
-    """The text in pieces of one style each, without the markup's own characters."""
-    pieces: list[tuple[Style, str]] = []
+def split_markup(text: str) -> list[tuple[str, str]]:
+    """The text in pieces of one style each (plain, code, bold or italic), without the markup's own
+    characters."""
+    pieces = []
     position = 0
     for match in _MARKED.finditer(text):
         pieces.append(("plain", text[position : match.start()]))
@@ -28,6 +26,6 @@ def split_markup(text: str) -> list[tuple[Style, str]]:
     return [(style, piece) for style, piece in pieces if piece]
 
 
-def render_markup(text: str, render: Mapping[Style, Callable[[str], str]]) -> str:
+def render_markup(text: str, render: Mapping[str, Callable[[str], str]]) -> str:
     """The text in another language, each piece written by the function for its style."""
     return "".join(render[style](piece) for style, piece in split_markup(text))

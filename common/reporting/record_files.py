@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, GetPydanticSchema, JsonValue, ValidationError
 
 from common.errors import UserError
 from common.files import write_atomic
@@ -31,18 +31,16 @@ Finite = Annotated[Any, AfterValidator(_finite)]
 """A number as it stands in the file: 1 stays 1, and 1.0 stays 1.0."""
 NotNegative = Annotated[Finite, Field(ge=0)]
 Positive = Annotated[Finite, Field(gt=0)]
-JsonObject = dict[str, JsonValue]
-"""Plain JSON values by name."""
+JsonObject = dict[str, Annotated[Any, GetPydanticSchema(lambda _, schema: schema(JsonValue))]]
+"""Plain JSON values by name; who reads one knows its type."""
 
 
 class Inconsistent(ValueError):
     """Fields of a record contradict each other; the message begins with the field's name."""
 
 
-class Strict(BaseModel):
+class Strict(BaseModel, extra="forbid", strict=True, allow_inf_nan=False, frozen=True):
     """Exactly the fields named, of exactly their types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class Record(Strict):

@@ -144,7 +144,7 @@ def collect_metric(
         for name in (metric,) if ci95 is None else (metric, ci95):
             if name not in (record.final if name == ci95 else metrics):
                 raise UserError(f"The record of {run} has no {source} metric {name!r}: repeat it.")
-        value = metrics[metric] if source == "final" else record.best[metric]["value"]
+        value = record.final[metric] if source == "final" else record.best[metric]["value"]
         values[record.seed] = scale * value
         if ci95 is not None:
             half_widths.append(scale * record.final[ci95])

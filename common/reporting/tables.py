@@ -136,7 +136,9 @@ def runs_text(present: int, planned: int | None) -> str:
 
 
 def _comparison_row(row: Comparison) -> Row:
-    published = measured = difference = MISSING
+    published: Cell = MISSING
+    measured: Cell = MISSING
+    difference: Cell = MISSING
     if row.published is not None:
         mark = "*" if row.published.copied else ""
         published = Number(row.published.mean, row.published.spread, row.digits, mark=mark)

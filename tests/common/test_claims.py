@@ -60,7 +60,7 @@ def test_paired_verdicts(kind, differences, verdict):
     (found,) = findings(kind, source(differences))
     assert found.judged.verdict == verdict
     assert bool(found.judged.decide) == (verdict == "undecided")
-    assert found.judged.count.startswith(f"{len(differences)} seed")
+    assert found.judged.sample.startswith(f"{len(differences)} seed")
 
 
 def test_many_comparisons_are_corrected_together():
@@ -101,7 +101,7 @@ def test_costs_are_ratios_of_shipped_measurements():
     assert memory.judged.measured == f"{t1t2.total_bytes / evograd.total_bytes:.2f}"
     assert memory.judged.verdict == "supported"
     growth = next(f for f in found if f.comparison["kind"] == "growth")
-    assert growth.judged.count == "2 places"
+    assert growth.judged.sample == "2 places"
 
 
 def test_growth_and_constants_can_fail():

@@ -27,8 +27,8 @@ class Family:
         self._path = path
         boxes = [self._font(100).getbbox(letter, anchor="ls") for letter in letters]
         tenth = len(letters) // 10
-        top, bottom = (sorted(b[i] for b in boxes) for i in (1, 3))
-        top, bottom = top[tenth], bottom[-1 - tenth]
+        tops, bottoms = (sorted(b[i] for b in boxes) for i in (1, 3))
+        top, bottom = tops[tenth], bottoms[-1 - tenth]
         self._size = 100 * INSIDE // (bottom - top)
         self._baseline = MARGIN - top * self._size // 100
 

@@ -78,7 +78,8 @@ class _Paragraphs(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, list[str]] = {}
-        self._article, self._text = "0", None
+        self._article = "0"
+        self._text: list[str] | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "article":
