@@ -79,6 +79,9 @@ def _paired(comparison: Comparison, source: Source, margin: float) -> Judged | N
     places = counts["size"].max()
     difference = PairedDifference(tuple(counts.loc[counts["size"] == places, "mean"]))
     p, distance, level = _test(comparison["kind"], difference, margin)
+    methods = comparison["method"], name
+    taken = [r.provenance["wall_seconds"] for r in records if r.method in methods]
+    seed_hours = 2 * places * statistics.fmean(taken) / 3600
     measured = f"{difference.mean:+.2f}".replace("-", MINUS)
     if difference.ci95 is not None:
         measured += f" {PLUS_MINUS} {difference.ci95:.2f}"
@@ -87,7 +90,7 @@ def _paired(comparison: Comparison, source: Source, margin: float) -> Judged | N
         _seeds(difference.n) + (f" × {places} settings" if places > 1 else ""),
         # One pair is no test, and does not count among those corrected.
         p=p if difference.n > 1 else None,
-        decide=_deciding(difference, distance, level),
+        decide=_deciding(difference, distance, level, seed_hours),
     )
 
 
@@ -112,14 +115,19 @@ def _seeds(count: int) -> str:
     return f"{count} seed{'s' * (count > 1)}"
 
 
-def _deciding(difference: PairedDifference, distance: float, level: float) -> str:
-    """How many seeds would decide, were mean and spread those seen."""
+def _deciding(
+    difference: PairedDifference, distance: float, level: float, seed_hours: float
+) -> str:
+    """How many seeds would decide, were mean and spread those seen, and the time of those missing
+    if a seed takes ``seed_hours``."""
     if difference.n < 2:
         return "at least 2 seeds"
-    needed = seeds_needed(difference.sd, distance, level)
+    needed = max(seeds_needed(difference.sd, distance, level), difference.n + 1)
     if needed >= MOST_SEEDS:
         return f"more than {MOST_SEEDS} seeds"
-    return f"about {_seeds(max(needed, difference.n + 1))}"
+    hours = (needed - difference.n) * seed_hours
+    more = f"{hours:,.0f} hours" if hours >= 2 else f"{max(60 * hours, 1):.0f} minutes"
+    return f"about {_seeds(needed)} ({more} more)"
 
 
 def _values(comparison: Comparison, source: Source) -> list[tuple[RunRecord, float]]:

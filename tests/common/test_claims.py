@@ -91,6 +91,14 @@ def test_an_interval_is_shown_and_other_settings_are_left_out():
     assert [f.source for f in findings("better", source((1.0, 2.0)), where=where)] == [None]
 
 
+def test_what_would_decide_has_its_time():
+    # t-test of mean 1, sd 1.41, level 0.025 one-sided, power 80 %: 18 pairs, 16 more than seen.
+    (found,) = findings("better", source((0.0, 2.0)))
+    each = read_record(RECORDS / "evograd-seed1.json").provenance["wall_seconds"]
+    minutes = round(16 * 2 * each / 60)
+    assert found.judged.decide == f"about 18 seeds ({minutes} minutes more)"
+
+
 def test_costs_are_ratios_of_shipped_measurements():
     costs = read_measurements(ROOT / "results" / "benchmark" / "small" / "records")
     found = claims.judge_claims(DATA, [claims.Source("small", "f", {}, costs)])
