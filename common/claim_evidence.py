@@ -12,7 +12,7 @@ from common.experiment import load_experiment
 from common.record_settings import settings_of
 from common.reporting import Measured, Number, RunRecord, judge, published_value
 from common.reporting.comparisons import LEVEL, MOST_SEEDS, PairedDifference, seeds_needed
-from common.reporting.frame import frame, pairs
+from common.reporting.frame import frame, pairs, seed_means
 from common.reporting.tables import MINUS, MISSING, PLUS_MINUS
 
 Verdict = Literal["supported", "contradicted", "undecided"]
@@ -75,9 +75,9 @@ def _paired(comparison: Comparison, source: Source, margin: float) -> Judged | N
             break
     else:
         return None
-    counts = both.groupby("seed")["difference"].agg(["mean", "size"])
-    places = counts["size"].max()
-    difference = PairedDifference(tuple(counts.loc[counts["size"] == places, "mean"]))
+    by_seed = seed_means(both)
+    places = by_seed["size"].max()
+    difference = PairedDifference(tuple(by_seed["mean"]))
     p, distance, level = _test(comparison["kind"], difference, margin)
     methods = comparison["method"], name
     taken = [r.provenance["wall_seconds"] for r in records if r.method in methods]

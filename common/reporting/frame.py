@@ -52,3 +52,10 @@ def pairs(
         sides.append(side.rename(columns={metric: column}))
     both = sides[0].merge(sides[1], on=keys).sort_values(keys, ignore_index=True)
     return both.assign(difference=both["value"] - both["reference"])
+
+
+def seed_means(both: pd.DataFrame) -> pd.DataFrame:
+    """Of pairs, by seed: ``mean`` difference and ``size``, the number of pairs; only seeds with as
+    many pairs as the most complete one."""
+    means = both.groupby("seed")["difference"].agg(["mean", "size"])
+    return means[means["size"] == means["size"].max()]
