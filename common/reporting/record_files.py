@@ -39,8 +39,10 @@ class Inconsistent(ValueError):
     """Fields of a record contradict each other; the message begins with the field's name."""
 
 
-class Strict(BaseModel, extra="forbid", strict=True, allow_inf_nan=False, frozen=True):
+class Strict(BaseModel):
     """Exactly the fields named, of exactly their types."""
+
+    model_config = {"extra": "forbid", "strict": True, "allow_inf_nan": False, "frozen": True}
 
 
 class Record(Strict):
