@@ -136,18 +136,14 @@ def runs_text(present: int, planned: int | None) -> str:
 
 
 def _comparison_row(row: Comparison) -> Row:
-    published: Cell = MISSING
-    measured: Cell = MISSING
-    difference: Cell = MISSING
-    if row.published is not None:
-        mark = "*" if row.published.copied else ""
-        published = Number(row.published.mean, row.published.spread, row.digits, mark=mark)
-    if row.measured is not None:
-        measured = Number(row.measured.mean, _measured_spread(row), row.digits)
-    if row.published is not None and row.measured is not None:
-        difference = Number(row.measured.mean - row.published.mean, None, row.digits, signed=True)
+    theirs, ours, digits = row.published, row.measured, row.digits
+    mark = "*" if theirs and theirs.copied else ""
+    published = Number(theirs.mean, theirs.spread, digits, mark=mark) if theirs else MISSING
+    measured = Number(ours.mean, _measured_spread(row), digits) if ours else MISSING
+    both = theirs and ours
+    difference = Number(ours.mean - theirs.mean, None, digits, signed=True) if both else MISSING
     labels = (row.label,) if isinstance(row.label, str) else row.label
-    runs = runs_text(row.measured.n if row.measured else 0, row.planned)
+    runs = runs_text(ours.n if ours else 0, row.planned)
     return (*labels, published, measured, runs, difference, VerdictCell(row.verdict))
 
 
