@@ -13,6 +13,7 @@ the comparison with other libraries, by scripts/peers.sh. In the documents, text
 """
 
 import importlib
+import re
 import shutil
 import sys
 import tempfile
@@ -36,6 +37,7 @@ RESULTS = ROOT / "results"
 CLAIMS = ROOT / "docs" / "claims.json"
 PRESETS = ("smoke", "quick", "study", "paper")
 TABLES, FIGURES = ("md", "tex", "csv"), ("png", "pdf")
+_FOLDER = re.compile(r"(?<=\| )results/[^ |]+(?= \|)")
 
 
 def collect(experiment: str, preset: str, runs: Path) -> int:
@@ -86,7 +88,8 @@ def documents() -> list[Path]:
 
 
 def filled(document: Path, tables: Path) -> tuple[str, str]:
-    """The text of a document as it is, and with the tables of a folder between its markers."""
+    """The text of a document as it is, and with the tables of a folder between its markers; cells
+    that name a folder of results/ become links to it."""
     text = document.read_text(encoding="utf-8")
     try:
         paths = {name: tables / f"{name}.md" for name in find_blocks(text)}
@@ -94,7 +97,9 @@ def filled(document: Path, tables: Path) -> tuple[str, str]:
             if not path.exists():
                 raise UserError(f"the table {name} is none that results/ gives")
         contents = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
-        return text, fill_blocks(text, contents)
+        up = "../" * (len(document.relative_to(ROOT).parts) - 1)
+        linked = {n: _FOLDER.sub(rf"[\g<0>]({up}\g<0>)", t) for n, t in contents.items()}
+        return text, fill_blocks(text, linked)
     except UserError as error:
         raise UserError(f"{document}: {error}") from None
 
