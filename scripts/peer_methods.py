@@ -210,17 +210,11 @@ def terms(work: Work) -> int:
     return 5 if work.network else 2000
 
 
-def along(work: Work) -> EvoGradAlongGradient:
-    """A radius that float32 (the network) or float64 resolves, and a temperature far above the
-    difference of losses."""
-    return EvoGradAlongGradient(1e-2 if work.network else 1e-4, temperature=1.0)
-
-
 OURS: dict[tuple[Claim, str], Callable[[Work], Estimator]] = {
     ("at theta", "EvoGrad, K = 2"): lambda work: EvoGrad(),
     ("at theta", "EvoGrad by differences"): lambda work: EvoGrad(mode="differences"),
     ("at theta", "AnchoredEvoGrad"): lambda work: AnchoredEvoGrad(),
-    ("at theta", "EvoGradAlongGradient"): along,
+    ("at theta", "EvoGradAlongGradient"): lambda work: EvoGradAlongGradient(1e-2),
     ("one step", "FiniteDifference"): lambda work: FiniteDifference(ETA, radius=0.1),
     ("one step", "T1T2"): lambda work: T1T2(ETA),
     ("one step", "T1T2Forward"): lambda work: T1T2Forward(ETA),
