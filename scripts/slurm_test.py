@@ -1,4 +1,4 @@
-"""What scripts/slurm_test.sh carries out once its Slurm stands.
+"""What scripts/slurm_test.sh does once its Slurm is running.
 
     python -m scripts.slurm_test FOLDER
 
