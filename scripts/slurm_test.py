@@ -113,7 +113,7 @@ class Interruptions:
     """Meets three running jobs, each after its first checkpoint, with what a cluster does to jobs.
 
     requeued: back into the queue, as by preemption. time limit: Slurm's signal that the time limit
-    is near, upon which a job requeues itself. cancelled: ended for good; only a sweep begins it
+    is near; a job then requeues itself. cancelled: ended for good; only a sweep begins it
     again.
     """
 
