@@ -28,6 +28,7 @@ from common.reporting import (
     published_value,
     write_table,
 )
+from common.reporting.frame import seed_means
 from common.reporting.record_files import load_folder
 from cross_domain_fewshot.config import EXPERIMENT, METHODS, planned_runs
 from cross_domain_fewshot.data import DOMAINS
@@ -214,16 +215,17 @@ def effects_table(records: Iterable[RunRecord]) -> Table:
     rows = []
     for setting, runs in _frames(records).items():
         for change, where, with_it, without in EFFECTS:
-            if found := measured(difference(EXPERIMENT, runs, with_it, without, "unseen")):
+            changes = difference(EXPERIMENT, runs, with_it, without, "unseen").reset_index()
+            if found := measured(seed_means(changes)["mean"]):
                 mean = number(found, "ci95", signed=True)
                 rows.append((setting, change, where, mean, str(found.n)))
     return Table(
         "Embedded benchmark: what the training protocol changes",
-        ("setting", "change", "in", "accuracy", "pairs"),
+        ("setting", "change", "in", "accuracy", "seeds"),
         tuple(rows),
         caption="Difference in accuracy (points) between runs with and without the change, on the "
-        "same unseen domain and seed.",
-        notes=("±: half-width of the 95 % confidence interval over these pairs, by Student's t.",),
+        "same unseen domains and seeds: for each seed the mean over domains.",
+        notes=("±: half-width of the 95 % confidence interval over seeds, by Student's t.",),
     )
 
 
