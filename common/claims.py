@@ -27,10 +27,10 @@ RULE = (
     "Contradicted: the difference is below 0 as surely, or its interval lies outside the margin. "
     "Costs are judged on ratios (time: the quartiles over rounds must not overlap; memory "
     "is counted exactly), single values by the rule for published values. Everything else is "
-    "undecided; the seeds that would decide are those of a test with power 80 %, were the spread "
-    "that of the seeds seen. Their time is that of the runs still missing, one after the other, "
-    "each as long as those seen. A claim has the verdict of all its comparisons at the largest "
-    "size."
+    "undecided; the seeds that would decide are those of a single test, not corrected, with power "
+    "80 %, were the spread that of the seeds seen. Their time is that of the runs still missing, "
+    "one after the other, each as long as those seen. A claim has the verdict of all its "
+    "comparisons at the largest size."
 )
 _INTRO = """
 Does EvoGrad work, and what does it cost? Each claim of the paper, judged on the runs that the

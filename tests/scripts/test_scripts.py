@@ -89,5 +89,6 @@ def test_documents_link_to_what_exists():
         for target in re.findall(r"\]\(([^)#\s]+)\)", text):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document}: {target}"
+        assert not re.search(r"\| results/\S+ \|", text), f"{document}: a folder without a link"
         for script in re.findall(r"bash (scripts/[\w./-]+\.sh)", text):
             assert (ROOT / script).exists(), f"{document}: {script}"
