@@ -37,26 +37,28 @@ class Source:
 
 class Judged(NamedTuple):
     """What a comparison gives. p: of "supported" and of "contradicted", to be corrected; None where
-    no test decides. decide: how many seeds would."""
+    no test decides. decide: how many seeds would. single: one pair of runs, no interval."""
 
     measured: str = MISSING
     sample: str = "0"
     verdict: Verdict = "undecided"
     p: tuple[float, float] | None = None
     decide: str = ""
+    single: bool = False
 
 
 # --- comparisons of runs
 
 
 def _runs(comparison: Comparison, source: Source) -> list[RunRecord]:
-    """The experiment's runs at the source's size that the comparison is about; no variants."""
+    """The experiment's runs at the source's size that the comparison is about; of its variant, by
+    default none."""
     wanted = comparison.get("where", {}).get(source.size, {})
     experiment = load_experiment(comparison["experiment"])
     return [
         record
         for record in source.runs.get(experiment.name, ())
-        if not experiment.variant(record.config)
+        if experiment.variant(record.config) == comparison.get("variant", [])
         and all(record.config.get(name) == value for name, value in wanted.items())
     ]
 
@@ -87,10 +89,11 @@ def _paired(comparison: Comparison, source: Source, margin: float) -> Judged | N
         measured += f" {PLUS_MINUS} {difference.ci95:.2f}"
     return Judged(
         measured,
-        _seeds(difference.n) + (f" × {places} settings" if places > 1 else ""),
+        _counted(difference.n, "seed") + (f" × {places} settings" if places > 1 else ""),
         # One pair is no test, and does not count among those corrected.
         p=p if difference.n > 1 else None,
         decide=_deciding(difference, distance, level, seed_hours),
+        single=difference.n == 1,
     )
 
 
@@ -111,8 +114,8 @@ def _test(
     return p, abs(margin - abs(difference.mean)), LEVEL
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count > 1)}"
+def _counted(count: float, unit: str) -> str:
+    return f"{count:,.0f} {unit}{'s' * (round(count) != 1)}"
 
 
 def _deciding(
@@ -126,8 +129,8 @@ def _deciding(
     if needed >= MOST_SEEDS:
         return f"more than {MOST_SEEDS} seeds"
     hours = (needed - difference.n) * seed_hours
-    more = f"{hours:,.0f} hours" if hours >= 2 else f"{max(60 * hours, 1):.0f} minutes"
-    return f"about {_seeds(needed)} ({more} more)"
+    more = _counted(hours, "hour") if hours >= 2 else _counted(max(60 * hours, 1), "minute")
+    return f"about {_counted(needed, 'seed')} ({more} more)"
 
 
 def _values(comparison: Comparison, source: Source) -> list[tuple[RunRecord, float]]:
@@ -146,7 +149,7 @@ def _published(comparison: Comparison, source: Source, margin: float) -> Judged 
     value = published_value(comparison["experiment"], *comparison["row"])
     verdicts: dict[str, Verdict] = {"agrees": "supported", "differs": "contradicted"}
     verdict = verdicts.get(judge(value, measured, margin), "undecided")
-    return Judged(str(Number(measured.mean, measured.ci95)), _seeds(measured.n), verdict)
+    return Judged(str(Number(measured.mean, measured.ci95)), _counted(measured.n, "seed"), verdict)
 
 
 def _trend(comparison: Comparison, source: Source, margin: float) -> Judged | None:

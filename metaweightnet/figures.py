@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def _functions(axis: Any, records: list[RunRecord]) -> None:
             label = None if number else name
             curve = record.curves[f"weight_{name}"]
             axis.plot(LOSS_GRID.numpy(), curve, **style, lw=0.9, label=label)
-    axis.set_ylim(0, 1)
+    axis.set_ylim(-0.03, 1.03)
 
 
 def _histograms(axis: Any, records: list[RunRecord]) -> None:
@@ -117,7 +118,7 @@ def _panels(
         fig, axes = panels(len(group), 3)
         for axis, (name, records) in zip(axes, group.items(), strict=True):
             draw(axis, records)
-            axis.set_title(name, fontsize=7 if len(name) < 34 else 5.5)
+            axis.set_title(fill(name, 27), fontsize=7)
             axis.set(xlabel=labels[0], ylabel=labels[1])
             axis.label_outer()
         axes[0].legend(fontsize=6.5)

@@ -27,8 +27,16 @@ from common.errors import UserError
 from common.fidelity_study import report as fidelity_report
 from common.files import write_atomic
 from common.record_settings import experiment_records, settings_of
-from common.reporting import fill_blocks, find_blocks, write_record
+from common.reporting import (
+    RunRecord,
+    Table,
+    fill_blocks,
+    find_blocks,
+    write_record,
+    write_table,
+)
 from common.reporting.record_files import load
+from common.reporting.tables import MISSING
 from common.settings import ROOT
 from scripts import benchmark, fidelity, peer_tables
 from scripts.experiments import EXPERIMENTS
@@ -58,18 +66,21 @@ def collect_costs(size: str, runs: Path) -> int:
     return len(measurements)
 
 
+def kept_records(experiment: str, preset: str) -> list[RunRecord]:
+    """The records of results/."""
+    return experiment_records(experiment, preset, RESULTS / experiment / preset / "records")
+
+
 def draw(folder: Path) -> None:
     """Makes all tables and figures of results/ in ``folder``."""
     for experiment in EXPERIMENTS:
         report = importlib.import_module(f"{experiment}.report")
         for preset in PRESETS:
-            records = experiment_records(
-                experiment, preset, RESULTS / experiment / preset / "records"
-            )
-            if records:
+            if records := kept_records(experiment, preset):
                 report.section(records, preset, folder / experiment / preset)
         if hasattr(report, "draw_studies"):
             report.draw_studies(RESULTS / experiment, folder / experiment)
+    write_table(runs_table(), folder / "runs" / "all", "kept")
     claims.section(CLAIMS, claims.shipped_sources(RESULTS, EXPERIMENTS), folder / "claims" / "all")
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
     peers = RESULTS / "peers" / "cpu" / "records" / "record.json"
@@ -79,6 +90,28 @@ def draw(folder: Path) -> None:
         studied = RESULTS / "fidelity" / preset / "records"
         if studied.exists():
             fidelity_report.draw(studied, folder / "fidelity" / preset, fidelity.EXPERIMENTS)
+
+
+def runs_table() -> Table:
+    """What results/ holds: the runs of each experiment and preset, and their time."""
+    rows = []
+    for experiment in EXPERIMENTS:
+        for preset in reversed(PRESETS):
+            records = kept_records(experiment, preset)
+            if records:
+                methods = len({record.method for record in records})
+                devices = sorted({record.provenance["device"].split(":")[0] for record in records})
+                seconds = [record.provenance.get("wall_seconds") for record in records]
+                hours = MISSING if None in seconds else f"{sum(seconds) / 3600:.1f}"
+                cells = str(len(records)), str(methods), hours, ", ".join(devices)
+                rows.append((experiment, preset, *cells))
+    return Table(
+        "The runs in results/",
+        ("experiment", "preset", "runs", "methods", "hours in all", "device"),
+        tuple(rows),
+        caption="Hours: as if one run had followed the other, though two often ran side by side, "
+        "one thread each.",
+    )
 
 
 def documents() -> list[Path]:

@@ -84,6 +84,12 @@ def test_a_claim_has_the_verdict_of_the_largest_size():
     assert claims.verdict_of(findings("better")) == "undecided"
 
 
+def test_a_single_pair_does_not_decide_where_another_size_has_more():
+    found = findings("better", source((-9.0,), "paper"), source((2.0, 2.2, 1.9, 2.1), "quick"))
+    assert [f.judged.verdict for f in found] == ["undecided", "supported"]
+    assert claims.verdict_of(found) == "supported"
+
+
 def test_an_interval_is_shown_and_other_settings_are_left_out():
     (found,) = findings("better", source((1.0, 2.0, 3.0)))
     assert found.judged.measured == "+2.00 ± 2.48"  # t(2, 0.975) = 4.303, sd 1, n 3
@@ -145,7 +151,7 @@ def test_every_claim_has_its_row_and_no_cell_is_empty(tmp_path):
     sources = claims.shipped_sources(ROOT / "results", EXPERIMENTS)
     made = claims.section(CLAIMS, sources, tmp_path)
     summary, evidence = made.tables
-    assert len(summary.rows) == len(DATA["claims"]) == 12
+    assert len(summary.rows) == len(DATA["claims"]) == 13
     assert all(str(cell).strip() for row in summary.rows for cell in row)
     rows = [row for row in evidence.rows if not isinstance(row, Heading)]
     trend = next(row for row in rows if row[0].startswith("correlation"))
