@@ -30,7 +30,7 @@ RULE = (
     "undecided; the seeds that would decide are those of a single test, not corrected, with power "
     "80 %, were the spread that of the seeds seen. Their time is that of the runs still missing, "
     "one after the other, each as long as those seen. A claim has the verdict of all its "
-    "comparisons at the largest size with two seeds or more."
+    "comparisons at the largest size; one pair of runs gives way to a smaller size with more."
 )
 _INTRO = """
 Does EvoGrad work, and what does it cost? Each claim of the paper, judged on the runs that the
@@ -107,10 +107,8 @@ def _largest(findings: Sequence[Finding]) -> dict[str, Finding]:
     """Each comparison by its words, at the largest size that has records; one pair of runs, which
     has no interval, gives way to any size that has more."""
     first: dict[str, Finding] = {}
-    order = {size: rank for rank, size in enumerate(SIZES)}
-    for f in sorted(
-        findings, key=lambda f: (f.judged.single, order[f.source.size] if f.source else 99)
-    ):
+    by_size = sorted(findings, key=lambda f: SIZES.index(f.source.size) if f.source else 99)
+    for f in sorted(by_size, key=lambda f: f.judged.single):
         first.setdefault(f.comparison["what"], f)
     return first
 

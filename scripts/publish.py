@@ -109,8 +109,7 @@ def runs_table() -> Table:
         "The runs in results/",
         ("experiment", "preset", "runs", "methods", "hours in all", "device"),
         tuple(rows),
-        caption="Hours: as if one run had followed the other, though two often ran side by side, "
-        "one thread each.",
+        caption="Hours: as if one run had followed the other, though two often ran side by side.",
     )
 
 
