@@ -37,6 +37,10 @@ Placing = Callable[[Mapping[str, Any]], Place]
 """The place of a run, from its settings."""
 Group = dict[str, list[RunRecord]]
 """Runs by label."""
+_DISTURBED = (
+    "Bytes are exact. ms: of the least disturbed run. Runs may have shared the machine; the cost "
+    "study measures methods in turns."
+)
 
 
 def by_place(
@@ -152,18 +156,24 @@ def measured(values: Iterable[float]) -> Measured | None:
 def step_costs(
     experiment: Experiment,
     title: str,
-    records: Iterable[RunRecord],
-    where: str = "",
-    note: str = "Measured while other runs may have shared the machine: compare ratios.",
+    records: Sequence[RunRecord],
+    setting: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> Table:
-    """The cost of a training step by label, relative to the baseline. where: of which runs."""
+    """The cost of a training step by label, relative to the baseline. setting: the name of the one
+    that a run has; only the setting with most runs is shown."""
+    where = ""
+    if setting is not None:
+        names = [setting(record.config) for record in records]
+        most = max(sorted(set(names)), key=names.count)
+        records = [r for r, name in zip(records, names, strict=True) if name == most]
+        where = f", {most}"
     costs = {label: [r.cost for r in runs] for label, runs in by_label(experiment, records).items()}
     baseline = experiment.methods[experiment.baseline].label
     caption = (
         f"Base step and meta step together{where}. Peak: memory beyond what was in use before the "
         "step."
     )
-    return cost_table(title, costs, baseline, caption, (note,))
+    return cost_table(title, costs, baseline, caption, (_DISTURBED,))
 
 
 def mean_by_epoch(runs: Sequence[RunRecord], metric: str) -> tuple[list[float], np.ndarray]:

@@ -231,11 +231,9 @@ def effects_table(records: Iterable[RunRecord]) -> Table:
 
 def _cost_table(records: Sequence[RunRecord]) -> Table:
     """Cost of a step by method; if there are several settings, of the one with most runs."""
-    names = [(r.config["benchmark"], setting_name(r.config)) for r in records]
-    most = max(sorted(set(names)), key=names.count)
     return step_costs(
         EXPERIMENT,
         "Few-shot: cost of one training step",
-        [record for record, name in zip(records, names, strict=True) if name == most],
-        where=f", {most[1]}",
+        records,
+        lambda run: f"{run['benchmark']}, {setting_name(run)}",
     )

@@ -73,7 +73,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
             EXPERIMENT,
             "Cross-lingual: cost of one training step",
             records,
-            note="Bytes are exact. Runs may have shared the machine: times are not comparable.",
+            lambda run: f"{run['dataset']}, {run['source']} to {run['target']}",
         )
     for setting, group in groups.items():
         figures += draw_figures(setting, group, folder)

@@ -14,20 +14,25 @@ def cost_table(
     caption: str = "",
     notes: Sequence[str] = (),
 ) -> Table:
-    """Milliseconds and peak megabytes per step, medians over measurements, and both relative to
-    ``baseline``.
+    """Milliseconds and peak megabytes per step, and both relative to ``baseline``.
+
+    Milliseconds are the least of the measurements, since other work on a machine only adds to
+    them; megabytes their median.
 
     costs: name of the row -> its measurements, each with ``seconds`` and ``peak_bytes`` (such as
     the ``cost`` of run records); rows without any are left out.
     """
-    medians = {
-        name: [statistics.median(cost[key] for cost in found) for key in ("seconds", "peak_bytes")]
+    steps = {
+        name: (
+            min(cost["seconds"] for cost in found),
+            statistics.median(cost["peak_bytes"] for cost in found),
+        )
         for name, found in costs.items()
         if found
     }
-    reference = medians.get(baseline, [0, 0])
+    reference = steps.get(baseline, (0, 0))
     rows = []
-    for name, (seconds, peak) in medians.items():
+    for name, (seconds, peak) in steps.items():
         times, bytes_ = (
             Number(value / of) if of else MISSING
             for value, of in zip((seconds, peak), reference, strict=True)

@@ -1,13 +1,13 @@
-"""Costs: medians and ratios in the table; a metric against seconds of training."""
+"""Costs: the least disturbed measurement, ratios; a metric against seconds of training."""
 
 import pytest
 
 from common.reporting import against_seconds, cost_table, metric_against_seconds
 
 
-def test_medians_and_ratios_to_the_baseline():
+def test_least_times_median_bytes_and_ratios_to_the_baseline():
     costs = {
-        "plain": [{"seconds": s, "peak_bytes": 4_000_000} for s in (0.1, 0.5, 0.2)],
+        "plain": [{"seconds": s, "peak_bytes": 4_000_000} for s in (0.3, 0.5, 0.2)],
         "meta": [{"seconds": 0.5, "peak_bytes": 5_000_000}],
         "absent": [],
     }
