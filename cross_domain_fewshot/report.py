@@ -79,7 +79,12 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         tables["embedded"] = embedded_table(of["embedded"])
         tables["effects"] = effects_table(of["embedded"])
     if records:
-        tables["cost"] = _cost_table(records)
+        tables["cost"] = step_costs(
+            EXPERIMENT,
+            "Few-shot: cost of one training step",
+            records,
+            lambda run: f"{run['benchmark']}, {setting_name(run)}",
+        )
     for benchmark, own in of.items():
         for setting, cells in by_setting(own).items():
             figures += draw_figures(benchmark, setting, cells, folder)
@@ -226,14 +231,4 @@ def effects_table(records: Iterable[RunRecord]) -> Table:
         caption="Difference in accuracy (points) between runs with and without the change, on the "
         "same unseen domains and seeds: for each seed the mean over domains.",
         notes=("±: half-width of the 95 % confidence interval over seeds, by Student's t.",),
-    )
-
-
-def _cost_table(records: Sequence[RunRecord]) -> Table:
-    """Cost of a step by method; if there are several settings, of the one with most runs."""
-    return step_costs(
-        EXPERIMENT,
-        "Few-shot: cost of one training step",
-        records,
-        lambda run: f"{run['benchmark']}, {setting_name(run)}",
     )
