@@ -53,7 +53,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         tables["weights"] = _weights_table(groups)
     for dataset in dict.fromkeys(dataset for dataset, _ in groups):
         title = f"Label noise: cost of one training step ({dataset})"
-        own = (record for record in records if record.config["dataset"] == dataset)
+        own = [record for record in records if record.config["dataset"] == dataset]
         tables[f"cost-{dataset}"] = step_costs(EXPERIMENT, title, own)
     figures = [f for setting, group in groups.items() for f in draw_figures(setting, group, folder)]
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)

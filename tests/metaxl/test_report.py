@@ -56,6 +56,15 @@ def test_f1_by_language_and_gains_over_seeds():
     assert gains["Joint training",] == ["–", "−1.00 ± 0.00", "–", "2"]
 
 
+def test_the_cost_table_shows_the_language_pair_with_most_runs(tmp_path):
+    runs = [record(40.0, method="joint_training", target="quy", seed=seed) for seed in (1, 2)]
+    other = record(40.0, method="joint_training", target="tuk")
+    other = other.model_copy(update={"cost": other.cost | {"seconds": 0.01}})
+    (cost,) = (t for t in section([*runs, other], "quick", tmp_path).tables if "cost" in t.title)
+    assert "embedded, eng to quy" in cost.caption
+    assert rows(cost, 1)["Joint training",][::4] == ["100.0", "2"]  # not the other pair's 10.0
+
+
 def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
     records = [
         record(40.0, method=method, target="quy") for method in ("joint_training", "evograd")
