@@ -41,8 +41,8 @@ def metric_against_seconds(
         fig.legend(loc="outside lower center", ncols=2)
         shows = (
             f"{label} by epoch against seconds of training, {title}: means over seeds. Seconds: "
-            "steps times the time of a step as measured by the least disturbed run; evaluation is "
-            "left out"
+            "steps times the time of a step as measured by the least disturbed run (a single run "
+            "may have shared the machine); evaluation is left out"
         )
         return save_figure(
             fig, folder, stem, alt=f"{shows}. Lines for {', '.join(groups)}.", caption=f"{shows}."
