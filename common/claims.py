@@ -138,7 +138,8 @@ def claims_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Tabl
         "The paper's claims",
         ("claim", "verdict", "measured", "in the paper"),
         tuple(rows),
-        caption="Differences in points with 95 % intervals, at the largest size that has records.",
+        caption="Differences in points with 95 % intervals, at the largest size that has records; "
+        "one pair of runs gives way to a smaller size with more.",
     )
 
 
