@@ -53,7 +53,7 @@ class Judged(NamedTuple):
 def _runs(comparison: Comparison, source: Source) -> list[RunRecord]:
     """The experiment's runs at the source's size that the comparison is about; of its variant, by
     default none."""
-    wanted = comparison.get("where", {}).get(source.size, {})
+    wanted = comparison.get("where", {})
     experiment = load_experiment(comparison["experiment"])
     return [
         record

@@ -93,7 +93,7 @@ def test_a_single_pair_does_not_decide_where_another_size_has_more():
 def test_an_interval_is_shown_and_other_settings_are_left_out():
     (found,) = findings("better", source((1.0, 2.0, 3.0)))
     assert found.judged.measured == "+2.00 ± 2.48"  # t(2, 0.975) = 4.303, sd 1, n 3
-    where = {"quick": {"epochs": 99}}
+    where = {"epochs": 99}
     assert [f.source for f in findings("better", source((1.0, 2.0)), where=where)] == [None]
 
 
