@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Label noise: runs, table, figures. Presets smoke (half a minute on two CPU cores) and quick (5
 # minutes) need MNIST only (12 MB, fetched). study (MNIST with ten seeds, two hours; CIFAR-10 with
-# ResNet-32 at half the paper's epochs, days on a CPU) and paper (60 epochs, 130 runs, for a GPU)
-# fetch CIFAR-10 (139 to 170 MB); study also needs the labels of CIFAR-10N (EVOGRAD_DATA names their
-# folder), paper CIFAR-100 (169 MB, fetched).
+# five, two and a half more) and paper (60 epochs, 130 runs, for a GPU) fetch CIFAR-10 (139 to 170
+# MB); study's last 35 runs need the labels of CIFAR-10N (EVOGRAD_DATA names their folder), paper
+# CIFAR-100 (169 MB, fetched).
 #
 #   bash scripts/metaweightnet.sh [--preset smoke|quick|study|paper] [--methods M ...] [--seeds S ...] [--jobs N]
 set -euo pipefail
