@@ -52,13 +52,16 @@ class Judged(NamedTuple):
 
 def _runs(comparison: Comparison, source: Source) -> list[RunRecord]:
     """The experiment's runs at the source's size that the comparison is about; of its variant, by
-    default none."""
-    wanted = comparison.get("where", {})
+    default none. Methods without an estimator are not concerned by it."""
     experiment = load_experiment(comparison["experiment"])
+    wanted, variant = comparison.get("where", {}), comparison.get("variant", [])
+    variants = {
+        name: variant if method.estimator else [] for name, method in experiment.methods.items()
+    }
     return [
         record
         for record in source.runs.get(experiment.name, ())
-        if experiment.variant(record.config) == comparison.get("variant", [])
+        if experiment.variant(record.config) == variants[record.method]
         and all(record.config.get(name) == value for name, value in wanted.items())
     ]
 

@@ -97,6 +97,20 @@ def test_an_interval_is_shown_and_other_settings_are_left_out():
     assert [f.source for f in findings("better", source((1.0, 2.0)), where=where)] == [None]
 
 
+def test_a_variant_is_compared_with_a_method_that_it_does_not_concern():
+    folder = ROOT / "results" / "metaweightnet" / "study" / "records"
+    names = [f"mnist-uniform-0.6-{m}" for m in ("evograd-seed{}-decay-0.0005", "plain-seed{}")]
+    runs = [[read_record(folder / f"{n.format(s)}.json") for s in range(1, 11)] for n in names]
+    gains = [a.final["accuracy"] - b.final["accuracy"] for a, b in zip(*runs, strict=True)]
+    (found,) = findings(
+        "better", claims.Source("study", "folder", {"metaweightnet": runs[0] + runs[1]}),
+        experiment="metaweightnet", against="plain", metric="final.accuracy",
+        variant=["decay 0.0005"],
+    )  # fmt: skip
+    assert found.judged.sample == "10 seeds"
+    assert found.judged.measured.startswith(f"{sum(gains) / 10:+.2f} ")
+
+
 def test_what_would_decide_has_its_time():
     # t-test of mean 1, sd 1.41, level 0.025 one-sided, power 80 %: 18 pairs, 16 more than seen.
     (found,) = findings("better", source((0.0, 2.0)))
