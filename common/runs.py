@@ -44,8 +44,7 @@ class RecordedTask(Task, Protocol):
     """What ``execute`` needs in addition to the training loop.
 
     A task may also have ``curves() -> dict[str, list[float]]``: series for figures, by name, as
-    they stand after the last epoch. A task whose steps may be shared by processes (see
-    common/training/processes.py) has ``several_processes = True``.
+    they stand after the last epoch.
     """
 
     checksums: Mapping[str, str]
@@ -82,7 +81,7 @@ def execute(
             print(f"finished already: {directory / RECORD}", file=sys.stderr)
         return record
     with (
-        together(choose_device(config.device), config.experiment, make_task) as device,
+        together(choose_device(config.device)) as device,
         locked(directory, patience=PATIENCE) if is_first() else contextlib.nullcontext(),
     ):
         with first_before_others():
@@ -94,13 +93,11 @@ def execute(
             started = utc_now()
             seed_everything(config.seed)
             task = make_task(config, device)
-        # Sums over another number of processes differ in their last digits.
-        processes = {"processes": count()} if count() > 1 else {}
         history = fit(
             task,
             epochs,
             directory,
-            config.deciding() | processes,
+            config.deciding(),
             config.log_every,
             f"{config.experiment} {config.run_name()}",
             config.tensorboard,
@@ -123,7 +120,7 @@ def execute(
             data=dict(task.checksums),
             provenance={
                 **collect_provenance(),
-                **processes,
+                "processes": count(),
                 "device": str(device),
                 "started": started,
                 "finished": utc_now(),

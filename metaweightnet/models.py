@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.training.processes import BatchNorm2d
-
 
 class VNet(nn.Module):
     """A sample's weight in (0, 1) from its loss: 1-hidden-1, ReLU, sigmoid; 301 parameters at
@@ -38,8 +36,8 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = conv3x3(inputs, outputs, stride), BatchNorm2d(outputs)
-        self.conv2, self.bn2 = conv3x3(outputs, outputs), BatchNorm2d(outputs)
+        self.conv1, self.bn1 = conv3x3(inputs, outputs, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = conv3x3(outputs, outputs), nn.BatchNorm2d(outputs)
         self.stride, self.more = stride, outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +59,7 @@ class ResNet(nn.Module):
     def __init__(self, depth: int = 32, width: int = 1, num_classes: int = 10) -> None:
         super().__init__()
         blocks, channels = (depth - 2) // 6, 16 * width
-        self.conv1, self.bn1 = conv3x3(3, channels), BatchNorm2d(channels)
+        self.conv1, self.bn1 = conv3x3(3, channels), nn.BatchNorm2d(channels)
         self.stage1 = _stage(BasicBlock, channels, channels, blocks, stride=1)
         self.stage2 = _stage(BasicBlock, channels, 2 * channels, blocks, stride=2)
         self.stage3 = _stage(BasicBlock, 2 * channels, 4 * channels, blocks, stride=2)
@@ -81,8 +79,8 @@ class PreactivationBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.bn1, self.conv1 = BatchNorm2d(inputs), conv3x3(inputs, outputs, stride)
-        self.bn2, self.conv2 = BatchNorm2d(outputs), conv3x3(outputs, outputs)
+        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv3x3(inputs, outputs, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(outputs), conv3x3(outputs, outputs)
         self.shortcut = None
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
@@ -105,7 +103,7 @@ class WideResNet(nn.Module):
         self.stage1 = _stage(PreactivationBlock, 16, channels, blocks, stride=1)
         self.stage2 = _stage(PreactivationBlock, channels, 2 * channels, blocks, stride=2)
         self.stage3 = _stage(PreactivationBlock, 2 * channels, 4 * channels, blocks, stride=2)
-        self.bn = BatchNorm2d(4 * channels)
+        self.bn = nn.BatchNorm2d(4 * channels)
         self.fc = nn.Linear(4 * channels, num_classes)
         _kaiming_normal(self)
 

@@ -8,7 +8,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from common.hypergrad import Tensors
-from common.training.processes import share_of_sum
 
 
 class Batch(NamedTuple):
@@ -21,11 +20,8 @@ class Batch(NamedTuple):
 
 
 def normalised(weights: Tensor) -> Tensor:
-    """weights / sum(weights), so that they sum to one; unchanged if the sum is 0.
-
-    If processes share the batch, the sum is over the whole batch, see ``SharedProblem``.
-    """
-    total = share_of_sum(weights.sum())
+    """weights / sum(weights), so that they sum to one; unchanged if the sum is 0."""
+    total = weights.sum()
     return weights / torch.where(total == 0, 1.0, total)
 
 

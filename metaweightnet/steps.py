@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from common.hypergrad import Tensors
 from common.hypergrad.problem import detached, leaves
-from common.training import MetaStep, Part, gathered, new_generator, shared_backward, sharing
+from common.training import MetaStep, Part, new_generator
 from metaweightnet.config import Config
 from metaweightnet.models import VNet, build_network
 from metaweightnet.problem import Batch, MetaWeightProblem, normalised
@@ -71,14 +71,12 @@ class Learner:
 
         Returns the loss and the weights relative to plain training's, (N,).
         """
-        with sharing(batch) as (part, _):
-            hyper = detached(dict(self.vnet.named_parameters()))
-            loss, _, relative_weights = self.loss(part, hyper)
-            self.optimizer.zero_grad()
-            loss = shared_backward(loss, self.network.parameters())
-            relative_weights = gathered(relative_weights)
+        hyper = detached(dict(self.vnet.named_parameters()))
+        loss, _, relative_weights = self.loss(batch, hyper)
+        self.optimizer.zero_grad()
+        loss.backward()
         self.optimizer.step()
-        return loss, relative_weights
+        return loss.detach(), relative_weights
 
     def shared_step(self, batch: Batch, meta_batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Both steps at the same parameters and weights: the base step hands over its loss, and

@@ -18,8 +18,6 @@ from metaweightnet.steps import Learner
 class MetaWeightTask:
     """Epochs over noisily labelled images, tested on clean ones."""
 
-    several_processes = True
-
     def __init__(self, config: Config, device: torch.device) -> None:
         splits = load_splits(config, device)
         self.train, self.meta, self.test = splits.train, splits.meta, splits.test

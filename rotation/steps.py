@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.hypergrad import Anchor
-from common.training import MetaStep, Part, new_generator, shared_backward, sharing
+from common.training import MetaStep, Part, new_generator
 from rotation.config import Config
 from rotation.models import LeNet, normalise, rotation_layer
 from rotation.problem import Batch, RotationProblem
@@ -48,12 +48,11 @@ class Learner:
 
     def base_step(self, batch: Batch) -> Tensor:
         """Adam on the training loss at the present angle; returns the loss."""
-        with sharing(batch) as (part, _):
-            loss = self.loss(part, self.angle)
-            self.optimizer.zero_grad()
-            loss = shared_backward(loss, self.network.parameters())
+        loss = self.loss(batch, self.angle)
+        self.optimizer.zero_grad()
+        loss.backward()
         self.optimizer.step()
-        return loss
+        return loss.detach()
 
     def shared_step(
         self, params: dict[str, Tensor], batch: Batch, meta_batch: Batch

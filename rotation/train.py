@@ -19,8 +19,6 @@ from rotation.steps import Learner
 class RotationTask:
     """Epochs over turned training images, validated and tested on truly rotated ones."""
 
-    several_processes = True
-
     def __init__(self, config: Config, device: torch.device) -> None:
         splits = load_splits(config, device)
         self.train, self.meta, self.test = splits.train, splits.meta, splits.test

@@ -158,9 +158,7 @@ class EvoGrad(Estimator):
             stacked = {n: t + noise.pop(n) for n, t in candidates.theta.items()}
             losses = candidates.losses(stacked, at.hyper)
         else:
-            # The first one last: it may be the base step's.
-            pairs = [candidates.loss_gradient(k, anchor) for k in reversed(range(candidates.count))]
-            pairs.reverse()
+            pairs = self.over_candidates(lambda k: candidates.loss_gradient(k, anchor))
             losses = torch.stack([loss for loss, _ in pairs])
             loss_grads = [grads for _, grads in pairs]
         weights = softmax_weights(losses.detach(), self.temperature)
@@ -176,6 +174,11 @@ class EvoGrad(Estimator):
         else:
             found = weighted_sum(coefficients, loss_grads)
         return Estimate(outer_loss, found, direct, diagnostics)
+
+    def over_candidates(self, evaluate: Callable[[int], LossGradient]) -> list[LossGradient]:
+        """l_k and dl_k/dlambda for all k. Overridden where several processes share them."""
+        # The first one last: it may be the base step's.
+        return [evaluate(k) for k in reversed(range(self.num_candidates))][::-1]
 
 
 @dataclass(frozen=True)

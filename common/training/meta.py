@@ -11,8 +11,7 @@ from common.errors import UserError
 from common.hypergrad import Anchor
 from common.hypergrad.checks import NotFiniteError
 from common.hypergrad.problem import BilevelProblem, Hypergradient, Tensors
-from common.training.distributed import over_processes
-from common.training.processes import count
+from common.training.processes import count, over_processes
 
 
 @dataclass
@@ -29,10 +28,10 @@ class MetaStep:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     start: dict[str, Tensor] = field(init=False)
-    spread: tuple[Any, BilevelProblem] = field(init=False)
+    spread: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.spread = over_processes(self.estimator, self.problem)
+        self.spread = over_processes(self.estimator)
         self.start = {name: tensor.detach().clone() for name, tensor in self.hyper.items()}
 
     def __call__(
@@ -46,16 +45,14 @@ class MetaStep:
         """A step from the hypergradient at ``params``; the metrics of ``apply``.
 
         given: what the estimator takes besides, such as ``anchor``, by which the base step hands
-        over its loss; UserError if several processes share the run, whose base step has only a part
-        of that.
+        over its loss; UserError if several processes share the run.
         """
         if given and count() > 1:
             raise UserError("--share-base-step needs the run in one process: leave out torchrun")
-        estimator, problem = self.spread
         batches = (inner_batch, outer_batch)
         try:
-            result = estimator(
-                problem, params, self.hyper, *batches, generator=self.generator, **given
+            result = self.spread(
+                self.problem, params, self.hyper, *batches, generator=self.generator, **given
             )
         except NotFiniteError as error:
             raise UserError(f"the meta step failed: {error}") from None

@@ -1,44 +1,30 @@
-"""Several processes, or GPUs, on one run: who they are, and the sums they exchange.
+"""Several processes, or GPUs, on one run: EvoGrad's candidates are spread over them.
 
     torchrun --nproc-per-node 2 -m rotation --preset smoke
 
-All processes hold the same parameters, draw the same batches and go through the same program; where
-a batch is shared (``sharing``), each computes its part. What is exchanged are sums, and only in
-``whole_sum``: every process gets the same bits, so their parameters cannot drift apart. Without
-torchrun there is one process and nothing here does anything.
+All processes go through the same program with the same numbers. Each evaluates a part of EvoGrad's
+candidates, and the losses and hypergradients of the candidates are gathered, so the result is that
+of one process, bit for bit. Without torchrun there is one process and nothing here does anything.
 """
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from types import new_class
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import UserError
+from common.hypergrad import Estimator, EvoGrad, Hypergradient
+from common.hypergrad.base import LossGradient
+from common.hypergrad.problem import BilevelProblem, Tensors
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others; they may be waiting for a download."""
-
-
-class LostProcess(UserError):
-    """Another process of the run has ended, or the connection to it."""
-
-
-@dataclass
-class Traffic:
-    """What this process has handed in for exchange. Where the group is a ring of W, each sends
-    2 (W - 1) / W times that."""
-
-    bytes: int = 0
-    calls: int = 0
-
-
-TRAFFIC = Traffic()
 
 
 def count() -> int:
@@ -52,29 +38,25 @@ def rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process writes records, checkpoints and logs: process 0 alone does. Known from
-    torchrun before the processes have met."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process writes records, checkpoints and logs: process 0 alone does."""
+    return rank() == 0
 
 
 @contextlib.contextmanager
-def together(device: torch.device, name: str = "", shared: object = None) -> Iterator[torch.device]:
+def together(device: torch.device) -> Iterator[torch.device]:
     """Connects the processes that torchrun has started, over NCCL on GPUs and gloo on CPUs.
 
-    Gives the device of this process: of several GPUs, each process has its own. Raises UserError
-    if ``shared``, what experiment ``name`` trains, does not say that processes may share it.
+    Yields the device of this process: of several GPUs, each process has its own.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield device
         return
-    if not getattr(shared, "several_processes", False):
-        raise UserError(f"{name} runs in one process: start it without torchrun")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= torch.cuda.device_count():
             raise UserError(
-                f"process {device.index} of this machine has no GPU of its own: torch sees "
-                f"{torch.cuda.device_count()}, so start at most as many"
+                f"process {device.index} of this machine has no GPU: torch sees "
+                f"{torch.cuda.device_count()}, so start at most as many processes"
             )
         torch.cuda.set_device(device)
     with _losses():
@@ -88,16 +70,14 @@ def together(device: torch.device, name: str = "", shared: object = None) -> Ite
 @contextlib.contextmanager
 def first_before_others() -> Iterator[None]:
     """Process 0 goes through the block while the others wait (downloads, clearing a folder)."""
-    if rank() > 0:
-        wait_for_all()
-        yield
-        return
+    if not is_first():
+        _wait_for_all()
     yield
-    wait_for_all()
+    if is_first():
+        _wait_for_all()
 
 
-def wait_for_all() -> None:
-    """Returns when all processes have come here."""
+def _wait_for_all() -> None:
     if count() > 1:
         with _losses():
             dist.barrier()
@@ -109,177 +89,61 @@ def _losses() -> Iterator[None]:
         yield
     except RuntimeError as error:  # gloo raises it as such, NCCL and the store as a subclass
         reason = str(error).strip().split("\n")[0]
-        raise LostProcess(
+        raise UserError(
             "another process of this run has ended, or cannot be reached "
             f"({reason[:100]}): the same command continues from the last epoch"
         ) from None
 
 
-def whole_sum(tensor: Tensor) -> Tensor:
-    """The sum over all processes, a new tensor without a graph; the same bits everywhere."""
-    total = tensor.detach().clone(memory_format=torch.contiguous_format)
-    TRAFFIC.bytes += total.nbytes
-    TRAFFIC.calls += 1
-    with _losses():
-        dist.all_reduce(total)
-    return total
+def over_processes(estimator: Estimator) -> Estimator:
+    """The estimator with its candidates spread over the processes; itself where there is one.
 
-
-class Summed(torch.autograd.Function):
-    """What each process has -> the sum, which all have. Its transpose is ``Copied``."""
-
-    @staticmethod
-    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
-        total = whole_sum(torch.cat([t.reshape(-1) for t in tensors]))
-        pieces = total.split([t.numel() for t in tensors])
-        return tuple(p.view(t.shape) for p, t in zip(pieces, tensors, strict=True))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return Copied.apply(*grads)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Any:
-        return Summed.apply(*tangents)
-
-
-class Copied(torch.autograd.Function):
-    """What all processes have -> a copy for each. Its transpose is ``Summed``.
-
-    A loss that is the sum of what the processes compute from copies of theta has the right gradient
-    in all of them, and as each of the two is the other's transpose, derivatives of any order are
-    right.
+    Raises UserError for an estimator without candidates.
     """
-
-    @staticmethod
-    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.view_as(t) for t in tensors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return Summed.apply(*grads)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> Any:
-        return tuple(t.view_as(t) for t in tangents)
-
-
-_share: float | None = None
-
-
-@contextlib.contextmanager
-def sharing(batch: Any) -> Iterator[tuple[Any, float]]:
-    """Gives this process its part of a batch, and which share of the samples that is.
-
-    batch: a tensor of samples, or a (named) tuple of such and None. In the block,
-    ``share_of_sum``, ``shared_backward`` and ``BatchNorm2d`` speak of the whole batch. One process
-    gets the whole batch, and 1.
-    """
-    global _share
     if count() == 1:
-        yield batch, 1.0
-        return
-    part = _part(batch)
-    before, _share = _share, _samples(part) / _samples(batch)
-    try:
-        yield part, _share
-    finally:
-        _share = before
+        return estimator
+    if not isinstance(estimator, EvoGrad):
+        raise UserError(
+            f"{type(estimator).__name__} has no candidates to spread over processes: start this "
+            "method without torchrun"
+        )
+    kind = type(estimator)
+    return new_class(f"{kind.__name__}OverProcesses", (_OverProcesses, kind))(**vars(estimator))
 
 
-def _samples(batch: Any) -> int:
-    return len(batch) if isinstance(batch, Tensor) else _samples(batch[0])
+class _OverProcesses(EvoGrad):
+    """EvoGrad with candidate k on process k mod W; all else is computed by every process.
 
-
-def _part(batch: Any) -> Any:
-    if batch is None:
-        return None
-    if isinstance(batch, Tensor):
-        if len(batch) < count():
-            raise UserError(
-                f"{count()} processes cannot share a batch of {len(batch)}: start fewer, or choose "
-                "a --batch-size that leaves no such small one at the end of an epoch"
-            )
-        return batch.tensor_split(count())[rank()]
-    parts = [_part(item) for item in batch]
-    return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
-
-
-def share_of_sum(tensor: Tensor) -> Tensor:
-    """Of the sum of ``tensor`` over the processes, the share that this one's samples have in the
-    batch. Alone, or outside of ``sharing``, it is ``tensor``.
-
-    With x summed over one's own samples, this over their number is x's mean over the whole batch.
-    """
-    if _share is None:
-        return tensor
-    return Copied.apply(*Summed.apply(tensor))[0] * _share
-
-
-def gathered(part: Tensor) -> Tensor:
-    """The values for all samples of a batch, (N,), from those for one's own part in ``sharing``."""
-    if _share is None:
-        return part
-    own = torch.zeros(count(), dtype=torch.int64, device=part.device)
-    own[rank()] = len(part)
-    sizes = whole_sum(own).tolist()
-    values = torch.zeros(sum(sizes), dtype=part.dtype, device=part.device)
-    values.split(sizes)[rank()].copy_(part)
-    return whole_sum(values)
-
-
-def shared_backward(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """``loss.backward()`` and the loss without its graph, for a mean over samples in ``sharing``.
-
-    The gradients are those of the mean over the whole batch: one exchange of all of them in one
-    vector, with the loss. That is all that torch's DistributedDataParallel would do here, but it
-    wants the network wrapped, and called as a module, which the losses of the meta step do not.
-    """
-    if _share is None:
-        loss.backward()
-        return loss.detach()
-    loss = _share * loss
-    loss.backward()
-    grads = [p.grad for p in parameters if p.grad is not None]
-    whole, *sums = _summed_together([loss.detach(), *grads])
-    for grad, total in zip(grads, sums, strict=True):
-        grad.copy_(total)
-    return whole
-
-
-def _summed_together(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        return Summed.apply(*tensors)
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that normalises by the statistics of the whole batch where processes share it.
-
-    Each exchanges its sums (two vectors of the number of channels forward, two backward), so one
-    process and several compute the same, running statistics included. Where the batch is not
-    shared (every EvoGrad candidate sees a whole batch) it is torch's. Differentiable to any order,
-    and forward; torch's SyncBatchNorm is for GPUs only and differentiable once.
+    Gathered are K losses and K vectors of lambda's size: no parameters, no perturbations.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        if _share is None or not self.training:
-            return super().forward(input)
-        others, size = (0, 2, 3), input.numel() / input.shape[1]
-        mean = share_of_sum(input.sum(others)) / size
-        centred = input - mean[:, None, None]
-        variance = share_of_sum(centred.square().sum(others)) / size
-        assert self.num_batches_tracked is not None and self.momentum is not None
-        assert self.running_mean is not None and self.running_var is not None
-        with torch.no_grad():
-            whole = round(size / _share)
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(variance.detach() * (whole / (whole - 1)), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+    def __call__(
+        self, problem: BilevelProblem, params: Tensors, hyper: Tensors, *batches: Any, **given: Any
+    ) -> Hypergradient:
+        # Kernels that add in varying order, as some on GPUs, would drive the copies apart.
+        for tensors in (params, hyper):
+            _take_from_first(tensors.values())
+        return super().__call__(problem, params, hyper, *batches, **given)
+
+    def over_candidates(self, evaluate: Callable[[int], LossGradient]) -> list[LossGradient]:
+        own = [_on(evaluate(k), "cpu") for k in range(rank(), self.num_candidates, count())]
+        parts: list[list[LossGradient]] = [[] for _ in range(count())]
+        with _losses():
+            dist.all_gather_object(parts, own)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        return [_on(parts[k % count()][k // count()], device) for k in range(self.num_candidates)]
+
+
+def _on(pair: LossGradient, device: str) -> LossGradient:
+    loss, grads = pair
+    return loss.to(device), {n: None if g is None else g.to(device) for n, g in grads.items()}
+
+
+def _take_from_first(tensors: Iterable[Tensor]) -> None:
+    """Puts the values of process 0 into the tensors."""
+    targets = [t.detach() for t in tensors]
+    vector = torch.cat([t.reshape(-1) for t in targets])
+    with _losses():
+        dist.broadcast(vector, 0)
+    for target, values in zip(targets, vector.split([t.numel() for t in targets]), strict=True):
+        target.copy_(values.view_as(target))

@@ -1,4 +1,4 @@
-"""Two processes on one run compute what one process computes, up to rounding in float64."""
+"""Several processes on one run compute what one process computes, bit for bit."""
 
 import os
 import socket
@@ -9,30 +9,29 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.hypergrad import T1T2
 from common.reporting import read_record
 from common.settings import ROOT
 from common.training import processes
-from tests.common.training.two_processes import CASES, SAMPLES, base_step, hypergradient
-
-CHANNELS = 16 + 2 * 16 + 2 * 32 + 2 * 64
-"""Of all batch norms of ResNet-8."""
+from tests.common.training.two_processes import CASES, estimate
 
 
-def start(*words: object) -> list[subprocess.Popen]:
-    """Two processes as torchrun would start them."""
+def start(*words: object, count: int = 2, **environment: str) -> list[subprocess.Popen]:
+    """Processes as torchrun would start them; one without torchrun."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"TORCHELASTIC_RUN_ID": "none", **shared} if count > 1 else {}
     command = [sys.executable, "-m", "tests.common.training.two_processes", *map(str, words)]
     return [
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=os.environ | shared | {"RANK": str(rank)} | environment,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
 
 
@@ -47,86 +46,39 @@ def end(started: list[subprocess.Popen]) -> list[tuple[int, str]]:
     return [(process.returncode, text[-1]) for process, text in zip(started, lines, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory):
-    """What two processes have computed, by case."""
-    file = tmp_path_factory.mktemp("sums") / "found.pt"
-    assert [status for status, _ in end(start("sums", file))] == [0, 0]
-    return torch.load(file)
+def test_estimates_are_those_of_one_process(tmp_path):
+    ended = end(start("estimates", tmp_path / "found"))
+    assert [status for status, _ in ended] == [0, 0], ended
+    for rank in range(2):
+        found = torch.load(tmp_path / f"found.{rank}")
+        for case in CASES:
+            torch.testing.assert_close(found[case], estimate(case), rtol=0, atol=0)
 
 
-def assert_equal(ours, theirs):
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize(("problem", "name"), CASES)
-def test_hypergradients_are_those_of_one_process(problem, name, of_two):
-    found, alone = of_two[problem, name], hypergradient(problem, name)
-    scale = max(grad.abs().max() for grad in alone["grads"].values())
-    for n, grad in alone["grads"].items():
-        assert (found["grads"][n] - grad).abs().max() < 1e-9 * scale
-    assert_equal(found["outer_loss"], alone["outer_loss"])
-    assert alone["bytes"] == 0
-
-
-def test_gradients_and_running_statistics_of_the_base_step_are_those_of_one_process(of_two):
-    found, alone = of_two["base step"], base_step()
-    assert len(found["all_losses"]) == SAMPLES
-    theta = of_two["metaweightnet", "evograd"]["theta"]
-    assert found.pop("bytes") == 8 * (theta + 1 + 4 * CHANNELS) and alone.pop("bytes") == 0
-    assert_equal(found, alone)
-
-
-def test_evograd_exchanges_losses_slopes_and_one_vector_of_lambdas_size(of_two):
-    count = 3
-    found = of_two["rotation", "evograd"]
-    assert found["bytes"] == 8 * (count + (count + 1) + found["lambda"])
-    # Batch norm of the shared outer batch: two vectors forward, two backward.
-    found = of_two["metaweightnet", "evograd"]
-    assert found["bytes"] == 8 * (count + (count + 1) + found["lambda"] + 4 * CHANNELS)
-
-
-def test_t1t2_exchanges_two_vectors_of_thetas_size(of_two):
-    found = of_two["rotation", "t1t2"]
-    assert found["bytes"] == 8 * (2 * found["theta"] + found["lambda"] + 2)
-
-
-def test_a_killed_process_ends_the_run_which_continues_with_the_same_numbers(tmp_path):
-    whole, cut = start("run", tmp_path / "whole", 0), start("run", tmp_path / "cut", 5)
-    status, said = end(cut)[0]
-    assert (status, cut[1].returncode) == (2, -9)
+def test_a_killed_process_ends_the_run_and_one_process_continues_it_with_the_same_numbers(tmp_path):
+    alone, cut = tmp_path / "alone", tmp_path / "cut"
+    whole = start("run", alone, 0, count=1)
+    broken = start("run", cut, 5)
+    (status, said), (other, _) = end(broken)
+    assert (status, other) == (2, -9)
     assert said.startswith("error: another process of this run has ended")
-    assert not (tmp_path / "cut" / "record.json").exists()
-    assert (tmp_path / "cut" / "checkpoint.pt").exists()
-    again = start("run", tmp_path / "cut", 0)
-    assert [status for status, _ in end(again) + end(whole)] == [0] * 4
-    first, second = (read_record(tmp_path / name / "record.json") for name in ("whole", "cut"))
-    assert first.provenance["processes"] == 2
-    for part in ("epochs", "traces", "final", "best", "data"):
+    assert (cut / "checkpoint.pt").exists() and not (cut / "record.json").exists()
+    ended = end(start("run", cut, 0, count=1)) + end(whole)
+    assert [status for status, _ in ended] == [0, 0], ended
+    first, second = (read_record(folder / "record.json") for folder in (alone, cut))
+    for part in ("config", "epochs", "traces", "final", "best", "data"):
         assert getattr(first, part) == getattr(second, part), part
 
 
-def test_an_experiment_that_cannot_be_shared_says_so(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with (
-        pytest.raises(UserError, match="toy_1d runs in one process"),
-        processes.together(torch.device("cpu"), "toy_1d"),
-    ):
-        pass
+def test_only_torchrun_makes_a_process_one_of_several(tmp_path):
+    stray = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "x"}
+    ended = end(start("run", tmp_path, 0, count=1, **stray))
+    assert ended[0][0] == 0 and (tmp_path / "record.json").exists(), ended
 
 
-def test_one_process_shares_nothing():
-    batch = torch.randn(4, 3)
-    layer = torch.nn.Linear(3, 1)
-    with processes.sharing(batch) as (part, share):
-        assert part is batch and share == 1
-        assert processes.share_of_sum(batch) is batch and processes.gathered(batch) is batch
-        loss = layer(part).square().mean()
-        value = processes.shared_backward(loss, layer.parameters())
-    assert torch.equal(value, loss)
-    expected = torch.autograd.grad(layer(batch).square().mean(), layer.weight)[0]
-    assert torch.equal(layer.weight.grad, expected)
-    ours, theirs = processes.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
-    images = torch.randn(4, 3, 2, 2)
-    assert torch.equal(ours(images), theirs(images))
-    assert torch.equal(ours.running_var, theirs.running_var)
+def test_an_estimator_without_candidates_is_refused(monkeypatch):
+    estimator = T1T2(0.1)
+    assert processes.over_processes(estimator) is estimator
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(UserError, match="without torchrun"):
+        processes.over_processes(estimator)
