@@ -67,8 +67,19 @@ DATASETS = {
 def load_corpus(dataset: str, language: str, data_dir: Path | None = None) -> Corpus:
     """Sentences by split of one language of a data set.
 
-    Raises UserError if it is not available, or a file is malformed, has an unknown tag or is empty.
+    Raises UserError if it is not available or has a single training sentence, or a file is
+    malformed, has an unknown tag, or no entity.
     """
+    corpus = _load(dataset, language, data_dir)
+    if len(corpus["train"]) < 2:
+        raise UserError(
+            f"{DATASETS[dataset].title} of the language {language} has one training sentence: "
+            "its files should have a blank line between sentences."
+        )
+    return corpus
+
+
+def _load(dataset: str, language: str, data_dir: Path | None) -> Corpus:
     if dataset not in DATASETS:
         raise UserError(f"--dataset {dataset} is unknown: use {', '.join(DATASETS)}")
     if dataset == "embedded":

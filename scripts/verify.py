@@ -17,13 +17,12 @@ from common.datasets.__main__ import LOADERS
 from common.datasets.dataset import cached
 from common.errors import UserError
 from common.fidelity_study.records import FidelityRecord
-from common.files import checked_files
 from common.record_settings import settings_of
 from common.reporting import RunRecord
 from common.reporting.record_files import Record, load
 from cross_domain_fewshot import embedded
 from cross_domain_fewshot.noise_study import NoiseRecord
-from metaxl.embedded import material
+from metaxl.embedded import LANGUAGES, load_embedded
 from scripts import publish
 from scripts.peer_tables import PeerRecord
 
@@ -69,8 +68,8 @@ def tables() -> str:
 def embedded_data() -> str:
     """The images and texts that come with the project are those that were put there."""
     domains = [embedded.load(name) for name in embedded.recipe()["domains"]]
-    texts = checked_files(material.HERE, "get it again from the repository", material.FILES)
-    return f"{len(domains)} image domains, {len(texts)} files of text"
+    corpora = [load_embedded(language) for language in LANGUAGES]
+    return f"{len(domains)} image domains, corpora of {len(corpora)} languages"
 
 
 def data() -> str:

@@ -1,8 +1,8 @@
 """The embedded benchmark: five small domains that ship with the project.
 
 Each domain is one file of pixels, NAME.xz; ``benchmark.json`` holds its classes, split, size and
-checksum, and all that tools/embedded_data/fewshot needs to make the file again from the packages it
-names. SHA256SUMS has the checksum of benchmark.json. Origins and licences: ATTRIBUTION.md.
+checksum, and the packages it was made from. SHA256SUMS has the checksum of benchmark.json. Origins,
+licences and the commit with the programs that made it: ATTRIBUTION.md.
 """
 
 import functools
@@ -61,12 +61,6 @@ def shape(name: str) -> tuple[int, int, int, int, int]:
 def checksum(images: np.ndarray) -> str:
     """SHA-256 of uint8 pixels in C order."""
     return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
-
-
-def pack(images: np.ndarray) -> bytes:
-    """Pixels as levels 0 to 15, one byte each, compressed."""
-    levels = (images // STEP).astype(np.uint8).tobytes()
-    return lzma.compress(levels, preset=9 | lzma.PRESET_EXTREME)
 
 
 def unpack(data: bytes, name: str) -> np.ndarray:

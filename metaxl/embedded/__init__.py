@@ -1,10 +1,55 @@
 """The embedded corpus: synthetic mentions set into real text, for runs without any download.
 
-``material`` holds what was taken from packages, unchanged in substance (by
-``tools.embedded_data.metaxl.build``); ``written`` holds the lists written for this project;
-``generator.py`` makes sentences of both.
+``corpus.tar.xz`` holds LANGUAGE/train.txt, dev.txt and test.txt with lines ``token<TAB>tag``, and
+LANGUAGE/unlabelled.txt with further sentences of the training part. ATTRIBUTION.md says how they
+were made, and of what.
 """
 
-from metaxl.embedded.generator import LANGUAGES, SIZES, TYPES, generate, load_embedded, unlabelled
+import functools
+import io
+import tarfile
+from pathlib import Path
 
-__all__ = ["LANGUAGES", "SIZES", "TYPES", "generate", "load_embedded", "unlabelled"]
+from common.errors import UserError
+from common.files import digest
+from metaxl.conll import parse_columns, parse_text
+from metaxl.sentences import SPLITS, Corpus
+
+TYPES = ("PER", "ORG", "LOC")
+LANGUAGES = ("eng", "quy", "mri", "tuk", "gug")
+FILE = Path(__file__).with_name("corpus.tar.xz")
+SHA256 = "2ed978aaeb00c8e42d6527057bda19a051e9037048984b35167ab0676fcb0a18"
+
+
+@functools.cache
+def _texts() -> dict[str, str]:
+    """The archive's files by name; UserError unless it is the archive that shipped."""
+    try:
+        data, reason = FILE.read_bytes(), "is damaged"
+    except OSError as error:
+        data, reason = b"", f"cannot be read ({error.strerror})"
+    if digest(data) != SHA256:
+        raise UserError(f"{FILE} {reason}: get the file again from the repository")
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        return {file.name: archive.extractfile(file).read().decode() for file in archive}
+
+
+def load_embedded(language: str) -> Corpus:
+    """The corpus of a language; UserError if it has none. 4,000 training sentences of eng, 300 of
+    the others; 200 dev and 300 test sentences of each."""
+    _check(language)
+    files = {split: f"{language}/{split}.txt" for split in SPLITS}
+    return {s: parse_text(_texts()[name], parse_columns, TYPES, name) for s, name in files.items()}
+
+
+def unlabelled(language: str) -> list[str]:
+    """2,000 further sentences from the material of the training split, as plain text."""
+    _check(language)
+    return _texts()[f"{language}/unlabelled.txt"].removesuffix("\n").split("\n")
+
+
+def _check(language: str) -> None:
+    if language not in LANGUAGES:
+        raise UserError(
+            f"The embedded corpus has no language {language!r}: use {', '.join(LANGUAGES)}."
+        )

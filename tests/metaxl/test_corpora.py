@@ -67,7 +67,7 @@ def test_masakhaner_in_its_repositorys_layout(tmp_path, write_corpus, inside):
 
 @pytest.mark.parametrize("suffix", ["", ".txt", ".conll"])
 def test_conll_with_any_ending_number_of_columns_and_types(tmp_path, write_corpus, suffix):
-    write_corpus(tmp_path / "xx", lambda token, tag: f"{token}\tNOUN  x {tag}", suffix)
+    write_corpus(tmp_path / "xx", lambda token, tag: f"{token} NOUN  x {tag}", suffix)
     corpus = load_corpus("conll", "xx", tmp_path)
     assert corpus == EXPECTED
     assert entity_types(corpus["train"] + corpus["test"]) == ("LOC", "ORG", "PER")
@@ -75,6 +75,41 @@ def test_conll_with_any_ending_number_of_columns_and_types(tmp_path, write_corpu
     path.write_text("-DOCSTART- X O\n\nfoo B-GPE\r\nbar I-GPE\r\n\r\n\r\n")
     (sentence,) = load_corpus("conll", "xx", tmp_path)["dev"]
     assert sentence == Sentence(("foo", "bar"), ("B-GPE", "I-GPE"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n", "\r"])
+def test_line_ends_of_every_system_give_the_same_sentences(tmp_path, write_corpus, end):
+    folder = write_corpus(tmp_path / "xx")
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\n", end.encode()))
+    assert load_corpus("conll", "xx", tmp_path) == EXPECTED
+
+
+def test_where_a_line_has_a_tab_the_tab_separates(tmp_path, write_corpus):
+    folder = write_corpus(tmp_path / "xx", lambda token, tag: f"{token}\tx y \t {tag} \t")
+    assert load_corpus("conll", "xx", tmp_path) == EXPECTED
+    (folder / "dev").write_text("San Juan\tB-LOC\nsings\tO\n")
+    (sentence,) = load_corpus("conll", "xx", tmp_path)["dev"]
+    assert sentence == Sentence(("San Juan", "sings"), ("B-LOC", "O"))
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_first_column_of_numbers_is_refused(tmp_path, write_corpus, start):
+    folder = write_corpus(tmp_path / "xx")
+    for path in folder.iterdir():
+        sentences = path.read_text().strip("\n").split("\n\n")
+        numbered = [[f"{i} {r}" for i, r in enumerate(s.split("\n"), start)] for s in sentences]
+        path.write_text("\n\n".join("\n".join(rows) for rows in numbered))
+    with pytest.raises(UserError, match="numbers of the words in its first column"):
+        load_corpus("conll", "xx", tmp_path)
+
+
+def test_a_training_part_of_one_sentence_is_refused(tmp_path, write_corpus):
+    folder = write_corpus(tmp_path / "xx")
+    path = folder / "train"
+    path.write_text(path.read_text().replace("\n\n", "\n"))
+    with pytest.raises(UserError, match="blank line between sentences"):
+        load_corpus("conll", "xx", tmp_path)
 
 
 def test_the_folder_may_be_in_the_environment(tmp_path, write_corpus, monkeypatch):
@@ -87,12 +122,12 @@ def test_tokens_are_taken_as_they_are(tmp_path, write_corpus):
     """Colons, invisible characters and characters that Python takes for line ends."""
     folder = write_corpus(tmp_path / "qu", wikiann_line)
     tokens = ("10:30", "qu:", "\u200e", "a\u2028b", "c\x85", "d\u00a0e")
-    text = "".join(f"qu:{token}\tO\n" for token in tokens)
+    text = "".join(f"qu:{token}\tB-PER\n" for token in tokens)
     (folder / "dev").write_text("\ufeff" + text, encoding="utf-8")
-    assert load_corpus("wikiann", "qu", tmp_path)["dev"] == [Sentence(tokens, ("O",) * 6)]
+    assert load_corpus("wikiann", "qu", tmp_path)["dev"] == [Sentence(tokens, ("B-PER",) * 6)]
     folder = write_corpus(tmp_path / "xx")
-    (folder / "dev").write_text("d\u00a0e O\n", encoding="utf-8")
-    assert load_corpus("conll", "xx", tmp_path)["dev"] == [Sentence(("d\u00a0e",), ("O",))]
+    (folder / "dev").write_text("d\u00a0e B-PER\n", encoding="utf-8")
+    assert load_corpus("conll", "xx", tmp_path)["dev"] == [Sentence(("d\u00a0e",), ("B-PER",))]
 
 
 @pytest.mark.parametrize(
@@ -106,11 +141,13 @@ def test_tokens_are_taken_as_they_are(tmp_path, write_corpus):
             "qu:Lima\tB-DATE\n",
             r"line 1: 'B-DATE' is not .*PER, ORG, LOC",
         ),
-        ("masakhaner", "swa", "Juma B-PER\nleo\n", r"line 2: 'leo'.*a token, a blank and a tag"),
+        ("masakhaner", "swa", "Juma B-PER\nleo\n", r"line 2: 'leo'.*a token, a blank or tab"),
         ("masakhaner", "swa", "leo B-TIME\n", r"line 1: 'B-TIME'.*PER, ORG, LOC, DATE"),
         ("conll", "xx", "a O\nLima S-LOC\n", r"line 2: 'S-LOC' is not an IOB2 tag"),
         ("conll", "xx", "Lima LOC\n", r"line 1: 'LOC' is not an IOB2 tag"),
         ("conll", "xx", "Lima B-\n", r"line 1: 'B-' is not an IOB2 tag"),
+        ("conll", "xx", "Lima\tNNP B-LOC\n", r"line 1: 'NNP B-LOC' is not an IOB2 tag"),
+        ("conll", "xx", "Lima O\n\nPeru O\n", r"dev has no entity"),
         ("conll", "xx", "", r"dev is empty"),
         ("conll", "xx", "\n \n\n", r"dev is empty"),
         ("conll", "xx", b"\xff\xfe O\n", r"dev cannot be read as UTF-8"),

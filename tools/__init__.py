@@ -1,1 +1,0 @@
-"""What makes the data that ship with the project again; no experiment needs it."""

@@ -1,1 +1,0 @@
-"""Builders of embedded data, a folder per experiment."""

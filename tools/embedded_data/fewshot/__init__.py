@@ -1,1 +1,0 @@
-"""The five small domains of the few-shot experiment, from pinned packages."""
