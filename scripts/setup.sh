@@ -14,9 +14,16 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/
 fi
 # The stamp is written last, so an interrupted set-up is taken up again.
 stamp=$root/.venv/requirements.installed
-if ! cmp -s "$root/requirements.txt" "$stamp"; then
+if ! [ -x "$root/.venv/bin/python" ] || ! cmp -s "$root/requirements.txt" "$stamp"; then
   echo "setting up .venv (once) ..." >&2
-  [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
+  # Without pip, or with a Python that has gone, it is made anew.
+  if ! "$root/.venv/bin/python" -m pip --version &> /dev/null &&
+    ! "$python" -m venv --clear "$root/.venv" >&2; then
+    rm -rf "$root/.venv"
+    echo "error: '$python' cannot make a virtual environment. Install python3-venv (Debian, Ubuntu), \
+or set PYTHON to a Python that has venv and ensurepip." >&2
+    exit 2
+  fi
   "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     -r "$root/requirements.txt" &
   trap 'kill "$!"; exit 143' INT TERM HUP  # else bash would end only when pip has

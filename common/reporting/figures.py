@@ -11,11 +11,15 @@ the caller's back.
 """
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Jupyter and Colab name a backend that only their own Python has.
+os.environ["MPLBACKEND"] = "agg"
 
 import matplotlib.style
 from matplotlib.figure import Figure as MatplotlibFigure

@@ -49,6 +49,7 @@ def test_drawing_again_gives_the_same_bytes_here_and_in_another_process(tmp_path
         "PYTHONPATH": str(Path(__file__).resolve().parents[3]),
         "TZ": "Asia/Tokyo",
         "SOURCE_DATE_EPOCH": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # as in Jupyter and Colab
     }
     command = [sys.executable, "-c", textwrap.dedent(DRAW), str(tmp_path / "c")]
     subprocess.run(command, env=environment, check=True, timeout=60)
