@@ -13,7 +13,6 @@ the torch and the CPU that the kept values were made with.
 import argparse
 import json
 import lzma
-import math
 import multiprocessing
 import os
 import platform
@@ -25,6 +24,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -32,7 +32,7 @@ KEPT = Path(__file__).with_name("kept.json.xz")
 
 # Patterns of parts -> what may differ there. Keys are dotted, as reports of differences show them.
 REMOVED: dict[str, set[str]] = {}
-"""Patterns of settings that are no more, as "share_base_step" or "neumann_*"."""
+"""Patterns of settings that may be missing, by their new names, as "tf32" or "estimator.*"."""
 RENAMED: dict[str, dict[str, str]] = {}
 """Old key -> new key, as {"settings.sigma": "settings.estimator.sigma"}."""
 ADDED: dict[str, set[str]] = {}
@@ -43,74 +43,74 @@ RENAMED_RUNS: dict[str, dict[str, str]] = {}
 """Old name of a run -> its new name."""
 
 EXPERIMENTS = ("toy_1d", "rotation", "cross_domain_fewshot", "metaweightnet", "metaxl")
-FIGURES = {  # of the cost study at size small, those that take seconds
-    "rotation": ["LeNet, rotation, batch 128"],
-    "metaweightnet": ["ResNet-32, label noise, by width, width 1"],
+COSTS = {  # of the cost study at size small, what takes a minute or two: figures, methods
+    "rotation": (["LeNet"], [""]),
+    "metaweightnet": (["width 1"], ["EvoGrad, K = 2", "T1T2"]),
 }
 PARTS = (
     *EXPERIMENTS,
     *(f"smoke-{name}" for name in EXPERIMENTS),
-    *(f"cost-{name}" for name in FIGURES),
-    *(f"fidelity-{name}" for name in ("rotation", "metaweightnet", "metaxl")),
+    *(f"cost-{name}" for name in COSTS),
+    *(f"fidelity-{name}" for name in ("rotation", "metaweightnet")),
 )
+_SIZES = ("parameters", "hyperparameters")
 Values = dict[str, Any]  # dotted key -> number, text or list
 
 
-# The project, as far as the guard knows it: each yields names and the JSON of what was written.
+# The project, as far as the guard knows it: each yields names and what is kept of the JSON of them.
 
 
-def _runs(part: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _runs(part: str, folder: Path) -> Iterator[tuple[str, Values]]:
     from common.training import Cost
     from metaxl import pretrain
     from tests.experiments import DECLARED, small_settings
 
-    pretrain.CACHE = folder / "pretrained"  # what an older state of the code made is no use
-    smoke, experiment = part.startswith("smoke-"), DECLARED[part.removeprefix("smoke-")]
-    if smoke:
-        planned = list(experiment.planned("smoke"))
-    else:
-        planned = [small_settings(part, method=method) for method in experiment.methods]
-    train = experiment.file("train")
-    if hasattr(train, "measure"):  # seconds are not kept
-        train.measure = lambda *_, **__: Cost(1, 1, 1, 1, 1, 1)
-    names: list[str] = []
-    for config in planned:
-        names.append(config.method)
-        name = f"{config.method} {names.count(config.method)}" if smoke else config.method
-        changes = {"device": "cpu", "threads": 1, "run_dir": folder / name}
+    experiment = DECLARED[part.removeprefix("smoke-")]
+    train, smoke = experiment.file("train"), part.startswith("smoke-")
+    small = [] if smoke else [small_settings(part, method=method) for method in experiment.methods]
+    methods: list[str] = []
+    for config in experiment.planned("smoke") if smoke else small:
+        methods.append(config.method)
+        name = f"{config.method} {methods.count(config.method)}" if smoke else config.method
+        changes: Values = {"device": "cpu", "threads": 1, "run_dir": folder / name}
         if hasattr(config, "pretrained_dir"):
             changes["pretrained_dir"] = folder / "pretrained"
-        train.run(replace(config, **changes))
-        yield name, json.loads((folder / name / "record.json").read_text())
+        with (
+            patch.object(pretrain, "CACHE", folder / "pretrained"),
+            patch.object(train, "measure", lambda *_, **__: Cost(1, 1, 1, 1, 1, 1), create=True),
+        ):
+            train.run(replace(config, **changes))
+        record = json.loads((folder / name / "record.json").read_text())
+        metrics = dict.fromkeys(metric for row in record["epochs"] for metric in row)
+        epochs = {metric: [row.get(metric) for row in record["epochs"]] for metric in metrics}
+        kept = ("traces", "final", "best", "curves", "data")
+        yield name, {n: record[n] for n in kept} | {"settings": record["config"], "epochs": epochs}
 
 
-def _costs(experiment: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _costs(experiment: str, folder: Path) -> Iterator[tuple[str, Values]]:
     from scripts import benchmark
 
-    words = ["--size", "small", "--seconds-each", "0", "--device", "cpu", "--threads", "1"]
-    words += ["--experiments", experiment, "--figures", *FIGURES[experiment]]
+    figures, methods = COSTS[experiment]
+    words = ["--experiments", experiment, "--figures", *figures, "--methods", *methods]
+    words += ["--size", "small", "--seconds-each", "0", "--device", "cpu", "--threads", "1"]
     benchmark.main([*words, "--no-compile", "--runs", str(folder)])
     for path in sorted(folder.rglob("*.json")):
         record = json.loads(path.read_text())
-        yield f"{record['point']['figure']}, {record['point']['x']}: {record['method']}", record
+        kept = (*_SIZES, "outcome", "peak_bytes", "plain_peak_bytes", "resident_bytes")
+        yield f"{record['point']['x']}: {record['method']}", {name: record[name] for name in kept}
 
 
-def _fidelity(experiment: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _fidelity(experiment: str, folder: Path) -> Iterator[tuple[str, Values]]:
     from scripts import fidelity
 
-    fidelity.EXPERIMENTS = (experiment,)
     words = ["--preset", "smoke", "--device", "cpu", "--threads", "1"]
-    fidelity.main([*words, "--output", str(folder)])
+    with patch.object(fidelity, "EXPERIMENTS", (experiment,)):
+        fidelity.main([*words, "--output", str(folder)])
     for path in sorted((folder / "smoke" / "records").glob("*.json")):
-        yield path.stem, json.loads(path.read_text())
-
-
-# What of it is kept.
-
-
-def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+        record = json.loads(path.read_text())
+        kept = (*_SIZES, "inner_lr", "exact_norm", "predictions")
+        rows = {name: _named_rows(record[name]) for name in ("rows", "precision", "staleness")}
+        yield path.stem, {name: record[name] for name in kept} | rows
 
 
 def _named_rows(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -123,27 +123,11 @@ def _named_rows(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _of_run(record: dict[str, Any]) -> dict[str, Any]:
-    same = {name: record[name] for name in ("traces", "final", "best", "curves", "data")}
-    return {"settings": record["config"], "epochs": _columns(record["epochs"]), **same}
-
-
-def _of_cost(record: dict[str, Any]) -> dict[str, Any]:
-    names = ("outcome", "peak_bytes", "plain_peak_bytes", "resident_bytes")
-    return {name: record[name] for name in (*names, "parameters", "hyperparameters")}
-
-
-def _of_fidelity(record: dict[str, Any]) -> dict[str, Any]:
-    names = ("inner_lr", "parameters", "hyperparameters", "exact_norm", "predictions")
-    rows = {name: _named_rows(record[name]) for name in ("rows", "precision", "staleness")}
-    return {name: record[name] for name in names} | rows
-
-
 def flat(value: Any, key: str = "") -> Values:
     """Dictionaries within dictionaries as one, with dotted keys."""
     if not isinstance(value, Mapping):
         return {key: value}
-    found = {}
+    found: Values = {}
     for name, inner in value.items():
         found |= flat(inner, f"{key}.{name}" if key else name)
     return found
@@ -152,13 +136,10 @@ def flat(value: Any, key: str = "") -> Values:
 def compute(part: str) -> dict[str, Values]:
     """Run -> values, as the code computes them now."""
     kind, _, experiment = part.partition("-")
-    measure, kept_of = {
-        "cost": (_costs, _of_cost), "fidelity": (_fidelity, _of_fidelity)
-    }.get(kind, (_runs, _of_run))  # fmt: skip
-    torch.set_num_threads(1)
+    measure = {"cost": _costs, "fidelity": _fidelity}.get(kind, _runs)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(part if measure is _runs else experiment, Path(folder))
-        return {name: flat(kept_of(record)) for name, record in found}
+        return {name: flat(kept) for name, kept in found}
 
 
 def _quiet() -> None:
@@ -177,29 +158,21 @@ def load() -> dict[str, Any]:
     return json.loads(lzma.decompress(KEPT.read_bytes()))
 
 
-def _table(tables: Mapping[str, Any], part: str) -> list[Any]:
-    return [table for pattern, table in tables.items() if fnmatchcase(part, pattern)]
-
-
 def _listed(name: str, part: str, tables: Mapping[str, set[str]]) -> bool:
-    return any(fnmatchcase(name, entry) for table in _table(tables, part) for entry in table)
+    entries = (e for pattern, table in tables.items() if fnmatchcase(part, pattern) for e in table)
+    return any(fnmatchcase(name, entry) for entry in entries)
 
 
 def _renamed(old: Mapping[str, Any], part: str, tables: Mapping[str, dict[str, str]]) -> Values:
-    names = {before: now for table in _table(tables, part) for before, now in table.items()}
+    names: dict[str, str] = {}
+    for pattern, table in tables.items():
+        names |= table if fnmatchcase(part, pattern) else {}
     return {names.get(name, name): value for name, value in old.items()}
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    nan = [isinstance(x, float) and math.isnan(x) for x in (a, b)]
-    return all(nan) or a == b
 
 
 def _shown(a: Any, b: Any) -> str:
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        index = next(i for i, pair in enumerate(zip(a, b, strict=True)) if not _equal(*pair))
+        index = next(i for i, pair in enumerate(zip(a, b, strict=True)) if pair[0] != pair[1])
         return f"entry {index} of {len(a)}: kept {a[index]!r}, now {b[index]!r}"
     return f"kept {a!r:.200}, now {b!r:.200}"
 
@@ -207,13 +180,13 @@ def _shown(a: Any, b: Any) -> str:
 def differences(part: str, kept: Mapping[str, Values], now: Mapping[str, Values]) -> list[str]:
     """A line for each run, and each value of a run, that is not as it was kept."""
     kept = _renamed(kept, part, RENAMED_RUNS)
-    kept = {name: values for name, values in kept.items() if not _listed(name, part, REMOVED_RUNS)}
-    lines = [f"{part}: run {name} is missing" for name in kept if name not in now]
+    gone = [name for name in kept if name not in now and not _listed(name, part, REMOVED_RUNS)]
+    lines = [f"{part}: run {name} is missing" for name in gone]
     lines += [f"{part}: run {name} is new" for name in now if name not in kept]
     removed = {p: {f"settings.{name}" for name in table} for p, table in REMOVED.items()}
     for run in (name for name in kept if name in now):
-        old = {k: v for k, v in kept[run].items() if k in now[run] or not _listed(k, part, removed)}
-        old, new = _renamed(old, part, RENAMED), now[run]
+        old, new = _renamed(kept[run], part, RENAMED), now[run]
+        old = {k: v for k, v in old.items() if k in new or not _listed(k, part, removed)}
         for key in dict.fromkeys((*old, *new)):
             where = f"{part}: {run}: {key}"
             if key not in new:
@@ -221,7 +194,7 @@ def differences(part: str, kept: Mapping[str, Values], now: Mapping[str, Values]
             elif key not in old:
                 if not _listed(key, part, ADDED):
                     lines.append(f"{where} is new, {new[key]!r:.200}")
-            elif not _equal(old[key], new[key]):
+            elif old[key] != new[key]:
                 lines.append(f"{where}: {_shown(old[key], new[key])}")
     return lines
 
@@ -232,14 +205,13 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, metavar="PART")
     parser.add_argument("--update", action="store_true")
-    parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     here, kept = environment(), load() if KEPT.exists() else {"environment": environment()}
     if kept["environment"] != here:
         print(f"kept with {kept['environment']}, here is {here}: last digits may differ")
     os.environ["OMP_NUM_THREADS"] = "1"
     spawn, lines = multiprocessing.get_context("spawn"), []
-    with ProcessPoolExecutor(arguments.jobs, spawn, _quiet, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(2, spawn, _quiet, max_tasks_per_child=1) as pool:
         found = zip(arguments.only, pool.map(compute, arguments.only), strict=True)
         for part, now in found:
             new = [] if arguments.update else differences(part, kept.get(part, {}), now)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.guard import guard
 
-QUICK = {"toy_1d", "rotation", "cross_domain_fewshot", "metaweightnet", "metaxl"}
+QUICK = guard.EXPERIMENTS
 
 
 @pytest.mark.parametrize(
