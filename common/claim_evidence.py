@@ -11,8 +11,8 @@ from common.cost_study.records import Measurement
 from common.experiment import load_experiment
 from common.record_settings import settings_of
 from common.reporting import Measured, Number, RunRecord, judge, published_value
-from common.reporting.comparisons import LEVEL, MOST_SEEDS, PairedDifference, seeds_needed
 from common.reporting.frame import frame, pairs, seed_means
+from common.reporting.statistics import LEVEL, MOST_SEEDS, seeds_needed
 from common.reporting.tables import MINUS, MISSING, PLUS_MINUS
 
 Verdict = Literal["supported", "contradicted", "undecided"]
@@ -82,7 +82,7 @@ def _paired(comparison: Comparison, source: Source, margin: float) -> Judged | N
         return None
     by_seed = seed_means(both)
     places = by_seed["size"].max()
-    difference = PairedDifference(tuple(by_seed["mean"]))
+    difference = Measured(tuple(by_seed["mean"]))
     p, distance, level = _test(comparison["kind"], difference, margin)
     methods = comparison["method"], name
     taken = [r.provenance["wall_seconds"] for r in records if r.method in methods]
@@ -101,7 +101,7 @@ def _paired(comparison: Comparison, source: Source, margin: float) -> Judged | N
 
 
 def _test(
-    kind: str, difference: PairedDifference, margin: float
+    kind: str, difference: Measured, margin: float
 ) -> tuple[tuple[float, float], float, float]:
     """p-values of supported and contradicted, how far the mean lies on the supporting side, and the
     level of the one-sided test that decides."""
@@ -121,9 +121,7 @@ def _counted(count: float, unit: str) -> str:
     return f"{count:,.0f} {unit}{'s' * (round(count) != 1)}"
 
 
-def _deciding(
-    difference: PairedDifference, distance: float, level: float, seed_hours: float
-) -> str:
+def _deciding(difference: Measured, distance: float, level: float, seed_hours: float) -> str:
     """How many seeds would decide, were mean and spread those seen, and the time of those missing
     if a seed takes ``seed_hours``."""
     if difference.n < 2:

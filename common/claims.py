@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
+
 from common.claim_evidence import KINDS, Comparison, Judged, Source, Verdict
 from common.cost_study.records import by_device, read_measurements
 from common.record_settings import experiment_records
-from common.reporting import Heading, Section, Table, write_table
-from common.reporting.comparisons import LEVEL, holm
-from common.reporting.tables import MISSING, VerdictCell
+from common.reporting import MISSING, Section, Table, write_tables
+from common.reporting.statistics import LEVEL, holm
 
 RULE = (
     "Methods are compared on the same seeds (same data, same start): mean difference over seeds, "
@@ -68,10 +69,12 @@ def section(path: Path, sources: Sequence[Source], folder: Path) -> Section:
     """The claims of a file judged on the sources; their tables, written into ``folder`` too."""
     claims = json.loads(path.read_text(encoding="utf-8"))
     findings = judge_claims(claims, sources)
-    tables = (claims_table(claims, findings), evidence_table(claims, findings))
-    for stem, table in zip(("summary", "evidence"), tables, strict=True):
-        write_table(table, folder, stem)
-    return Section("Claims of the paper", _INTRO, tables)
+    tables = {
+        "summary": claims_table(claims, findings),
+        "evidence": evidence_table(claims, findings),
+    }
+    write_tables(tables, folder)
+    return Section("Claims of the paper", _INTRO, tables, folder=folder)
 
 
 def judge_claims(claims: Mapping[str, Any], sources: Sequence[Source]) -> list[Finding]:
@@ -132,12 +135,10 @@ def claims_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Tabl
             judged, source = best[what].judged, best[what].source
             where = f" ({source.label}, {judged.sample})" if source else ""
             texts.append(f"{what}: {judged.measured}{where}")
-        verdict = VerdictCell(verdict_of(own))
-        rows.append((claim["statement"], verdict, "; ".join(texts), claim["where"]))
+        rows.append((claim["statement"], verdict_of(own), "; ".join(texts), claim["where"]))
     return Table(
         "The paper's claims",
-        ("claim", "verdict", "measured", "in the paper"),
-        tuple(rows),
+        DataFrame(rows, columns=["claim", "verdict", "measured", "in the paper"]),
         caption="Differences in points with 95 % intervals, at the largest size that has records; "
         "one pair of runs gives way to a smaller size with more.",
     )
@@ -147,7 +148,6 @@ def evidence_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Ta
     """Every comparison at every size: numbers, records, and what would decide."""
     rows: list[Any] = []
     for index, claim in enumerate(claims["claims"]):
-        rows.append(Heading(claim["statement"]))
         for f in (f for f in findings if f.claim == index):
             comparison, source, judged = f.comparison, f.source, f.judged
             size, decide, where = "no records yet", "runs", MISSING
@@ -155,13 +155,13 @@ def evidence_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Ta
                 size, decide = source.label, judged.decide or MISSING
                 where = source.folder.replace("EXPERIMENT", comparison["experiment"])
             what, published = comparison["what"], comparison["published"]
-            found = (what, VerdictCell(judged.verdict), judged.measured, size, judged.sample)
+            found = (claim["statement"], what, judged.verdict, judged.measured, size, judged.sample)
             rows.append((*found, published, decide, where))
+    columns = ["block", "comparison", "verdict", "measured", "size", "from", "published",
+               "would decide", "records"]  # fmt: skip
     return Table(
         "The evidence",
-        ("comparison", "verdict", "measured", "size", "from", "published", "would decide",
-         "records"),
-        tuple(rows),
+        DataFrame(rows, columns=columns),
         notes=(
             RULE.format(margin=claims["margin"]),
             "Records of runs are made by `bash scripts/reproduce.sh EXPERIMENT --preset SIZE`, "

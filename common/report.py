@@ -15,6 +15,7 @@ import pandas as pd
 
 from common.experiment import Experiment
 from common.reporting import (
+    MISSING,
     Comparison,
     Figure,
     Measured,
@@ -26,10 +27,9 @@ from common.reporting import (
     collect_metric,
     cost_table,
     new_figure,
-    write_table,
+    write_tables,
 )
 from common.reporting.frame import frame, pairs
-from common.reporting.tables import MISSING
 from common.settings import RunSettings
 
 Place = tuple[Any, ...]
@@ -37,6 +37,7 @@ Placing = Callable[[Mapping[str, Any]], Place]
 """The place of a run, from its settings."""
 Group = dict[str, list[RunRecord]]
 """Runs by label."""
+INTERVAL_NOTE = "±: half-width of the 95 % confidence interval of the mean, by Student's t."
 _DISTURBED = (
     "Bytes are exact. ms: of the least disturbed run. Runs may have shared the machine; the cost "
     "study measures methods in turns."
@@ -106,16 +107,11 @@ def comparisons(
     return rows
 
 
-def number(
-    measured: Measured | None,
-    spread: Literal["sd", "ci95"] = "sd",
-    digits: int = 2,
-    signed: bool = False,
-) -> Number | str:
-    """Mean ± spread for a table; a dash without a measurement."""
+def number(measured: Measured | None, digits: int = 2, signed: bool = False) -> Number | str:
+    """Mean ± half the 95 % interval for a table; a dash without a measurement."""
     if measured is None:
         return MISSING
-    return Number(measured.mean, getattr(measured, spread), digits, signed)
+    return Number(measured.mean, measured.ci95, digits, signed, sd=measured.sd)
 
 
 def metric_number(
@@ -124,7 +120,7 @@ def metric_number(
     digits: int = 2,
     source: Literal["final", "best"] = "final",
 ) -> Number | str:
-    """A metric's mean ± sample standard deviation over runs; a dash if they do not have it."""
+    """A metric's mean ± half its 95 % interval over runs; a dash if they do not have it."""
     if not runs or metric not in getattr(runs[0], source):
         return MISSING
     return number(collect_metric(runs, metric, source), digits=digits)
@@ -203,13 +199,13 @@ def written_section(
     folder: Path,
 ) -> Section:
     """The experiment's section; writes the tables into ``folder`` under their names."""
-    for stem, table in tables.items():
-        write_table(table, folder, stem)
+    write_tables(tables, folder)
     return Section(
         title=experiment.title,
         intro=intro,
-        tables=tuple(tables.values()),
+        tables=tables,
         figures=tuple(figures),
+        folder=folder,
         runs=len(records),
         planned_runs=len(experiment.planned(preset)),
     )

@@ -166,11 +166,11 @@ def noise_table(records: Sequence[NoiseRecord]) -> Table:
                     )
                 )
     pairs = found.groupby(["seed", "pair"]).ngroups
+    columns = ["moment", "hypergradient, noise", "K", "sd of losses", "share of noise %",
+               "largest weight", "cosine, same draw", "cosine, mean over draws"]  # fmt: skip
     return Table(
         "Few-shot: noise of the transformations in the candidates",
-        ("moment", "hypergradient, noise", "K", "sd of losses", "share of noise %",
-         "largest weight", "cosine, same draw", "cosine, mean over draws"),
-        tuple(rows),
+        pd.DataFrame(rows, columns=columns),
         caption="Embedded images, float64, at the start and at the end of training. Sd of losses: "
         "between the candidates of a hypergradient (of 32). Share of noise: the part of "
         "these losses' variance that exists only because every candidate has its own noise. "
@@ -180,12 +180,12 @@ def noise_table(records: Sequence[NoiseRecord]) -> Table:
             f"±: half-width of the 95 % confidence interval over {pairs} pairs of episodes "
             f"of {len(records)} seeds.",
         ),
-    )  # fmt: skip
+    )
 
 
 def _interval(means: pd.Series) -> Number | str:
     """Mean over pairs of episodes, with the interval by Student's t."""
-    return number(measured(means), "ci95", digits=3)
+    return number(measured(means), digits=3)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from common.report import (
+    INTERVAL_NOTE,
     by_place,
     comparisons,
     difference,
@@ -182,20 +183,30 @@ def embedded_table(records: Iterable[RunRecord]) -> Table:
                 rows.append((setting, unseen, name, *numbers, str(len(cell))))
     return Table(
         "Embedded benchmark: few-shot accuracy (%) on the unseen domain",
-        ("setting", "unseen domain", "method", "accuracy", "− none", "− none, controlled",
-         "best epoch", "val", "seeds"),
-        tuple(rows),
+        pd.DataFrame(
+            rows,
+            columns=[
+                "setting",
+                "unseen domain",
+                "method",
+                "accuracy",
+                "− none",
+                "− none, controlled",
+                "best epoch",
+                "val",
+                "seeds",
+            ],
+        ),
         caption="A benchmark of this project, of small images; its numbers are not comparable "
         "with the paper's. Controlled: in the training loop of LFT, FT's noise fixed. − none and "
         "− none, controlled: difference to the same seeds without transformations, trained either "
         "way. Best epoch: with the weights of the best epoch on the base domain's val classes. "
         "Val: there, at the last epoch.",
         notes=(
-            "±: sample standard deviation over seeds; of a single run the half-width of the 95 % "
-            "confidence interval over test episodes.",
+            f"{INTERVAL_NOTE[:-1]}; of a single run: over its test episodes.",
             EPISODES_NOTE,
         ),
-    )  # fmt: skip
+    )
 
 
 def _mean_over_domains(runs: pd.DataFrame) -> pd.DataFrame:
@@ -209,7 +220,7 @@ def _mean_over_domains(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _spread(values: pd.Series, ci95: float | None = None, signed: bool = False) -> Number | str:
-    """Mean ± sample standard deviation; of a single value ± ci95."""
+    """Mean ± half the 95 % interval over runs; of a single value ± ci95."""
     if len(values) == 1 and ci95 is not None and not isnan(ci95):
         return Number(values.iloc[0], ci95)
     return number(measured(values), signed=signed)
@@ -222,13 +233,12 @@ def effects_table(records: Iterable[RunRecord]) -> Table:
         for change, where, with_it, without in EFFECTS:
             changes = difference(EXPERIMENT, runs, with_it, without, "unseen").reset_index()
             if found := measured(seed_means(changes)["mean"]):
-                mean = number(found, "ci95", signed=True)
+                mean = number(found, signed=True)
                 rows.append((setting, change, where, mean, str(found.n)))
     return Table(
         "Embedded benchmark: what the training protocol changes",
-        ("setting", "change", "in", "accuracy", "seeds"),
-        tuple(rows),
+        pd.DataFrame(rows, columns=["setting", "change", "in", "accuracy", "seeds"]),
         caption="Difference in accuracy (points) between runs with and without the change, on the "
         "same unseen domains and seeds: for each seed the mean over domains.",
-        notes=("±: half-width of the 95 % confidence interval over seeds, by Student's t.",),
+        notes=(INTERVAL_NOTE,),
     )

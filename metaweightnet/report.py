@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from common.report import (
+    INTERVAL_NOTE,
     Group,
     by_place,
     comparisons,
@@ -112,17 +115,16 @@ def difference_table(groups: Groups) -> Table:
         runs = labelled(EXPERIMENT, (record for own in group.values() for record in own))
         for name, own in group.items():
             found = (difference(EXPERIMENT, runs, name, other) for other in (_PLAIN, _EXACT))
-            cells = (number(measured(values), "ci95", signed=True) for values in found)
+            cells = (number(measured(values), signed=True) for values in found)
             rows.append((*setting, name, str(len(own)), *cells))
     return Table(
         "Label noise: differences between methods, in points of accuracy",
-        ("data", "noise", "method", "runs", f"− {_PLAIN.lower()}", f"− {_EXACT}"),
-        tuple(rows),
+        pd.DataFrame(
+            rows, columns=["data", "noise", "method", "runs", f"− {_PLAIN.lower()}", f"− {_EXACT}"]
+        ),
         caption="Mean over seeds of the difference between runs of the same seed, which have the "
         "same data, the same wrong labels and the same start; last epoch.",
-        notes=(
-            "±: half-width of the 95 % confidence interval of the mean difference (Student's t).",
-        ),
+        notes=(INTERVAL_NOTE,),
     )
 
 
@@ -151,11 +153,21 @@ def _weights_table(groups: Groups) -> Table:
     )
     return Table(
         "Label noise: last and best epoch, and what the weight net has learned",
-        ("data", "noise", "method", "last %", "best %", *columns.values(), "equal weights"),
-        rows,
+        pd.DataFrame(
+            rows,
+            columns=[
+                "data",
+                "noise",
+                "method",
+                "last %",
+                "best %",
+                *columns.values(),
+                "equal weights",
+            ],
+        ),
         caption="Best: the epoch with the highest test accuracy, an oracle choice: it needs test "
         "labels. Weights: relative, mean over the last epoch. Moved: Euclidean distance of the "
         "weight net's parameters from their start. Equal weights: runs in which the net has moved "
         f"and yet weights right and wrong labels alike in the end, to within {_ALIKE:g}.",
-        notes=("±: sample standard deviation over runs.",),
+        notes=(INTERVAL_NOTE,),
     )

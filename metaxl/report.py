@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from common.report import (
+    INTERVAL_NOTE,
     by_label,
     by_place,
     comparisons,
@@ -122,16 +123,15 @@ def language_table(groups: Groups, dataset: str, source: str) -> Table:
     rows = []
     for name in dict.fromkeys(name for group in chosen.values() for name in group):
         runs = [group.get(name, []) for group in chosen.values()]
-        cells = (number(collect_metric(own, EXPERIMENT.metric), "ci95") for own in runs)
+        cells = (number(collect_metric(own, EXPERIMENT.metric)) for own in runs)
         rows.append((name, *cells, str(sum(map(len, runs)))))
     title = TITLES[dataset]
     return Table(
         f"{title[0].upper()}{title[1:]}: target F1 (%), from {source}",
-        ("method", *chosen, "runs"),
-        tuple(rows),
+        pd.DataFrame(rows, columns=["method", *chosen, "runs"]),
         caption="At the epoch with the best dev F1.",
         notes=(
-            "±: half-width of the 95 % confidence interval over seeds, by Student's t.",
+            INTERVAL_NOTE,
             f"Data: {title}, not the paper's, so not comparable with its numbers.",
         ),
     )
@@ -142,15 +142,14 @@ def gains_table(records: Sequence[RunRecord]) -> Table:
     runs, rows = labelled(EXPERIMENT, records), []
     for name, own in by_label(EXPERIMENT, records).items():
         gains = (_gains(runs, name, METHODS[reference].label) for reference in _REFERENCES)
-        cells = (number(measured(values), "ci95", signed=True) for values in gains)
+        cells = (number(measured(values), signed=True) for values in gains)
         rows.append((name, *cells, str(len({setting_of(run.config) for run in own}))))
     return Table(
         "Cross-lingual: differences in target F1 (points)",
-        ("method", *_REFERENCES.values(), "targets"),
-        tuple(rows),
+        pd.DataFrame(rows, columns=["method", *_REFERENCES.values(), "targets"]),
         caption="Method minus reference on the same seeds and target languages: for each seed the "
         "mean over target languages, of seeds that have them all.",
-        notes=("±: half-width of the 95 % confidence interval over seeds, by Student's t.",),
+        notes=(INTERVAL_NOTE,),
     )
 
 
@@ -178,12 +177,22 @@ def details_table(groups: Groups) -> Table:
     )
     return Table(
         "Cross-lingual: best dev epoch, entity types, last epoch",
-        ("data", "method", "F1", *kinds, "F1, last epoch", "source dev F1", "network moved"),
-        rows,
+        pd.DataFrame(
+            rows,
+            columns=[
+                "data",
+                "method",
+                "F1",
+                *kinds,
+                "F1, last epoch",
+                "source dev F1",
+                "network moved",
+            ],
+        ),
         caption="F1 and its parts by type: target test sentences at the epoch with the best dev "
         "F1. Source dev F1: at the last epoch, through the transformation network. Moved: "
         "Euclidean distance of the transformation network's parameters from their start.",
-        notes=("±: sample standard deviation over runs.",),
+        notes=(INTERVAL_NOTE,),
     )
 
 
@@ -206,12 +215,22 @@ def decay_table(records: Sequence[RunRecord]) -> Table:
             rows.append((TITLES[dataset], name, *medians, *ends, str(len(runs))))
     return Table(
         "Cross-lingual: what moves the transformation network",
-        ("data", "method", "hypergradient", "weight decay", "ratio", "norm, end / start",
-         "cosine to decay", "runs"),
-        tuple(rows),
+        pd.DataFrame(
+            rows,
+            columns=[
+                "data",
+                "method",
+                "hypergradient",
+                "weight decay",
+                "ratio",
+                "norm, end / start",
+                "cosine to decay",
+                "runs",
+            ],
+        ),
         caption="Hypergradient and weight decay: Euclidean norms of the two terms that coupled "
         "decay adds, the median over the logged steps of a run, and of these over runs. Norm: of "
         "the network's parameters. Cosine: between the network's movement from its start and its "
         "movement by coupled weight decay alone.",
-        notes=("±: sample standard deviation over runs, of all target languages.",),
-    )  # fmt: skip
+        notes=(INTERVAL_NOTE,),
+    )

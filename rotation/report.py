@@ -3,8 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from common.errors import UserError
-from common.report import by_label, metric_number, step_costs, written_section
+from common.report import (
+    INTERVAL_NOTE,
+    by_label,
+    metric_number,
+    step_costs,
+    written_section,
+)
 from common.reporting import (
     Comparison,
     Figure,
@@ -104,9 +112,9 @@ def _variant_table(records: Sequence[RunRecord], by_method: ByMethod) -> Table:
                     rows.append((choice, METHODS[method].label, label, *cells, str(len(seeds))))
     return Table(
         "Rotation: open choices made differently",
-        ("choice", "method", "metric", "default", "changed", "seeds"),
-        tuple(rows),
+        pd.DataFrame(rows, columns=["choice", "method", "metric", "default", "changed", "seeds"]),
         caption="unshuffled: training images in the order of the data set. black corners: the "
         "layer turns pixels, so that the corners become black, instead of normalised images, whose "
-        "corners become mean grey. ±: sample standard deviation over seeds.",
+        "corners become mean grey.",
+        notes=(INTERVAL_NOTE,),
     )

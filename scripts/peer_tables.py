@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from pandas import DataFrame
 from pydantic import Field
 
 from common.reporting import Number, Table, write_table
@@ -70,10 +71,10 @@ def write_tables(record: PeerRecord, folder: Path) -> None:
 def quadratic_table(rows: Sequence[Found]) -> Table:
     """Error by method on the quadratic."""
     cells = [(f.library, f.name, f.claims, f"{f.error:.1e}", f"{f.moved:.1e}") for f in rows]
+    columns = ["library", "method", "claims to compute", "relative error", "parameters moved"]
     return Table(
         title="Error against closed forms: a quadratic bilevel problem, float64",
-        columns=("library", "method", "claims to compute", "relative error", "parameters moved"),
-        rows=tuple(cells),
+        data=DataFrame(cells, columns=columns),
         notes=(
             "one step: the hypergradient of one unrolled step; at theta: the same with the "
             "validation gradient at the parameters themselves; implicit: the implicit function "
@@ -99,10 +100,10 @@ def network_table(record: PeerRecord) -> Table:
         )
         for time, f in sorted(zip(times, rows, strict=True), key=lambda pair: pair[0])
     ]
+    columns = ["library", "method", "time", "memory", "cosine", "relative error"]
     return Table(
         title=f"Weights of samples, ResNet-32, batch {record.batch_size}: a whole training step",
-        columns=("library", "method", "time", "memory", "cosine", "relative error"),
-        rows=tuple(cells),
+        data=DataFrame(cells, columns=columns),
         notes=(
             "Time and memory in units of a plain training step; median of "
             f"{len(record.plain_seconds)} rounds in turn, {record.threads} CPU threads, float32. "

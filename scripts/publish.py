@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pandas import DataFrame
+
 from common import claims
 from common.command import Parser, run_command
 from common.cost_study.records import by_device, read_measurements, write_measurement
@@ -28,6 +30,7 @@ from common.fidelity_study import report as fidelity_report
 from common.files import write_atomic
 from common.record_settings import experiment_records, settings_of
 from common.reporting import (
+    MISSING,
     RunRecord,
     Table,
     fill_blocks,
@@ -36,7 +39,6 @@ from common.reporting import (
     write_table,
 )
 from common.reporting.record_files import load
-from common.reporting.tables import MISSING
 from common.settings import ROOT
 from scripts import benchmark, fidelity, peer_tables
 from scripts.experiments import EXPERIMENTS
@@ -105,10 +107,10 @@ def runs_table() -> Table:
                 hours = MISSING if None in seconds else f"{sum(seconds) / 3600:.1f}"
                 cells = str(len(records)), str(methods), hours, ", ".join(devices)
                 rows.append((experiment, preset, *cells))
+    columns = ["experiment", "preset", "runs", "methods", "hours in all", "device"]
     return Table(
         "The runs in results/",
-        ("experiment", "preset", "runs", "methods", "hours in all", "device"),
-        tuple(rows),
+        DataFrame(rows, columns=columns),
         caption="Hours: as if one run had followed the other, though two often ran side by side.",
     )
 

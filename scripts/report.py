@@ -12,7 +12,7 @@ from common.command import Parser, run_command
 from common.errors import UserError
 from common.files import check_writable
 from common.record_settings import experiment_records
-from common.reporting import RunRecord, Section, collect_provenance, utc_now, write_report
+from common.reporting import RunRecord, Section, utc_now, write_report
 from common.settings import ROOT
 from scripts.experiments import EXPERIMENTS
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         [judged, *sections],
         output / "index.html",
         f"EvoGrad, reproduced (preset {arguments.preset})",
-        [record.provenance for record in records] or collect_provenance(),
+        [record.provenance for record in records],
         f"{_INTRO}\n\nWritten {utc_now()}.",
     )
     print(f"report: {path}")

@@ -14,7 +14,7 @@ from common.command import run_command
 from common.cost_study.case import CostProblem
 from common.experiment import load_experiment
 from common.hypergrad import Tensors
-from common.reporting import Heading, RunRecord, Table
+from common.reporting import RunRecord, Table
 from common.settings import RunSettings
 from common.training import TensorMemory
 from scripts.experiments import EXPERIMENTS
@@ -69,7 +69,7 @@ def record_of(config: RunSettings, epochs: list[dict[str, float]], best: str, **
 
 def rows(table: Table, labels: int) -> dict[tuple[str, ...], list[str]]:
     """A table's rows as text, by their first ``labels`` cells."""
-    plain = [[str(cell) for cell in row] for row in table.rows if not isinstance(row, Heading)]
+    plain = [[str(cell) for cell in row] for row in table.rows]
     return {tuple(row[:labels]): row[labels:] for row in plain}
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from common.report import written_section
 from common.reporting import (
@@ -39,20 +39,17 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 
 def _table(record: RunRecord) -> Table:
-    rows: tuple[Any, ...] = tuple(
-        (
-            str(k),
-            *(
-                Number(record.final[f"{name}_{k}"], digits=3)
-                for name in ("correlation", "bias", "sd")
-            ),
-        )
+    columns = ("correlation", "bias", "sd")
+    rows = [
+        (str(k), *(Number(record.final[f"{name}_{k}"], digits=3) for name in columns))
         for k in record.config["candidates"]
-    )
+    ]
     return Table(
-        title="EvoGrad's estimate of the hypergradient in one dimension",
-        columns=("candidates K", "correlation with exact", "bias (RMS)", "sd of one estimate"),
-        rows=rows,
+        "EvoGrad's estimate of the hypergradient in one dimension",
+        pd.DataFrame(
+            rows,
+            columns=["candidates K", "correlation with exact", "bias (RMS)", "sd of one estimate"],
+        ),
         caption=(
             f"Over {record.config['lambdas']} values of λ from 0.1 to 2, "
             f"{record.config['trials']} trials each, x ~ N(0, 1). Correlation and bias are those "

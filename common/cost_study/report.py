@@ -7,7 +7,7 @@ from common.cost_study.case import PublishedCost
 from common.cost_study.figures import cost_figure, published_figure
 from common.cost_study.records import Measurement, Point, slug
 from common.cost_study.tables import by_figure, published_table, steps_table
-from common.reporting import Figure, Section, Table, write_table
+from common.reporting import Figure, Section, Table, write_tables
 
 INTRO = """
 Time and peak memory of one training step with each hypergradient, in units of a plain training
@@ -30,17 +30,13 @@ def section(
     order: the study's points, in the order wanted. published: by experiment.
     """
     figures = by_figure(measurements, order)
-    tables: list[Table] = []
+    tables: dict[str, Table] = {}
     pictures: list[Figure | None] = []
-
-    def add_table(table: Table, stem: str) -> None:
-        tables.append(table)
-        write_table(table, folder, f"{stem}-{device}")
 
     device = slug(measurements[0].settings.device)
     for (experiment, figure), points in figures.items():
         stem = slug(figure)
-        add_table(steps_table(figure, points), stem)
+        tables[f"{stem}-{device}"] = steps_table(figure, points)
         pictures.append(cost_figure(figure, points, folder, f"{stem}-{device}"))
         beside = [p for p in published.get(experiment, ()) if p.figure == figure]
         stem = f"{stem}-published-{device}"
@@ -48,5 +44,7 @@ def section(
     for experiment, entries in published.items():
         table = published_table(figures, experiment, entries)
         if table is not None:
-            add_table(table, f"{slug(experiment)}-published")
-    return Section(title, INTRO, tuple(tables), tuple(p for p in pictures if p is not None))
+            tables[f"{slug(experiment)}-published-{device}"] = table
+    write_tables(tables, folder)
+    figures_drawn = tuple(p for p in pictures if p is not None)
+    return Section(title, INTRO, tables, figures_drawn, folder)

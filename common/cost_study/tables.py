@@ -4,12 +4,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
+from pandas import DataFrame
+
 from common.cost_study.case import PublishedCost
 from common.cost_study.methods import METHODS, NOT_RUN, PLAIN, methods_of
 from common.cost_study.records import Measurement, Point
 from common.estimators import ESTIMATORS
-from common.reporting import Cell, Heading, Number, Table
-from common.reporting.tables import MISSING
+from common.reporting import MISSING, Cell, Number, Table
 
 EVOGRAD, T1T2, HIGHER = "EvoGrad, K = 2", "T1T2", "HigherT1T2"
 
@@ -49,18 +50,17 @@ def steps_table(figure: str, points: Mapping[str, Sequence[Measurement]]) -> Tab
         counts = (
             f"{sizes.parameters:,} parameters, {sizes.hyperparameters:,} hyperparameter{plural}"
         )
-        rows.append(Heading(f"{x}: {counts}"))
-        rows += [_cost_row(m) for m in measurements]
+        rows += [(f"{x}: {counts}", *_cost_row(m)) for m in measurements]
     some = next(iter(points.values()))
     notes = ["K: EvoGrad's candidates. A method of several inner steps does them all in a step."]
     for x, measurements in points.items():
         found = {m.method for m in measurements}
         if missing := [m.name for m in METHODS if m.name not in found]:
             notes.append(f"{x}: {NOT_RUN}: {'; '.join(missing)}.")
+    columns = ["block", "step", "ms", "× plain", "quartiles", "peak MB", "× plain", "note"]
     return Table(
         f"Cost of a training step: {figure} ({machine(some)})",
-        ("step", "ms", "× plain", "quartiles", "peak MB", "× plain", "note"),
-        tuple(rows),
+        DataFrame(rows, columns=columns),
         caption="Hypergradient and base step together, beside a plain training step; medians over "
         "rounds in which the method and the plain step took turns. Peak: memory beyond what was in "
         "use before the step.",
@@ -127,10 +127,10 @@ def published_table(
                 )
     if not rows:
         return None
+    columns = ["figure", "at", "ratio", "of", "published", "measured", "through higher"]
     return Table(
         "Ratios of cost, published and measured",
-        ("figure", "at", "ratio", "of", "published", "measured", "through higher"),
-        tuple(rows),
+        DataFrame(rows, columns=columns),
         caption="The paper: seconds and gigabytes on a Titan X, training and the loading of data "
         "together. Here: one step on tensors that are there, and all memory of tensors at the "
         "peak. The last column takes HigherT1T2, the way the paper's T1-T2 was computed.",
@@ -160,8 +160,7 @@ def estimators_table(measurements: Sequence[Measurement], references: Mapping[st
         rows.append((title, entry.needs, entry.exactness, *costs, entry.choose))
     return Table(
         "Hypergradient estimators",
-        (*columns, "choose it for"),
-        tuple(rows),
+        DataFrame(rows, columns=[*columns, "choose it for"]),
         caption="Time and memory: those of a training step with the hypergradient, in units of a "
         "plain training step"
         + (f" ({machine(measurements)})" if measurements else "")

@@ -4,8 +4,7 @@ import importlib
 from collections.abc import Iterable
 
 from common.fidelity_study.records import STAGES, Agreement, FidelityRecord
-from common.reporting import Number
-from common.reporting.tables import MISSING
+from common.reporting import MISSING, Number
 
 
 def titles(records: Iterable[FidelityRecord]) -> dict[str, str]:

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from pandas import DataFrame
+
 from common.fidelity_study.records import STAGES, FidelityRecord, Prediction
 from common.fidelity_study.rows import (
     find,
@@ -15,8 +17,7 @@ from common.fidelity_study.rows import (
     titles,
 )
 from common.fidelity_study.variants import variants_table
-from common.reporting import Heading, Number, Table
-from common.reporting.tables import MISSING
+from common.reporting import MISSING, Number, Table
 
 # Rows of the summary: name -> series and x. The paper's setting comes first.
 SUMMARY: dict[str, tuple[str, float | str]] = {
@@ -54,7 +55,7 @@ def tables(records: Sequence[FidelityRecord]) -> dict[str, Table]:
         end = stage_records(records, experiment).get(STAGES[-1])
         if end is not None:
             found[f"variants-{experiment}"] = variants_table(records, experiment)
-    return {stem: table for stem, table in found.items() if table.rows}
+    return {stem: table for stem, table in found.items() if len(table.data)}
 
 
 def _summary(records: Sequence[FidelityRecord]) -> Table:
@@ -77,11 +78,11 @@ def _summary(records: Sequence[FidelityRecord]) -> Table:
             ]
             if any(cell != MISSING for cell in cells):
                 found.append((name, *cells))
-        rows += [Heading(heading), *found] if heading and found else found
+        rows += [(heading, *row) for row in found]
+    headings = [f"{names[r.experiment]} {r.x}: {main_heading(r)}" for r in columns]
     return Table(
         "Fidelity to the exact one-step hypergradient",
-        ("estimator", *(f"{names[r.experiment]} {r.x}: {main_heading(r)}" for r in columns)),
-        tuple(rows),
+        DataFrame(rows, columns=["block", "estimator", *headings]),
         caption="One estimate against T1-T2 at the training's inner step, in float64 on the same "
         "batches: cosine over the hyperparameters; for a single hyperparameter the share of "
         "estimates with the right sign (a coin has 50).",
@@ -95,10 +96,11 @@ def _settings(records: Sequence[FidelityRecord]) -> Table:
     names = titles(records)
     for record in records:
         name = names[record.experiment]
-        rows.append(Heading(f"{name}, {record.axis.replace('_', ' ')} {record.x}"))
+        place = f"{name}, {record.axis.replace('_', ' ')} {record.x}"
         for row in record.rows:
             rows.append(
                 (
+                    place,
                     row.series,
                     str(row.x),
                     row.reading or MISSING,
@@ -111,12 +113,11 @@ def _settings(records: Sequence[FidelityRecord]) -> Table:
                     str(row.draws),
                 )
             )
-    columns = ("varied", "value", "inner loss", "cosine", "sign agreement", "norm ratio",
-               "expected ratio", "gain", "cosine of the mean", "draws")  # fmt: skip
+    columns = ["block", "varied", "value", "inner loss", "cosine", "sign agreement", "norm ratio",
+               "expected ratio", "gain", "cosine of the mean", "draws"]  # fmt: skip
     return Table(
         "Fidelity: every setting at every moment",
-        columns,
-        tuple(rows),
+        DataFrame(rows, columns=columns),
         caption="Norm ratio: root mean square of |estimate| / |exact|. Expected ratio: effective "
         "step sigma² (1 − 1/K) / tau over the inner step. Gain: mean of the estimate along the "
         "exact one, over the expected ratio: 1 if right. Cosine of the mean: of the mean over the "
@@ -141,14 +142,14 @@ def _precision(records: Sequence[FidelityRecord]) -> Table:
                 ratio = statistics.fmean(row.norm_ratio for row in measured)
                 cells += [Number(cosine, None, 3), f"{ratio:.3g}"]
             rows.append((name, series, x, *cells))
+    columns = ["problem", "estimator", "value", "float32 cosine", "float32 norm ratio",
+               "bfloat16 cosine", "bfloat16 norm ratio"]  # fmt: skip
     return Table(
         "Fidelity: what rounding does",
-        ("problem", "estimator", "value", "float32 cosine", "float32 norm ratio",
-         "bfloat16 cosine", "bfloat16 norm ratio"),
-        tuple(rows),
+        DataFrame(rows, columns=columns),
         caption="The same draw in float64 is the reference, so only rounding counts; mean over "
         "the three moments. bfloat16: autocast in both losses. Rotation: a mean of signs.",
-    )  # fmt: skip
+    )
 
 
 def _sizes(records: Sequence[FidelityRecord]) -> Table:
@@ -171,15 +172,15 @@ def _sizes(records: Sequence[FidelityRecord]) -> Table:
                 number(find(record, "along g", 0.01, reading), "cosine"),
             )
         )
+    columns = ["problem", "parameters", "hyperparameters", "effective dimension", "K = 2",
+               "predicted", "K = 8", "predicted", "along g"]  # fmt: skip
     return Table(
         "Fidelity by number of parameters",
-        ("problem", "parameters", "hyperparameters", "effective dimension", "K = 2", "predicted",
-         "K = 8", "predicted ", "along g"),
-        tuple(rows),
+        DataFrame(rows, columns=columns),
         caption="Cosine of one estimate, with the inner loss that the prediction is for. Effective "
         "dimension D = |M|² |g|² / |M g|² (M the mixed second derivative), median over batches. "
         "Predicted: 1 / √(1 + (D + 1) / (K − 1)).",
-    )  # fmt: skip
+    )
 
 
 def _staleness(records: Sequence[FidelityRecord]) -> Table:
@@ -193,8 +194,7 @@ def _staleness(records: Sequence[FidelityRecord]) -> Table:
     columns = ["other batches" if m == 0 else f"{m} steps later" for m in steps]
     return Table(
         "How fast the exact hypergradient turns",
-        ("moment", *columns),
-        tuple(rows),
+        DataFrame(rows, columns=["moment", *columns]),
         caption="Cosine of exact hypergradients: at the same parameters on other batches, and on "
         "the same batches after further training steps. Rotation: mean product of signs.",
     )

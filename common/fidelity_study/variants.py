@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from pandas import DataFrame
+
 from common.fidelity_study.cost import REFERENCE
 from common.fidelity_study.records import FidelityRecord
 from common.fidelity_study.rows import find, main_heading, main_number, stage_records, titles
-from common.reporting import Number, Table
-from common.reporting.tables import MISSING
+from common.reporting import MISSING, Number, Table
 
 
 def variants_table(records: Sequence[FidelityRecord], experiment: str) -> Table:
@@ -35,8 +36,7 @@ def variants_table(records: Sequence[FidelityRecord], experiment: str) -> Table:
     what = main_heading(last)
     return Table(
         f"{titles(records)[experiment]}: cheaper variants, cost and fidelity",
-        ("step", "time", "memory", *(f"{what}, {stage}" for stage in stages)),
-        tuple(rows),
+        DataFrame(rows, columns=["step", "time", "memory", *(f"{what}, {s}" for s in stages)]),
         caption="Hypergradient and base step together, relative to EvoGrad with K = 2; fastest of "
         "the rounds. Memory: beyond what was in use before. Every m steps: by arithmetic.",
         notes=("On a CPU: processor time, so that other work on the machine does not count.",),

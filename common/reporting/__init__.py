@@ -1,7 +1,7 @@
 """Run records, the paper's numbers, statistics, tables, figures and the report."""
 
 from common.reporting.against_seconds import metric_against_seconds
-from common.reporting.costs import cost_table
+from common.reporting.comparisons import Comparison, comparison_table, cost_table
 from common.reporting.figures import (
     Figure,
     bar_style,
@@ -10,20 +10,28 @@ from common.reporting.figures import (
     save_figure,
     series_styles,
 )
+from common.reporting.frame import collect_metric
 from common.reporting.generated_blocks import fill_blocks, find_blocks
-from common.reporting.html import Section, write_report
+from common.reporting.page import Section, write_report
 from common.reporting.provenance import collect_provenance, utc_now
 from common.reporting.published import Published, published, published_value
 from common.reporting.records import RunRecord, read_record, read_records, write_record
-from common.reporting.statistics import Measured, collect_metric, judge
-from common.reporting.table_formats import to_markdown, write_table
-from common.reporting.tables import Cell, Comparison, Heading, Number, Table, comparison_table
+from common.reporting.statistics import Measured, judge
+from common.reporting.tables import (
+    MISSING,
+    Cell,
+    Number,
+    Table,
+    to_markdown,
+    write_table,
+    write_tables,
+)
 
 __all__ = [
+    "MISSING",
     "Cell",
     "Comparison",
     "Figure",
-    "Heading",
     "Measured",
     "Number",
     "Published",
@@ -52,4 +60,5 @@ __all__ = [
     "write_record",
     "write_report",
     "write_table",
+    "write_tables",
 ]

@@ -1,72 +1,126 @@
-"""Paired comparisons over seeds: interval, equivalence, correction for many, seeds to decide.
+"""Tables that every experiment has: published beside measured, and what a training step costs."""
 
-All by Student's t on the differences d_i = value_i - reference_i of runs with the same seed (same
-data, same start), with standard error s = sd / √n and n - 1 degrees of freedom.
-"""
-
-import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from scipy import stats
+import pandas as pd
 
-from common.reporting.statistics import Measured
+from common.reporting.published import Published
+from common.reporting.statistics import Measured, Verdict, judge
+from common.reporting.tables import BLOCK, MISSING, PLUS_MINUS, Cell, Number, Table
 
-LEVEL = 0.05
-"""Of all tests: a 95 % interval, 5 % of wrong verdicts over the whole family (Holm)."""
-POWER = 0.8
-MOST_SEEDS = 1000
+_APART = "At another size or on other data: shown for orientation, not judged"
 
 
 @dataclass(frozen=True)
-class PairedDifference(Measured):
-    """Differences of pairs, one value each. A single one has no interval, and p-values of 1."""
+class Comparison:
+    """One row of a comparison table: what was published and what was measured for one setting."""
 
-    def p_above(self, bound: float) -> float:
-        """One-sided p-value of "the mean is at most ``bound``"."""
-        if self.standard_error is None:
-            return 1.0
-        if self.standard_error == 0:
-            return 0.0 if self.mean > bound else 1.0
-        return float(stats.t.sf((self.mean - bound) / self.standard_error, self.n - 1))
+    label: str | tuple[str, ...]  # one entry per label column
+    published: Published | None
+    measured: Measured | None
+    planned: int | None = None  # runs that make the row complete
+    comparable: bool = True  # same size and data as the paper; only such rows are judged
 
-    def p_below(self, bound: float) -> float:
-        """One-sided p-value of "the mean is at least ``bound``"."""
-        return PairedDifference(tuple(-d for d in self.values)).p_above(-bound)
-
-    def p_equivalent(self, margin: float) -> float:
-        """Of the two one-sided tests: small if the mean lies within ±``margin`` for sure.
-
-        Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15 (1987): the larger of the p-values
-        of "the mean is at most -margin" and "the mean is at least margin".
-        """
-        return max(self.p_above(-margin), self.p_below(margin))
+    @property
+    def verdict(self) -> Verdict:
+        """``judge``, for comparable rows."""
+        return judge(self.published, self.measured) if self.comparable else "not judged"
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values, in the order given: those below 0.05 hold together at that level.
+def comparison_table(
+    title: str,
+    rows: Sequence[Comparison],
+    *,
+    label_columns: tuple[str, ...] = ("",),
+    caption: str = "",
+    notes: Sequence[str] = (),
+) -> Table:
+    """Published beside measured: labels | published | measured | runs | difference | verdict.
 
-    Holm, Scandinavian Journal of Statistics 6 (1979): with p sorted, the largest of (m - j) p_(j)
-    up to each, at most 1.
+    The difference is measured minus published. Rows that are not comparable follow in a block of
+    their own, without a verdict. ± is half a 95 % interval; where the paper gives standard
+    deviations, those of either side. Notes say which.
     """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    found = [row.published for row in rows if row.published is not None]
+    deviations = [value for value in found if value.kind == "sd"]
+    population = any(value.population for value in deviations)
+    cells = []
+    for row in sorted(rows, key=lambda row: not row.comparable):
+        theirs, ours = row.published, row.measured
+        published: Cell = MISSING
+        measured: Cell = MISSING
+        difference: Cell = MISSING
+        if theirs is not None:
+            published = Number(theirs.mean, theirs.spread, mark="*" if theirs.copied else "")
+        if ours is not None:
+            deviation = ours.population_sd if population else ours.sd
+            spread = deviation if deviations else ours.ci95
+            measured = Number(ours.mean, spread, sd=None if deviations else ours.sd)
+        if theirs is not None and ours is not None:
+            difference = Number(ours.mean - theirs.mean, signed=True)
+        labels = (row.label,) if isinstance(row.label, str) else row.label
+        runs = runs_text(ours.n if ours else 0, row.planned)
+        block = "" if row.comparable else _APART
+        cells.append((block, *labels, published, measured, runs, difference, row.verdict))
+    columns = [BLOCK, *label_columns, "published", "measured", "runs", "difference", "verdict"]
+    data = pd.DataFrame(cells, columns=columns)
+    if all(row.comparable for row in rows):
+        data = data.drop(columns=BLOCK)
+    what = []
+    if deviations:
+        kind = "population" if population else "sample"
+        what.append(f"{PLUS_MINUS}, as in the paper: {kind} standard deviation over runs.")
+    elif found or any(row.measured is not None and row.measured.n > 1 for row in rows):
+        what.append(
+            f"{PLUS_MINUS}: half-width of the 95 % confidence interval; published and single "
+            "runs: over test episodes, if any; several runs: of their mean, by Student's t."
+        )
+    if any(value.copied for value in found):
+        what.append("*: quoted by the paper from another paper, whose pipeline it comes from.")
+    return Table(title, data, caption, (*what, *notes))
 
 
-def seeds_needed(sd: float, distance: float, level: float = LEVEL, power: float = POWER) -> int:
-    """The least number of pairs with which a one-sided t test at ``level`` finds a mean that is
-    ``distance`` beyond its bound with probability ``power``, were the spread ``sd``.
+def runs_text(present: int, planned: int | None) -> str:
+    """How many runs are there: "3 of 5"; "3" where no number was planned or there are more."""
+    return str(present) if planned is None or present > planned else f"{present} of {planned}"
 
-    Power from the noncentral t distribution. MOST_SEEDS if more than that are needed.
+
+def cost_table(
+    title: str,
+    costs: Mapping[str, Sequence[Mapping[str, Any]]],
+    baseline: str,
+    caption: str = "",
+    notes: Sequence[str] = (),
+) -> Table:
+    """Milliseconds and peak megabytes per step, and both relative to ``baseline``.
+
+    Milliseconds are the least of the measurements, since other work on a machine only adds to
+    them; megabytes their median.
+
+    costs: name of the row -> its measurements, each with ``seconds`` and ``peak_bytes`` (such as
+    the ``cost`` of run records); rows without any are left out.
     """
-    if sd == 0:
-        return 2
-    for n in range(2, MOST_SEEDS):
-        critical = stats.t.ppf(1 - level, n - 1)
-        if stats.nct.sf(critical, n - 1, distance / sd * math.sqrt(n)) >= power:
-            return n
-    return MOST_SEEDS
+    steps = {
+        name: (
+            min(cost["seconds"] for cost in found),
+            statistics.median(cost["peak_bytes"] for cost in found),
+        )
+        for name, found in costs.items()
+        if found
+    }
+    reference = steps.get(baseline, (0, 0))
+    rows = []
+    for name, (seconds, peak) in steps.items():
+        times, memory = (
+            Number(value / of) if of else MISSING
+            for value, of in zip((seconds, peak), reference, strict=True)
+        )
+        runs = str(len(costs[name]))
+        milliseconds, megabytes = Number(1e3 * seconds, digits=1), Number(peak / 1e6, digits=1)
+        rows.append((name, milliseconds, times, megabytes, memory, runs))
+    of = f"× {baseline.split(' (')[0].lower()}"
+    data = pd.DataFrame(rows, columns=["step", "ms", of, "peak MB", of, "measured"])
+    return Table(title, data, caption, tuple(notes))

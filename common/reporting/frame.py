@@ -5,12 +5,12 @@ Columns: ``experiment``, ``method``, ``seed``, ``preset``; every setting by its 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from common.errors import UserError
 from common.reporting.records import RunRecord
+from common.reporting.statistics import Measured
 
 
 def frame(records: Iterable[RunRecord]) -> pd.DataFrame:
@@ -36,21 +36,18 @@ def pairs(
     """Runs of ``method`` beside those of ``against`` with the same ``keys`` (the seed; an axis):
     columns keys, ``value``, ``reference``, ``difference`` = value - reference.
 
-    metric: a column. Runs without a partner are left out. UserError if two runs of a method have
-    the same keys.
+    metric: a column. Runs without a partner are left out; of several with the same keys the mean
+    counts.
     """
     keys = list(keys)
     if runs.empty or metric not in runs:
         return pd.DataFrame(columns=[*keys, "value", "reference", "difference"])
-    sides = []
-    for name, column in ((method, "value"), (against, "reference")):
-        side = runs.loc[runs["method"] == name, [*keys, metric]].dropna()
-        twice = side.loc[side.duplicated(keys), keys]
-        if len(twice):
-            which = ", ".join(f"{key} {twice.iloc[0][key]}" for key in keys)
-            raise UserError(f"Two records of {name} have {which}: keep one of them in the folder.")
-        sides.append(side.rename(columns={metric: column}))
-    both = sides[0].merge(sides[1], on=keys).sort_values(keys, ignore_index=True)
+    value, reference = (
+        runs[runs["method"] == name].dropna(subset=metric).groupby(keys)[metric].mean()
+        for name in (method, against)
+    )
+    both = pd.concat({"value": value, "reference": reference}, axis=1, join="inner")
+    both = both.sort_index().reset_index()
     return both.assign(difference=both["value"] - both["reference"])
 
 
@@ -59,3 +56,22 @@ def seed_means(both: pd.DataFrame) -> pd.DataFrame:
     many pairs as the most complete one."""
     means = both.groupby("seed")["difference"].agg(["mean", "size"])
     return means[means["size"] == means["size"].max()]
+
+
+def collect_metric(
+    records: Iterable[RunRecord],
+    metric: str,
+    source: Literal["final", "best"] = "final",
+    ci95: str | None = None,
+) -> Measured | None:
+    """The metric of every run of one cell of a table, as Measured; None without runs.
+
+    `source` says whether the last epoch or the best one is meant; `ci95` names the metric with
+    the half-width within a run. UserError when a run lacks the metric.
+    """
+    runs = sorted(records, key=lambda record: record.seed)
+    if not runs:
+        return None
+    values = (r.final[metric] if source == "final" else r.best[metric]["value"] for r in runs)
+    within = runs[0].final[ci95] if ci95 is not None and len(runs) == 1 else None
+    return Measured(tuple(values), within)

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-_COPIED = "_copied"
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,8 @@ class Published:
 
 
 def published(experiment: str) -> dict[str, Any]:
-    """The paper's numbers for one experiment, as in its published.json ({} without one).
-
-    UserError for an unknown experiment.
-    """
-    folder = ROOT / experiment
-    if not (folder / "config.py").exists():
-        raise UserError(f"There is no experiment {experiment!r}: no folder has that name.")
-    path = folder / "published.json"
+    """The paper's numbers for one experiment, as in its published.json ({} without one)."""
+    path = ROOT / experiment / "published.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
@@ -70,29 +63,20 @@ def published_value(experiment: str, *keys: str) -> Published | None:
         published_value("cross_domain_fewshot", "5shot", "resnet10", "lft_evograd", "cub")
 
     The file says what the keys are (``keys``), what the spread is (``spread``), and which methods
-    are ``quoted`` from other papers, besides those whose name ends in _copied. UserError for
-    another number of keys and for a key, other than the method, that its values do not have.
+    are ``quoted`` from other papers, besides those whose name ends in _copied. UserError for a key,
+    other than the method, that its values do not have.
     """
     table = published(experiment)
-    if not table:
-        return None
-    names = table["keys"]
-    if len(keys) != len(names):
-        raise UserError(
-            f"A published value of {experiment} is found by {', '.join(names)}, not by {keys}."
-        )
-    value: Any = table["values"]
-    for key, name in zip(keys, names, strict=True):
-        if key not in value:
-            if name == "method":
-                return None
-            raise UserError(
-                f"There is no published {name} {key!r}: choose one of {', '.join(value)}."
-            )
-        value = value[key]
+    value: Any = table.get("values")
+    for key, name in zip(keys, table.get("keys", ()), strict=bool(table)):
+        if name != "method" and key not in value:
+            raise UserError(f"There is no published {name} {key!r}: use one of {', '.join(value)}.")
+        value = value.get(key)
+        if value is None:
+            return None
     if value is None:
         return None
-    method = keys[names.index("method")]
-    copied = method.endswith(_COPIED) or method in table.get("quoted", ())
+    method = keys[table["keys"].index("method")]
+    copied = method.endswith("_copied") or method in table.get("quoted", ())
     mean, spread = value if isinstance(value, list) else (value, None)
     return Published(mean, spread, copied=copied, **table.get("spread", {}))

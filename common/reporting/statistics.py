@@ -1,31 +1,34 @@
-"""What the seeds of a method say together, and the rule that judges it against the paper.
+"""What the seeds of a method say together: intervals, paired tests, and the rule that judges a
+measured value against the published one.
 
-The rule. The difference between measured and published agrees when it is at most the larger of
-a floor (1 point unless said otherwise) and two standard errors of the difference; it is near
-within twice that; else it differs. See `judge` for where the standard errors come from.
+Paired tests are Student's t on the differences d_i = value_i - reference_i of runs with the same
+seed (same data, same start), with standard error s = sd / √n and n - 1 degrees of freedom.
 """
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtrit
+import numpy as np
+from scipy import stats
 
 from common.errors import UserError
 from common.reporting.published import Published
-from common.reporting.records import RunRecord
 
 Verdict = Literal["agrees", "near", "differs", "not judged"]
-
+LEVEL = 0.05
+"""Of all tests: a 95 % interval, 5 % of wrong verdicts over the whole family (Holm)."""
+POWER = 0.8
+MOST_SEEDS = 1000
 VERDICT_RULE = (
-    "A measured value agrees with the published one when their difference is at most the larger "
-    "of 1 point and 2 standard errors of the difference; it is near within twice that, and "
-    "differs beyond. The standard error combines both sides: standard deviation over runs / √n, "
-    "or 95 % confidence half-width / 1.96. A single run without a spread of its own is given the "
-    "published one; where a spread is unknown, 1 point decides. Runs at another size or on other "
-    "data are shown apart and never judged."
+    "A measured value **agrees** with the published one when their difference is at most the "
+    "larger of 1 point and 2 standard errors of the difference; it is **near** within twice that, "
+    "and **differs** beyond. The standard error combines both sides: standard deviation over runs "
+    "/ √n, or 95 % confidence half-width / 1.96. A single run without a spread of its own is given "
+    "the published one; where a spread is unknown, 1 point decides. Runs at another size or on "
+    "other data are shown apart and never judged."
 )
 
 
@@ -84,11 +87,56 @@ class Measured:
         Student's t with n - 1 degrees of freedom times the standard error; for a single run the
         half-width over its own episodes, where it has one.
         """
-        if self.standard_error is None:
-            return None
         if self.n == 1:
             return self.ci95_within_run
-        return float(stdtrit(self.n - 1, 0.975)) * self.standard_error
+        return float(stats.t.ppf(0.975, self.n - 1)) * self.standard_error
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p-value of "the mean is at most ``bound``"; 1 for a single run."""
+        if self.n == 1:
+            return 1.0
+        if self.standard_error == 0:
+            return 0.0 if self.mean > bound else 1.0
+        return float(stats.t.sf((self.mean - bound) / self.standard_error, self.n - 1))
+
+    def p_below(self, bound: float) -> float:
+        """One-sided p-value of "the mean is at least ``bound``"; 1 for a single run."""
+        return Measured(tuple(-value for value in self.values)).p_above(-bound)
+
+    def p_equivalent(self, margin: float) -> float:
+        """Of the two one-sided tests: small if the mean lies within ±``margin`` for sure.
+
+        Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15 (1987): the larger of the p-values
+        of "the mean is at most -margin" and "the mean is at least margin".
+        """
+        return max(self.p_above(-margin), self.p_below(margin))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values, in the order given: those below 0.05 hold together at that level.
+
+    Holm, Scandinavian Journal of Statistics 6 (1979): with p sorted, the largest of (m - j) p_(j)
+    up to each, at most 1.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1.0).tolist()
+
+
+def seeds_needed(sd: float, distance: float, level: float = LEVEL, power: float = POWER) -> int:
+    """The least number of pairs with which a one-sided t test at ``level`` finds a mean that is
+    ``distance`` beyond its bound with probability ``power``, were the spread ``sd``.
+
+    Power from the noncentral t distribution. MOST_SEEDS if more than that are needed.
+    """
+    if sd == 0:
+        return 2
+    n = np.arange(2, MOST_SEEDS)
+    critical = stats.t.ppf(1 - level, n - 1)
+    reached = stats.nct.sf(critical, n - 1, distance / sd * np.sqrt(n)) >= power
+    return int(n[reached.argmax()]) if reached.any() else MOST_SEEDS
 
 
 def judge(published: Published | None, measured: Measured | None, floor: float = 1.0) -> Verdict:
@@ -98,9 +146,8 @@ def judge(published: Published | None, measured: Measured | None, floor: float =
     t = max(floor, 2 sqrt(SE_published^2 + SE_measured^2)):
     d <= t "agrees", d <= 2 t "near", else "differs"; "not judged" where either is missing.
 
-    SE_published is in `Published.standard_error`, SE_measured in `Measured.standard_error`. One
-    run without a spread of its own is taken to scatter as the published runs do. Where one side's
-    spread is unknown even so, the tolerance is the floor.
+    One run without a spread of its own is taken to scatter as the published runs do. Where one
+    side's spread is unknown even so, the tolerance is the floor.
     """
     if published is None or measured is None:
         return "not judged"
@@ -110,45 +157,8 @@ def judge(published: Published | None, measured: Measured | None, floor: float =
         measured_error = published.single_run_error
     if published.standard_error is not None and measured_error is not None:
         tolerance = max(floor, 2 * math.hypot(published.standard_error, measured_error))
-    difference = abs(measured.mean - published.mean)
     # Values are read at two decimals: a tie must not depend on the last bit of a float.
-    difference -= 1e-9
+    difference = abs(measured.mean - published.mean) - 1e-9
     if difference <= tolerance:
         return "agrees"
     return "near" if difference <= 2 * tolerance else "differs"
-
-
-def collect_metric(
-    records: Iterable[RunRecord],
-    metric: str,
-    source: Literal["final", "best"] = "final",
-    ci95: str | None = None,
-    scale: float = 1.0,
-) -> Measured | None:
-    """The metric of every run of one cell of a table, as Measured; None without runs.
-
-    `source` says whether the last epoch or the best one is meant; `ci95` names the metric with
-    the half-width within a run; `scale` turns the record's unit into the table's (100 for %).
-    Raises UserError when a run lacks the metric or a seed occurs twice.
-    """
-    values: dict[int, float] = {}
-    half_widths = []
-    for record in records:
-        run = f"{record.experiment}, {record.method}, seed {record.seed}"
-        if record.seed in values:
-            raise UserError(
-                f"Two records of {run} meet in one table cell: "
-                "move the records of one of these runs to another folder."
-            )
-        metrics = record.final if source == "final" else record.best
-        for name in (metric,) if ci95 is None else (metric, ci95):
-            if name not in (record.final if name == ci95 else metrics):
-                raise UserError(f"The record of {run} has no {source} metric {name!r}: repeat it.")
-        value = record.final[metric] if source == "final" else record.best[metric]["value"]
-        values[record.seed] = scale * value
-        if ci95 is not None:
-            half_widths.append(scale * record.final[ci95])
-    if not values:
-        return None
-    ordered = tuple(values[seed] for seed in sorted(values))
-    return Measured(ordered, half_widths[0] if len(half_widths) == 1 else None)

@@ -1,27 +1,44 @@
-"""Tables as data; `table_formats` writes them as Markdown, LaTeX and CSV, `html` for the report."""
+"""Tables: a title, a data frame of cells, a caption and notes; as Markdown, LaTeX and CSV.
 
-from collections.abc import Sequence
+Cells are text (a verdict is text too) or a ``Number``. Where the first column is named "block", a
+row of Markdown and LaTeX heads the rows of each block. Captions and notes are inline Markdown:
+`code`, **bold** and *italics*; titles and cells are plain text.
+"""
+
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
-from common.reporting.published import Published
-from common.reporting.statistics import Measured, Verdict, judge
+import pandas as pd
+from pylatexenc.latexencode import UnicodeToLatexEncoder
+
+from common.files import write_atomic
 
 MISSING = "–"
 MINUS = "\N{MINUS SIGN}"
 PLUS_MINUS = "±"
-_APART = "At another size or on other data: shown for orientation, not judged"
+BLOCK = "block"
+_LATEX = UnicodeToLatexEncoder(
+    non_ascii_only=False, replacement_latex_protection="braces-after-macro"
+)
+_MARKUP = ((r"`([^`]+)`", "texttt"), (r"\*\*([^*]+)\*\*", "textbf"), (r"\*([^\s*][^*]*)\*", "emph"))
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number in a cell: value ± spread at `digits` decimals, then a mark such as *."""
+    """A number in a cell: value ± spread at ``digits`` decimals, then a mark such as *.
+
+    The spread is half a 95 % interval unless the table says otherwise. sd: a sample standard
+    deviation, for the CSV only.
+    """
 
     value: float
     spread: float | None = None
     digits: int = 2
     signed: bool = False  # + for positive numbers, as in a column of differences
     mark: str = ""
+    sd: float | None = None
 
     def __str__(self) -> str:
         """As read by people: 98.11 ± 0.32, with a true minus sign."""
@@ -33,145 +50,156 @@ class Number:
         return text.replace("-", MINUS) + self.mark
 
 
-@dataclass(frozen=True)
-class VerdictCell:
-    """How a measured value stands to the published one, or a claim to the evidence; the report
-    shows it as a badge."""
-
-    verdict: Verdict | Literal["supported", "contradicted", "undecided"]
-
-    def __str__(self) -> str:
-        return self.verdict
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A row of one cell over all columns, which heads the rows below it."""
-
-    text: str
-
-
-Cell = str | Number | VerdictCell
-Row = tuple[Cell, ...] | Heading
+Cell = str | Number
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: column names, rows of cells, a caption, and notes to be read below it.
-
-    Caption and notes may have the light markup of `markup.py`; titles and cells are plain text.
-    """
+    """A table; see above."""
 
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    data: pd.DataFrame
     caption: str = ""
     notes: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if not isinstance(row, Heading) and len(row) != len(self.columns):
-                raise ValueError(
-                    f"Table {self.title!r}: {len(self.columns)} columns, but a row of {len(row)}"
-                )
-
-    def has_spread(self, column: int) -> bool:
-        """Whether a number of the column has a spread."""
-        cells = [row[column] for row in self.rows if not isinstance(row, Heading)]
-        return any(isinstance(cell, Number) and cell.spread is not None for cell in cells)
-
-    def is_numeric(self, column: int) -> bool:
-        """Whether the column holds numbers (and gaps) only, so that it is aligned to the right."""
-        cells = [row[column] for row in self.rows if not isinstance(row, Heading)]
-        numbers = [cell for cell in cells if isinstance(cell, Number)]
-        return bool(numbers) and all(cell == MISSING for cell in cells if cell not in numbers)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One row of a comparison table: what was published and what was measured for one setting."""
-
-    label: str | tuple[str, ...]  # one entry per label column
-    published: Published | None
-    measured: Measured | None
-    planned: int | None = None  # runs that make the row complete
-    digits: int = 2
-    comparable: bool = True  # same size and data as the paper; only such rows are judged
-    floor: float = 1.0  # differences up to here always agree, in the row's unit
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, without that of blocks."""
+        return [str(name) for name in self._cells.columns]
 
     @property
-    def verdict(self) -> Verdict:
-        """`judge`, for comparable rows."""
-        if not self.comparable:
-            return "not judged"
-        return judge(self.published, self.measured, self.floor)
+    def rows(self) -> list[tuple[Cell, ...]]:
+        """The cells, without the column of blocks."""
+        return list(self._cells.itertuples(index=False, name=None))
+
+    @property
+    def blocks(self) -> list[str]:
+        """The block of each row; "" where there are none."""
+        return list(self.data[BLOCK]) if BLOCK in self.data else [""] * len(self.data)
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether a column holds numbers (and gaps) only, so that it is aligned to the right."""
+        columns = [self._cells.iloc[:, i] for i in range(len(self.columns))]
+        return [{type(cell) for cell in cells if cell != MISSING} == {Number} for cells in columns]
+
+    @property
+    def _cells(self) -> pd.DataFrame:
+        return self.data.drop(columns=BLOCK, errors="ignore")
 
 
-def comparison_table(
-    title: str,
-    rows: Sequence[Comparison],
-    *,
-    label_columns: tuple[str, ...] = ("",),
-    caption: str = "",
-    notes: Sequence[str] = (),
-    apart_heading: str = _APART,
-) -> Table:
-    """Published beside measured: labels | published | measured | runs | difference | verdict.
+def to_markdown(table: Table) -> str:
+    """The table in GitHub's Markdown: title, table, caption and notes, ending in a newline."""
+    parts = [f"**{escape_markdown(table.title)}**", markdown_grid(table)]
+    parts.append(markdown_text(table.caption))
+    parts.append("\n".join(f"- {markdown_text(note)}" for note in table.notes))
+    return "\n\n".join(filter(None, parts)) + "\n"
 
-    The difference is measured minus published. Rows that are not comparable follow in a block of
-    their own under `apart_heading`, without a verdict. Notes that say what ± means, and what a
-    mark means, are added.
+
+def markdown_grid(table: Table) -> str:
+    """The cells alone, in GitHub's Markdown."""
+    lines = [[escape_markdown(name) for name in table.columns]]
+    lines.append(["---:" if numeric else ":---" for numeric in table.numeric])
+    before = ""
+    for block, row in zip(table.blocks, table.rows, strict=True):
+        if block != before:
+            lines.append([f"**{escape_markdown(block)}**"] + [""] * (len(row) - 1))
+        lines.append([escape_markdown(str(cell)) for cell in row])
+        before = block
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def to_latex(table: Table) -> str:
+    """The table as a LaTeX float in ASCII; needs \\usepackage{booktabs}."""
+    alignment = "".join("r" if numeric else "l" for numeric in table.numeric)
+    title = escape_latex(table.title.rstrip("."))
+    lines = [r"\begin{table}", r"  \centering"]
+    lines.append(rf"  \caption{{{title}. {_latex_text(table.caption)}}}")
+    lines += [rf"  \begin{{tabular}}{{{alignment}}}", r"    \toprule"]
+    lines += [f"    {' & '.join(map(escape_latex, table.columns))} \\\\", r"    \midrule"]
+    before = ""
+    for index, (block, row) in enumerate(zip(table.blocks, table.rows, strict=True)):
+        if block != before:
+            head = rf"\multicolumn{{{len(row)}}}{{l}}{{\textit{{{escape_latex(block)}}}}} \\"
+            lines += [r"    \midrule"] * (index > 0) + [f"    {head}"]
+        lines.append(f"    {' & '.join(map(_latex_cell, row))} \\\\")
+        before = block
+    lines += [r"    \bottomrule", r"  \end{tabular}"]
+    lines += [rf"  \par\smallskip{{\footnotesize {_latex_text(n)}}}" for n in table.notes]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """The data as CSV for programs: plain numbers to six decimals, gaps empty.
+
+    A column whose numbers have a spread is followed by one named "... spread", and by "... sd"
+    where they have one.
     """
-    columns = (*label_columns, "published", "measured", "runs", "difference", "verdict")
-    judged = [_comparison_row(row) for row in rows if row.comparable]
-    apart = [_comparison_row(row) for row in rows if not row.comparable]
-    if apart:
-        apart.insert(0, Heading(apart_heading))
-    return Table(title, columns, (*judged, *apart), caption, (*_spread_notes(rows), *notes))
+    columns: list[tuple[str, list[object]]] = []
+    for i, name in enumerate(table.data.columns):
+        cells = list(table.data.iloc[:, i])
+        values = [cell.value if isinstance(cell, Number) else cell for cell in cells]
+        columns.append((name, ["" if value == MISSING else value for value in values]))
+        for field in ("spread", "sd"):
+            found = [getattr(cell, field, None) for cell in cells]
+            if any(value is not None for value in found):
+                columns.append((f"{name} {field}", found))
+    texts = [pd.Series(map(_csv_text, cells), name=name, dtype=str) for name, cells in columns]
+    return pd.concat(texts, axis=1).to_csv(index=False, lineterminator="\n")
 
 
-def runs_text(present: int, planned: int | None) -> str:
-    """How many runs are there: "3 of 5"; "3" where no number was planned or there are more."""
-    return str(present) if planned is None or present > planned else f"{present} of {planned}"
+def write_table(table: Table, folder: str | Path, stem: str) -> list[Path]:
+    """Write stem.md, stem.tex and stem.csv into ``folder``, each in one step."""
+    texts = {"md": to_markdown(table), "tex": to_latex(table), "csv": to_csv(table)}
+    return [write_atomic(Path(folder) / f"{stem}.{s}", text) for s, text in texts.items()]
 
 
-def _comparison_row(row: Comparison) -> Row:
-    theirs, ours, digits = row.published, row.measured, row.digits
-    mark = "*" if theirs and theirs.copied else ""
-    published = Number(theirs.mean, theirs.spread, digits, mark=mark) if theirs else MISSING
-    measured = Number(ours.mean, _measured_spread(row), digits) if ours else MISSING
-    both = theirs and ours
-    difference = Number(ours.mean - theirs.mean, None, digits, signed=True) if both else MISSING
-    labels = (row.label,) if isinstance(row.label, str) else row.label
-    runs = runs_text(ours.n if ours else 0, row.planned)
-    return (*labels, published, measured, runs, difference, VerdictCell(row.verdict))
+def write_tables(tables: Mapping[str, Table], folder: str | Path) -> None:
+    """Write each table under its name; see ``write_table``."""
+    for stem, table in tables.items():
+        write_table(table, folder, stem)
 
 
-def _measured_spread(row: Comparison) -> float | None:
-    """The spread of the kind that the published value has, so that like stands beside like."""
-    if row.published is None or row.published.kind is None:
-        return row.measured.sd if row.measured.n > 1 else row.measured.ci95
-    if row.published.kind == "ci95":
-        return row.measured.ci95
-    return row.measured.population_sd if row.published.population else row.measured.sd
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    text = re.sub(r"([\\`*|\[\]])", r"\\\1", markdown_text(text)).replace("<", "&lt;")
+    # An underscore inside a word is no emphasis; escaped it would only be hard to read.
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
-def _spread_notes(rows: Sequence[Comparison]) -> list[str]:
-    """What ± means in this table, from the kinds that occur in it."""
-    found = [row.published for row in rows if row.published is not None]
-    notes = []
-    deviations = [p for p in found if p.kind == "sd"]
-    if deviations:
-        kind = "population" if any(p.population for p in deviations) else "sample"
-        notes.append(f"{PLUS_MINUS}: {kind} standard deviation over runs.")
-    if any(p.kind == "ci95" for p in found):
-        notes.append(
-            f"{PLUS_MINUS}: half-width of the 95 % confidence interval; published and single "
-            "runs: over test episodes; several runs: of their mean, by Student's t."
-        )
-    several = any(row.measured is not None and row.measured.n > 1 for row in rows)
-    if several and not any(p.kind for p in found):
-        notes.append(f"{PLUS_MINUS}: sample standard deviation over runs.")
-    if any(p.copied for p in found):
-        notes.append("*: quoted by the paper from another paper, whose pipeline it comes from.")
-    return notes
+def escape_latex(text: str) -> str:
+    """Text that LaTeX shows as it is, on one line."""
+    # A star or bracket at the beginning of a row would be read as an argument of the \\ before it.
+    latex = _LATEX.unicode_to_latex(
+        markdown_text(text).replace('"', "\N{RIGHT DOUBLE QUOTATION MARK}")
+    )
+    return latex.replace("*", "{*}").replace("[", "{[}")
+
+
+def markdown_text(text: str) -> str:
+    """Inline Markdown on one line."""
+    return " ".join(text.split())
+
+
+def _latex_text(text: str) -> str:
+    """Inline Markdown in LaTeX; markup does not nest."""
+    for pattern, macro in _MARKUP:
+        if match := re.search(pattern, text):
+            before, after = text[: match.start()], text[match.end() :]
+            marked = rf"\{macro}{{{escape_latex(match[1])}}}"
+            return _latex_text(before) + marked + _latex_text(after)
+    space = " " if text[:1].isspace() else "", " " if text[-1:].isspace() else ""
+    return space[0] * bool(text.strip()) + escape_latex(text) + space[1]
+
+
+def _latex_cell(cell: Cell) -> str:
+    if not isinstance(cell, Number):
+        return escape_latex(str(cell))
+    number = str(cell).removesuffix(cell.mark).replace(MINUS, "-").replace(PLUS_MINUS, r"\pm")
+    return f"${number}${escape_latex(cell.mark)}"
+
+
+def _csv_text(value: object) -> str:
+    if value is None:
+        return ""
+    return repr(round(float(value), 6)) if isinstance(value, float) else str(value)

@@ -45,7 +45,7 @@ def test_f1_by_language_and_gains_over_seeds():
     ]
     groups = by_setting(records)
     table = language_table(groups, "embedded", "eng")
-    assert table.columns == ("method", "quy", "tuk", "runs")
+    assert table.columns == ["method", "quy", "tuk", "runs"]
     found = rows(table, 1)
     # t(2 degrees of freedom, 97.5 %) = 4.3027; standard error of 40, 42, 44 is 2 / sqrt(3)
     assert found["Joint training",] == [f"42.00 ± {4.302653 * 2 / 3**0.5:.2f}", "50.00 ± 0.00", "6"]
@@ -60,7 +60,9 @@ def test_the_cost_table_shows_the_language_pair_with_most_runs(tmp_path):
     runs = [record(40.0, method="joint_training", target="quy", seed=seed) for seed in (1, 2)]
     other = record(40.0, method="joint_training", target="tuk")
     other = other.model_copy(update={"cost": other.cost | {"seconds": 0.01}})
-    (cost,) = (t for t in section([*runs, other], "quick", tmp_path).tables if "cost" in t.title)
+    (cost,) = (
+        t for t in section([*runs, other], "quick", tmp_path).tables.values() if "cost" in t.title
+    )
     assert "embedded, eng to quy" in cost.caption
     assert rows(cost, 1)["Joint training",][::4] == ["100.0", "2"]  # not the other pair's 10.0
 
@@ -70,21 +72,21 @@ def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
         record(40.0, method=method, target="quy") for method in ("joint_training", "evograd")
     ] + [record(30.0, method="evograd", dataset="masakhaner", source="swa", target="lug")]
     made = section(records, "quick", tmp_path)
-    titles = [table.title for table in made.tables]
+    titles = [table.title for table in made.tables.values()]
     assert titles[0] == "Embedded corpus: target F1 (%), from eng"
     assert titles[1] == "MasakhaNER: target F1 (%), from swa"
     assert len(titles) == 6
-    details = rows(made.tables[3], 2)
+    details = rows(made.tables["details"], 2)
     assert details["embedded corpus, eng to quy", "EvoGrad"] == [
         "40.0", "40.0", "41.0", "42.0", "38.0", "80.0", "0.25",
     ]  # fmt: skip
     assert details["embedded corpus, eng to quy", "Joint training"][-1] == "–"
-    decay = rows(made.tables[4], 2)
+    decay = rows(made.tables["decay"], 2)
     assert decay["MasakhaNER", "EvoGrad"] == [
         "2.0e-06", "2.0e-03", "1.0e-03", "0.500", "0.8750", "1",
     ]  # fmt: skip
     assert ("embedded corpus", "Joint training") not in decay
-    assert "1.20" in to_markdown(made.tables[5])
+    assert "1.20" in to_markdown(made.tables["cost"])
     names = {figure.path_png.name for figure in made.figures}
     assert names == {
         "f1-embedded-eng-quy.png", "representations-embedded-eng-quy.png",
@@ -113,7 +115,7 @@ def test_table_5_is_judged_at_the_papers_size():
 def test_wikiann_at_another_size_is_not_judged(tmp_path):
     runs = [record(60.0, dataset="wikiann", source="en", target="mi", method="evograd")]
     made = section(runs, "quick", tmp_path)
-    found = rows(made.tables[0], 2)
+    found = rows(made.tables["table5"], 2)
     assert found["mi", "EvoGrad"][0] == "88.12"
     assert found["mi", "EvoGrad"][-1] == "not judged"
 

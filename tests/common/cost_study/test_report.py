@@ -6,7 +6,7 @@ from common.cost_study.case import PublishedCost
 from common.cost_study.records import Measurement, Point, Settings
 from common.cost_study.report import section
 from common.cost_study.tables import by_figure, estimators_table, published_table, steps_table
-from common.reporting import Heading, to_markdown
+from common.reporting import to_markdown
 
 SETTINGS = Settings(size="small", device="cpu", threads=2, tf32=False)
 POINTS = [Point(experiment="lab", figure="A figure", x=x) for x in ("small", "large", "huge")]
@@ -53,9 +53,9 @@ def test_ratios_are_paired_by_round():
 def test_a_figures_table_has_every_place_in_order():
     figures = by_figure(reversed(study()), POINTS)
     table = steps_table("A figure", figures["lab", "A figure"])
-    headings = [row.text for row in table.rows if isinstance(row, Heading)]
+    headings = list(dict.fromkeys(table.blocks))
     assert headings == [f"{p.x}: 1,000 parameters, 7 hyperparameters" for p in POINTS]
-    rows = [[str(c) for c in row] for row in table.rows if not isinstance(row, Heading)]
+    rows = [[str(c) for c in row] for row in table.rows]
     assert [row[0] for row in rows[:3]] == ["plain", "EvoGrad, K = 2", "T1T2"]
     assert rows[2] == ["T1T2", "7000.0", "4.00", "4.00 to 4.50", "0.0", "5.00", "4 rounds"]
     assert rows[0][1:4] == ["1500.0", "1.00", "–"]  # plain is 1 of itself

@@ -1,64 +1,65 @@
-"""Paired comparisons against scipy, published examples and simulation."""
+"""Published beside measured, and costs: cell by cell."""
 
-import numpy as np
 import pytest
-from scipy import stats
 
-from common.reporting.comparisons import PairedDifference, holm, seeds_needed
+from common.reporting import (
+    Comparison,
+    Measured,
+    Published,
+    comparison_table,
+    cost_table,
+    published_value,
+)
 
-VALUES = np.array([71.2, 70.1, 73.4, 69.9, 72.5, 71.8])
-REFERENCE = np.array([70.0, 70.6, 71.1, 69.0, 71.9, 70.4])
-DIFFERENCE = PairedDifference(tuple(VALUES - REFERENCE))
-
-
-def test_mean_interval_and_p_values_are_scipys():
-    test = stats.ttest_rel(VALUES, REFERENCE)
-    low, high = test.confidence_interval(0.95)
-    assert DIFFERENCE.mean == pytest.approx((VALUES - REFERENCE).mean())
-    assert DIFFERENCE.ci95 == pytest.approx((high - low) / 2)
-    above = stats.ttest_rel(VALUES, REFERENCE, alternative="greater").pvalue
-    assert DIFFERENCE.p_above(0.0) == pytest.approx(above)
-    below = stats.ttest_1samp(VALUES - REFERENCE, 2.5, alternative="less").pvalue
-    assert DIFFERENCE.p_below(2.5) == pytest.approx(below)
+VALUES = (1.0, 2.0, 6.0)  # sd 2.65, population sd 2.16, 95 % half-width 4.303 * 2.65 / sqrt(3)
 
 
-def test_equivalence_is_the_worse_of_two_one_sided_tests():
-    d = VALUES - REFERENCE
-    above = stats.ttest_1samp(d, -2.0, alternative="greater").pvalue
-    below = stats.ttest_1samp(d, 2.0, alternative="less").pvalue
-    assert DIFFERENCE.p_equivalent(2.0) == pytest.approx(max(above, below))
-    # Equivalent at 5 % exactly if the 90 % interval lies within the margin.
-    low, high = stats.ttest_1samp(d, 0.0).confidence_interval(0.9)
-    for margin in np.linspace(0.2, 3.0, 29):
-        assert (DIFFERENCE.p_equivalent(margin) < 0.05) == (-margin < low and high < margin)
+def test_comparison_table_cell_by_cell():
+    published = published_value("rotation", "evograd", "rotated")
+    rows = [
+        Comparison("quick", published, Measured((98.11,)), planned=1, comparable=False),
+        Comparison("EvoGrad", published, Measured((98.0, 98.2, 99.0)), planned=5),
+        Comparison("T1-T2", None, Measured((90.0,)), planned=5),
+        Comparison("quoted", Published(80.0, copied=True), None, planned=5),
+    ]
+    table = comparison_table("Rotation", rows, label_columns=("method",), notes=("A note.",))
+    assert table.columns == ["method", "published", "measured", "runs", "difference", "verdict"]
+    # The paper's sd is the population one, so is ours: sqrt(((-.4)^2 + (-.2)^2 + .6^2) / 3)
+    # The last row equals the published value and is still not judged: it is another size.
+    assert [[str(cell) for cell in row] for row in table.rows] == [
+        ["EvoGrad", "98.11 ± 0.32", "98.40 ± 0.43", "3 of 5", "+0.29", "agrees"],
+        ["T1-T2", "–", "90.00", "1 of 5", "–", "not judged"],
+        ["quoted", "80.00*", "–", "0 of 5", "–", "not judged"],
+        ["quick", "98.11 ± 0.32", "98.11", "1 of 1", "0.00", "not judged"],
+    ]
+    assert [bool(block) for block in table.blocks] == [False, False, False, True]
+    assert "population" in table.notes[0] and table.notes[1].startswith("*:")
+    assert table.notes[-1] == "A note."
 
 
-def test_no_difference_seen_is_not_equivalence():
-    wide = PairedDifference((-5.0, 5.0, -4.0, 4.0))
-    assert wide.p_above(0.0) > 0.45 and wide.p_below(0.0) > 0.45 and wide.p_equivalent(1.0) > 0.3
+@pytest.mark.parametrize(
+    ("published", "text", "note"),
+    [
+        (Published(3.0, 1.0, "sd", n=5), "3.00 ± 2.65", "sample standard deviation"),
+        (Published(3.0, 1.0, "sd", n=5, population=True), "3.00 ± 2.16", "population"),
+        (Published(3.0, 1.0, "ci95"), "3.00 ± 6.57", "95 % confidence"),
+        (Published(3.0), "3.00 ± 6.57", "95 % confidence"),
+    ],
+)
+def test_like_stands_beside_like_else_an_interval(published, text, note):
+    table = comparison_table("", [Comparison("", published, Measured(VALUES))])
+    assert str(table.rows[0][2]) == text and note in table.notes[0]
 
 
-def test_one_pair_decides_nothing_and_no_spread_decides_all():
-    one = PairedDifference((3.0,))
-    assert one.ci95 is None
-    assert one.p_above(0.0) == one.p_below(9.0) == one.p_equivalent(5.0) == 1.0
-    same = PairedDifference((0.5, 0.5))
-    assert (same.p_above(0.0), same.p_equivalent(1.0), same.p_above(0.5)) == (0.0, 0.0, 1.0)
-
-
-def test_holm_is_that_of_the_textbook():
-    # Holm's procedure by hand for m = 4: 0.005 * 4, 0.01 * 3, then the running maximum.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
-
-
-def test_the_seeds_asked_for_have_the_power():
-    for sd, distance in ((1.0, 1.0), (2.0, 1.0), (0.5, 1.5)):
-        n = seeds_needed(sd, distance)
-        draws = np.random.default_rng(0).normal(distance, sd, (20_000, n))
-        found = stats.ttest_1samp(draws, 0.0, axis=1, alternative="greater").pvalue < 0.05
-        assert found.mean() >= 0.79
-        if n > 2:
-            fewer = stats.ttest_1samp(draws[:, :-1], 0.0, axis=1, alternative="greater").pvalue
-            assert (fewer < 0.05).mean() < 0.81
-    assert seeds_needed(100.0, 0.1) == 1000 and seeds_needed(0.0, 1.0) == 2
+def test_least_times_median_bytes_and_ratios_to_the_baseline():
+    costs = {
+        "plain": [{"seconds": s, "peak_bytes": 4_000_000} for s in (0.3, 0.5, 0.2)],
+        "meta": [{"seconds": 0.5, "peak_bytes": 5_000_000}],
+        "absent": [],
+    }
+    cells = [[str(c) for c in row] for row in cost_table("Cost", costs, "plain").rows]
+    assert cells == [
+        ["plain", "200.0", "1.00", "4.0", "1.00", "3"],
+        ["meta", "500.0", "2.50", "5.0", "1.25", "1"],
+    ]
+    assert [str(c) for c in cost_table("Cost", costs, "absent").rows[1]][2::2] == ["–", "–"]

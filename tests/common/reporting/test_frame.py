@@ -3,6 +3,7 @@
 import pytest
 
 from common.errors import UserError
+from common.reporting import Measured, collect_metric
 from common.reporting.frame import frame, pairs
 
 
@@ -38,10 +39,31 @@ def test_pairs_are_runs_with_the_same_keys(runs):
     assert found[["domain", "seed"]].values.tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
     assert found["value"].tolist() == [20.5, 30.5, 21.5, 31.5]
     assert found["difference"].tolist() == [0.5] * 4
-    with pytest.raises(UserError, match="Two records of evograd have seed 1"):
-        pairs(frame(runs), "final.accuracy", "evograd", "t1t2")
+
+
+def test_of_two_records_with_the_same_keys_the_mean_counts(runs):
+    found = pairs(frame(runs), "final.accuracy", "evograd", "t1t2")  # two domains for each seed
+    assert found[["seed", "difference"]].values.tolist() == [[2, 0.5], [3, 0.5]]
 
 
 def test_without_runs_there_are_no_pairs(runs):
     assert pairs(frame([]), "final.accuracy", "a", "b").empty
     assert pairs(frame(runs), "final.f1", "evograd", "t1t2", ("domain", "seed")).empty
+
+
+def test_collecting_a_metric_over_seeds(make_record):
+    records = [
+        make_record(
+            seed=seed,
+            final={"accuracy": value, "ci": 1.0},
+            best={"accuracy": {"value": 80.0, "epoch": 1}},
+        )
+        for seed, value in ((23, 50.0), (1, 25.0))
+    ]
+    assert collect_metric(records, "accuracy") == Measured((25.0, 50.0))
+    assert collect_metric(records, "accuracy", source="best") == Measured((80.0, 80.0))
+    assert collect_metric(records[:1], "accuracy", ci95="ci") == Measured((50.0,), 1.0)
+    assert collect_metric(records, "accuracy", ci95="ci") == Measured((25.0, 50.0))
+    assert collect_metric([], "accuracy") is None
+    with pytest.raises(UserError, match="lacks 'f1'"):
+        collect_metric(records, "f1")

@@ -10,7 +10,7 @@ import numpy
 import pytest
 import torch
 
-from common.reporting import collect_provenance, provenance, utc_now, versions
+from common.reporting import collect_provenance, provenance, utc_now
 
 
 def test_versions_are_those_of_the_packages_in_use():
@@ -86,18 +86,3 @@ def test_the_commit_of_a_repository_around_the_project_is_not_taken(checkout, mo
     (folder / "vendored").mkdir()
     monkeypatch.setattr(provenance, "_PROJECT", folder / "vendored")
     assert provenance._git_state() == {"git_commit": None, "git_dirty": None}
-
-
-def test_versions_table_lists_differing_values_with_their_runs():
-    runs = [
-        {"torch": "2.13.0", "devices": ["A", "A", "B"], "cuda": None, "wall_seconds": 3600.0},
-        {"torch": "2.13.0", "devices": [], "git_dirty": False, "wall_seconds": 1800.0},
-        {"torch": "2.11.0", "devices": [], "finished": "2021-12-06T12:00:00Z"},
-    ]
-    rows = dict(versions.versions_table(runs).rows)
-    assert rows["PyTorch"] == "2.13.0 (2 runs); 2.11.0 (1 run)"
-    assert rows["GPUs"] == "– (2 runs); 2 × A, B (1 run)"
-    assert rows["uncommitted changes"] == "– (2 runs); no (1 run)"
-    assert rows["wall time"] == "1.5 hours in 2 runs"
-    assert rows["runs finished (UTC)"] == "2021-12-06T12:00:00Z"
-    assert "CUDA" not in rows

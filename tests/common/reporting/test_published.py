@@ -57,9 +57,7 @@ def test_methods_and_experiments_without_published_numbers_have_none():
 @pytest.mark.parametrize(
     "keys",
     [
-        ("rotations", "evograd", "rotated"),
         ("rotation", "evograd", "roated"),
-        ("rotation", "evograd"),
         ("cross_domain_fewshot", "2shot", "resnet10", "none", "cub"),
         ("cross_domain_fewshot", "1shot", "resnet18", "none", "cub"),
         ("cross_domain_fewshot", "1shot", "resnet10", "none", "birds"),
