@@ -12,8 +12,7 @@ from common.reporting import published
 from common.training import seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.episodes import Episode, LabelledImages
-from cross_domain_fewshot.problem import FeatureTransformProblem
-from cross_domain_fewshot.steps import Learner
+from cross_domain_fewshot.train import FeatureTransformProblem, Learner
 
 AUX_CLASSES = 64
 """Base classes of miniImageNet."""

@@ -1,29 +1,161 @@
-"""The domains of both benchmarks.
+"""The domains: where their images come from and how they reach the device.
 
-"embedded": five small domains that ship with the project, 32 x 32 pixels; Omniglot can be opened as
-a sixth. "paper": five domains of photographs, in a folder of the user's.
+"embedded": five small domains that ship with the project, 32 x 32 pixels. "paper": five domains of
+photographs in a folder of the user's, read by ``folders``; "own": the user's own domains, likewise.
+Both kinds answer a request for samples with a function that delivers them, so that other threads
+can read files ahead while the device computes. Samples are numbered class after class.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
-from common.errors import UserError
 from cross_domain_fewshot import embedded
-from cross_domain_fewshot.folders import SPLITS, find_data_dir, list_checksums, read_lists, require
-from cross_domain_fewshot.images import DomainSplit, FileImages, TensorImages
-from cross_domain_fewshot.omniglot import load_omniglot
+from cross_domain_fewshot.augment import crop, crop_boxes
+from cross_domain_fewshot.folders import checked_images, open_image, read_lists
 
+Delivery = Callable[[], Tensor]
+"""Waits for the samples of a request: pixels in [0, 1], (N, 3, S, S), on the device."""
 DOMAINS = {
     "embedded": ("sketches", "icons", "emoji", "latin", "devanagari"),
     "paper": ("miniImagenet", "cub", "cars", "places", "plantae"),
 }
-OPTIONAL_DOMAINS = {"embedded": ("omniglot",), "paper": ()}
-BASE_DOMAIN = {"embedded": "sketches", "paper": "miniImagenet"}
+BASE_DOMAIN = {name: domains[0] for name, domains in DOMAINS.items()}
 """The domain of pre-training, of the auxiliary loss and of validation."""
-LETTERS = {"latin", "devanagari", "omniglot"}
+LETTERS = ("latin", "devanagari")
 """Never mirrored: the mirror image of a letter is a different letter, or none."""
+ENLARGED = 1.15
+"""For evaluation, images are resized to this times the final size, then cropped centrally."""
+SMALL_SCALE, LARGE_SCALE = (0.5, 1.0), (0.08, 1.0)
+"""Area of a random crop. Photographs: torchvision's default. Drawings of 32 pixels: at least half,
+since a smaller part would not show what it is."""
+
+
+class TensorImages:
+    """Images kept on the device as uint8 (N, C, S, S), C = 1 (grey) or 3."""
+
+    ahead = 0
+    """Requests worth making before the first is delivered."""
+
+    def __init__(self, images: np.ndarray, image_size: int, device: torch.device) -> None:
+        """images: uint8 (N, s, s, C), resized to image_size if s differs."""
+        pixels = torch.tensor(images).permute(0, 3, 1, 2)
+        if image_size != pixels.shape[-1]:
+            size = (image_size, image_size)
+            pixels = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
+            pixels = pixels.round().clamp(0, 255).byte()
+        self.pixels = pixels.contiguous().to(device)
+        self.image_size, self.device = image_size, device
+
+    def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
+        """Samples ``index`` (N,); randomly cropped if there are ``draws`` (N, DRAWS)."""
+
+        def deliver() -> Tensor:
+            images = self.pixels[index.to(self.device)].float() / 255
+            if draws is not None:
+                boxes = crop_boxes(draws, self.image_size, self.image_size, SMALL_SCALE)
+                images = crop(images, boxes.to(self.device))
+            return images.expand(-1, 3, -1, -1)
+
+        return deliver
+
+
+class FileImages:
+    """Image files, decoded and cropped by ``workers`` threads (0: by the caller).
+
+    Pillow decodes and resizes without holding Python's lock, so threads suffice.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], image_size: int, device: torch.device, workers: int
+    ) -> None:
+        self.paths, self.image_size, self.device = paths, image_size, device
+        self.ahead = 4 if workers else 0
+        self._pool = _threads(workers) if workers else None
+
+    def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
+        """As ``TensorImages.request``; reading starts at once if there are threads."""
+        side, pinned = self.image_size, self.device.type == "cuda"
+        batch = torch.empty(len(index), side, side, 3, dtype=torch.uint8, pin_memory=pinned)
+        pixels, numbers = batch.numpy(), index.tolist()
+
+        def read(position: int) -> None:
+            own = None if draws is None else draws[position : position + 1]
+            pixels[position] = read_image(self.paths[numbers[position]], side, own)
+
+        def start(position: int) -> Callable[[], object]:
+            """What waits for an image: threads read it from now on, the caller reads it then."""
+            if self._pool is None:
+                return functools.partial(read, position)
+            return self._pool.submit(read, position).result
+
+        pending = [start(position) for position in range(len(numbers))]
+
+        def deliver() -> Tensor:
+            for wait in pending:
+                wait()
+            return batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+
+        return deliver
+
+
+@functools.cache
+def _threads(workers: int) -> ThreadPoolExecutor:
+    """Shared by all domains of a run."""
+    return ThreadPoolExecutor(workers, "images")
+
+
+def read_image(path: Path, side: int, draws: Tensor | None) -> np.ndarray:
+    """A file as uint8 (side, side, 3): a random crop, or the centre of the enlarged image.
+
+    draws: (1, DRAWS) or None. Raises UserError if the file is missing or damaged.
+    """
+    picture = open_image(path)
+    bilinear = Image.Resampling.BILINEAR
+    if draws is None:
+        # The authors resize to a square, whatever the image's proportions are.
+        enlarged = int(side * ENLARGED)
+        border = round((enlarged - side) / 2)
+        picture = picture.resize((enlarged, enlarged), bilinear)
+        picture = picture.crop((border, border, border + side, border + side))
+    else:
+        width, height = picture.size
+        box = tuple(crop_boxes(draws, height, width, LARGE_SCALE)[0].tolist())
+        picture = picture.crop(box).resize((side, side), bilinear)
+    return np.asarray(picture)
+
+
+@dataclass(frozen=True)
+class DomainSplit:
+    """One domain, one of base / val / novel: named classes and their images.
+
+    class_sizes: images per class; samples are numbered class after class. mirrored: whether
+    augmentation may flip images. checksum: SHA-256 of the images and their classes.
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+    class_sizes: tuple[int, ...]
+    images: TensorImages | FileImages
+    mirrored: bool
+    checksum: str
+
+    def contact_sheet(self, classes: int, images: int) -> Tensor:
+        """The first images of the first classes as in evaluation, uint8, on the CPU:
+        (classes, images, 3, S, S)."""
+        starts = torch.tensor((0, *self.class_sizes)).cumsum(0)[:classes]
+        index = starts.unsqueeze(1) + torch.arange(images)
+        pixels = self.images.request(index.flatten(), None)()
+        return (pixels * 255).round().byte().cpu().unflatten(0, (classes, images))
 
 
 def open_domain(
@@ -37,47 +169,31 @@ def open_domain(
 ) -> DomainSplit:
     """One split ("base", "val", "novel") of one domain, its images as S = ``image_size`` squares.
 
-    data_dir: the folder of the photographs (or Omniglot). workers: threads that read photographs
-    ahead, 0 for none. Raises UserError if the data are missing or damaged.
+    data_dir: the folder of the photographs. workers: threads that read photographs ahead, 0 for
+    none. Raises UserError if the data are missing or damaged: every photograph is read once.
     """
-    known = DOMAINS[benchmark] + OPTIONAL_DOMAINS[benchmark]
-    if name not in known:
-        raise UserError(f"{benchmark} has no domain {name}: use {', '.join(known)}")
-    if split not in SPLITS:
-        raise UserError(f"there is no split {split}: use {', '.join(SPLITS)}")
-    device = torch.device(device)
-    if benchmark == "paper":
-        folder = find_data_dir(data_dir)
-        require(folder, [name])
-        classes = read_lists(folder / name)[split]
-        files = [file for of_class in classes.values() for file in of_class]
+    if benchmark == "embedded":
+        domain = embedded.load(name)
+        pixels = domain.split(split)
         return DomainSplit(
             name=name,
             split=split,
-            class_names=tuple(classes),
-            class_sizes=tuple(map(len, classes.values())),
-            images=FileImages(files, image_size, device, workers),
-            mirrored=True,
+            class_names=domain.classes[split],
+            class_sizes=(pixels.shape[1],) * pixels.shape[0],
+            images=TensorImages(pixels.reshape(-1, *pixels.shape[2:]), image_size, device),
+            mirrored=name not in LETTERS,
+            checksum=domain.checksum,
         )
-    domain = load_omniglot(data_dir) if name == "omniglot" else embedded.load(name)
-    pixels = domain.split(split)
+    folder, classes = read_lists(data_dir, name)
+    of_split = classes[split]
     return DomainSplit(
         name=name,
         split=split,
-        class_names=domain.classes[split],
-        class_sizes=(pixels.shape[1],) * pixels.shape[0],
-        images=TensorImages(pixels.reshape(-1, *pixels.shape[2:]), image_size, device),
-        mirrored=name not in LETTERS,
+        class_names=tuple(of_split),
+        class_sizes=tuple(map(len, of_split.values())),
+        images=FileImages(
+            [file for files in of_split.values() for file in files], image_size, device, workers
+        ),
+        mirrored=True,
+        checksum=checked_images(folder, of_split, workers),
     )
-
-
-def data_checksums(
-    benchmark: str, data_dir: Path | None, domains: Sequence[str] | None = None
-) -> dict[str, str]:
-    """SHA-256 by name, for the run record: of the embedded domains' pixels, or of the photograph
-    domains' lists. domains: default the benchmark's five."""
-    names = domains or DOMAINS[benchmark]
-    if benchmark == "paper":
-        return list_checksums(find_data_dir(data_dir), names)
-    loaded = [load_omniglot(data_dir) if n == "omniglot" else embedded.load(n) for n in names]
-    return {domain.name: domain.checksum for domain in loaded}

@@ -9,7 +9,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.training import EndlessBatches
 from cross_domain_fewshot import augment
-from cross_domain_fewshot.images import Delivery, DomainSplit
+from cross_domain_fewshot.data import Delivery, DomainSplit
 
 
 class Episode(NamedTuple):

@@ -17,10 +17,8 @@ from common.reporting import (
     save_figure,
     series_styles,
 )
-from cross_domain_fewshot.data import DOMAINS, open_domain
-from cross_domain_fewshot.feature_transform import BETA_START, GAMMA_START, transforms
-from cross_domain_fewshot.images import DomainSplit
-from cross_domain_fewshot.models import RESNET_BLOCKS, build_backbone
+from cross_domain_fewshot.data import DOMAINS, DomainSplit, open_domain
+from cross_domain_fewshot.models import BETA_START, GAMMA_START, ResNet, transforms
 
 Cells = dict[str, Group]
 """Unseen domain -> label -> runs, for one setting."""
@@ -84,7 +82,7 @@ def layer_names(config: Mapping[str, Any]) -> list[str]:
     """Short names of the transformation layers of a run's backbone: the number of the block, and s
     if the layer is in its shortcut."""
     with torch.device("meta"):
-        backbone = build_backbone(config["backbone"], config["head"], config["width"])
+        backbone = ResNet(config["backbone"], config["width"])
     parts = (name.split(".") for name in transforms(backbone))
     return [f"{int(number) + 1}{'s' if 'shortcut' in rest else ''}" for _, number, *rest in parts]
 
@@ -116,7 +114,6 @@ def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path
             axis.set_xticks(places, names)
             axis.set(title=title, xlabel="layer", ylabel="standard deviation")
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        block = "residual block" if config["backbone"] in RESNET_BLOCKS else "block"
         return save_figure(
             fig,
             folder,
@@ -125,7 +122,7 @@ def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path
             f"scale and shift, for {', '.join(learned)}; a dotted line marks the start.",
             caption=f"Learned standard deviations ({setting}): mean over the channels of a layer, "
             "with their quartiles, averaged over runs and unseen domains. A layer is named by its "
-            f"{block}, s for the shortcut.",
+            "residual block, s for the shortcut.",
         )
 
 

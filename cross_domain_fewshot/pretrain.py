@@ -11,9 +11,9 @@ from common.files import locked
 from common.settings import ROOT
 from common.training import Part, fit, load_checkpoint, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
+from cross_domain_fewshot.data import DomainSplit
 from cross_domain_fewshot.episodes import ClassifierBatches
-from cross_domain_fewshot.images import DomainSplit
-from cross_domain_fewshot.models import build_backbone, map_shape
+from cross_domain_fewshot.models import ResNet
 
 
 class PretrainTask:
@@ -26,12 +26,9 @@ class PretrainTask:
             new_generator(config.seed, "pre-training"),
             augment=True,
         )
-        backbone = build_backbone(
-            config.backbone, config.head, config.width, config.stem, transformed=False
-        )
-        channels, _ = map_shape(backbone, config.image_size)
+        backbone = ResNet(config.backbone, config.width, config.stem, transformed=False)
         self.backbone = backbone.to(device)
-        self.classifier = nn.Linear(channels, self.batches.num_classes).to(device)
+        self.classifier = nn.Linear(backbone.channels, self.batches.num_classes).to(device)
         self.optimizer = torch.optim.Adam(
             [*self.backbone.parameters(), *self.classifier.parameters()],
             config.pretrain_learning_rate,
@@ -66,18 +63,15 @@ class PretrainTask:
 
 
 def pretrained_backbone(
-    config: Config,
-    split: DomainSplit,
-    device: torch.device,
-    data: Mapping[str, str],
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+    config: Config, split: DomainSplit, device: torch.device
+) -> tuple[dict[str, Tensor], str]:
     """The state of the pre-trained backbone, and its checksum for the record.
 
-    The first run that needs it trains it, with its seed; others with the same settings and data
-    wait and use the result. An interrupted training is continued. The state of the global random
-    generators is undefined afterwards.
+    split: the base domain's. The first run that needs the backbone trains it, with its seed; others
+    with the same settings and data wait and use the result. An interrupted training is continued.
+    The state of the global random generators is undefined afterwards.
     """
-    settings = config.pretraining() | {"data": dict(data), "device": device.type}
+    settings = config.pretraining() | {"data": split.checksum, "device": device.type}
     digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
     name = f"{config.benchmark}-{config.backbone}-seed{config.seed}-{digest}"
     root = config.pretrained_dir or ROOT / "runs" / config.experiment / "pretrained"
@@ -97,7 +91,7 @@ def pretrained_backbone(
             )
             saved = load_checkpoint(folder / "checkpoint.pt", settings)
     state = saved["task"]["backbone"]
-    return state, {"pretrained_backbone": checksum(state)}
+    return state, checksum(state)
 
 
 def checksum(state: Mapping[str, Tensor]) -> str:

@@ -1,22 +1,176 @@
-"""One run of the cross-domain few-shot experiment: one method, one unseen domain, one seed."""
+"""One run, to be read from top to bottom: problem, base step, meta step, epochs, evaluation."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
+from common.hypergrad import Tensors
 from common.reporting import RunRecord
 from common.runs import execute
-from common.training import Best, Cost, Part, measure, new_generator, seed_everything
+from common.training import Best, Cost, MetaStep, Part, measure, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.data import data_checksums, open_domain
-from cross_domain_fewshot.episodes import ClassifierBatches, EpisodeStream
-from cross_domain_fewshot.evaluate import episode_accuracies, mean_and_ci95
-from cross_domain_fewshot.feature_transform import deviation_curves, is_hyper
-from cross_domain_fewshot.images import DomainSplit
+from cross_domain_fewshot.data import DomainSplit, open_domain
+from cross_domain_fewshot.episodes import ClassifierBatches, Episode, EpisodeStream, LabelledImages
+from cross_domain_fewshot.models import (
+    AuxiliaryClassifier,
+    RelationNet,
+    ResNet,
+    deviation_curves,
+    split_parameters,
+)
 from cross_domain_fewshot.pretrain import pretrained_backbone
-from cross_domain_fewshot.steps import Learner
+
+
+def query_labels(episode: Episode) -> Tensor:
+    """The labels of the queries in the order of the scores, (n_way * n_query,)."""
+    n_way, n_query = episode.query.shape[:2]
+    return torch.arange(n_way, device=episode.query.device).repeat_interleave(n_query)
+
+
+def episode_loss(network: RelationNet, episode: Episode) -> Tensor:
+    """Mean cross-entropy of the queries' scores over the n_way classes, a scalar."""
+    return F.cross_entropy(network(episode.support, episode.query), query_labels(episode))
+
+
+@contextmanager
+def in_mode(network: nn.Module, training: bool) -> Iterator[None]:
+    """The network in training or evaluation mode; the previous mode is restored afterwards."""
+    before = network.training
+    network.train(training)
+    try:
+        yield
+    finally:
+        network.train(before)
+
+
+class FeatureTransformProblem:
+    """theta: backbone and head; lambda: theta_gamma and theta_beta of the transformations.
+
+        L_T = episode loss on the pseudo-seen domain, training mode: batch statistics,
+              transformations active
+        L_V = episode loss on the pseudo-unseen domain, evaluation mode: running statistics,
+              no transformation, so lambda does not occur in it
+
+    The noise of the transformations comes from torch's global generators, which estimators seed,
+    so it is the same in every evaluation of L_T within one hypergradient. Running statistics of the
+    backbone's batch norms are written to clones of the buffers and dropped. RelationNet's head has
+    none and uses the episode's in both losses.
+
+    The auxiliary loss is not part of L_T: it does not contain the transformations, so its mixed
+    derivative by theta and lambda is zero.
+    """
+
+    def __init__(self, network: RelationNet) -> None:
+        self.network = network
+
+    def inner_loss(self, params: Tensors, hyper: Tensors, batch: Episode) -> Tensor:
+        """L_T, a scalar."""
+        return self._loss(params, hyper, batch, training=True)
+
+    def outer_loss(self, params: Tensors, hyper: Tensors, batch: Episode) -> Tensor:
+        """L_V, a scalar."""
+        return self._loss(params, hyper, batch, training=False)
+
+    def _loss(self, params: Tensors, hyper: Tensors, episode: Episode, training: bool) -> Tensor:
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        with in_mode(self.network, training):
+            tensors = {**params, **hyper}, buffers
+            scores = functional_call(self.network, tensors, (episode.support, episode.query))
+        return F.cross_entropy(scores, query_labels(episode))
+
+
+class Learner:
+    """What is trained.
+
+    aux_classes: classes of the auxiliary classifier; 0 leaves it out. Methods that learn no
+    transformations by hypergradients have no meta step; trained transformations of ft are in the
+    model's optimiser.
+    """
+
+    def __init__(self, config: Config, device: torch.device, aux_classes: int = 0) -> None:
+        backbone = ResNet(config.backbone, config.width, config.stem, config.transformed)
+        self.network = RelationNet(backbone, config.image_size).to(device)
+        self.params, self.hyper = split_parameters(self.network)
+        self.start = {name: theta.detach().clone() for name, theta in self.hyper.items()}
+        self.meta_first = config.chosen("order") == "meta_first"
+        trained: list[Tensor] = list(self.params.values())
+        if config.method == "ft" and config.ft == "trained":
+            trained += [theta.requires_grad_() for theta in self.hyper.values()]
+        self.auxiliary = None
+        if aux_classes:
+            self.auxiliary = AuxiliaryClassifier(backbone.channels, aux_classes).to(device)
+            trained += self.auxiliary.parameters()
+        self.optimizer = torch.optim.Adam(trained, config.learning_rate)
+        self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
+        if self.auxiliary is not None:
+            self.state["auxiliary"] = self.auxiliary
+        self.meta = None
+        if (estimator := config.method_estimator(config.learning_rate)) is not None:
+            optimizer = torch.optim.Adam(
+                self.hyper.values(),
+                config.meta_learning_rate,
+                eps=config.meta_eps,
+                weight_decay=config.meta_weight_decay,
+            )
+            generator = new_generator(config.seed, "perturbations")
+            problem = FeatureTransformProblem(self.network)
+            self.meta = MetaStep(estimator, problem, self.hyper, optimizer, generator)
+            self.state["meta"] = self.meta.state
+
+    def step(
+        self,
+        seen: Episode,
+        unseen: Episode | None,
+        aux_batch: LabelledImages | None,
+        aux_weight: float,
+    ) -> dict[str, Tensor]:
+        """One iteration: base step and meta step in the run's order; their metrics.
+
+        unseen: for methods with a meta step.
+        """
+        if self.meta is None:
+            return self.base_step(seen, aux_batch, aux_weight)
+        if self.meta_first:
+            metrics = self.meta(self.params, seen, unseen)
+            return metrics | self.base_step(seen, aux_batch, aux_weight)
+        metrics = self.base_step(seen, aux_batch, aux_weight)
+        return metrics | self.meta(self.params, seen, unseen)
+
+    def base_step(
+        self, seen: Episode, aux_batch: LabelledImages | None, aux_weight: float
+    ) -> dict[str, Tensor]:
+        """Adam on the episode loss with transformations active plus aux_weight times the auxiliary
+        loss; returns the losses by name.
+
+        Each loss is differentiated separately and the gradients add up, so that only one graph is
+        in memory at a time. The auxiliary loss comes first, in evaluation mode, so that this
+        episode does not affect its running statistics.
+        """
+        losses = {}
+        if self.auxiliary is not None and aux_batch is not None:
+            self.network.eval()
+            scores = self.auxiliary(self.network.backbone(aux_batch.images).mean((2, 3)))
+            loss = F.cross_entropy(scores, aux_batch.labels)
+            (aux_weight * loss).backward()
+            losses["aux_loss"] = loss.detach()
+        self.network.train()
+        loss = episode_loss(self.network, seen)
+        loss.backward()
+        self.optimizer.step()
+        # Freed now: gradients must not take memory during the meta step.
+        self.optimizer.zero_grad()
+        return {"train_loss": loss.detach(), **losses}
+
+    @property
+    def moved(self) -> float:
+        """Euclidean distance of the transformations from their start."""
+        ways = [theta.detach() - self.start[name] for name, theta in self.hyper.items()]
+        return nn.utils.get_total_norm(ways).item()
 
 
 class FewShotTask:
@@ -25,10 +179,9 @@ class FewShotTask:
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
+        self.opened: dict[str, str] = {}
         base = self.open(config.base_domain, "base")
-        data = data_checksums(config.benchmark, config.data_dir)
-        backbone, checksums = pretrained_backbone(config, base, device, data)
-        self.checksums: Mapping[str, str] = data | checksums
+        backbone, backbone_checksum = pretrained_backbone(config, base, device)
         seed_everything(config.seed)  # pre-training has drawn random numbers, or has been skipped
 
         stream = partial(new_generator, config.seed)
@@ -39,7 +192,7 @@ class FewShotTask:
         aux_classes = self.aux_batches.num_classes if self.aux_batches else 0
         self.learner = Learner(config, device, aux_classes)
         self.network = self.learner.network
-        thetas = {n: p for n, p in self.network.backbone.named_parameters() if is_hyper(n)}
+        _, thetas = split_parameters(self.network.backbone)
         self.network.backbone.load_state_dict(backbone | thetas)
 
         self.domains = stream("domains")
@@ -54,6 +207,7 @@ class FewShotTask:
         }
         self.val = self.open(config.base_domain, "val")
         self.test = self.open(config.unseen, "novel")
+        self.checksums: Mapping[str, str] = self.opened | {"pretrained_backbone": backbone_checksum}
         self.best = Best()
         self.steps_per_epoch = config.episodes
         self.state: Mapping[str, Part] = {
@@ -65,10 +219,13 @@ class FewShotTask:
         }
 
     def open(self, name: str, split: str) -> DomainSplit:
+        """A split of a domain, whose checksum goes into the record."""
         c = self.config
-        return open_domain(
+        found = open_domain(
             c.benchmark, name, split, c.image_size, c.data_dir, self.device, c.workers
         )
+        self.opened[name if c.benchmark == "embedded" else f"{name} {split}"] = found.checksum
+        return found
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         # The auxiliary loss's weight falls 20 times, whatever the number of epochs.
@@ -140,6 +297,37 @@ class FewShotTask:
             repeats=5,
             warm_up=1,
         )
+
+
+@torch.no_grad()
+def episode_accuracies(
+    network: RelationNet, stream: EpisodeStream, episodes: int, images_at_once: int = 1000
+) -> Tensor:
+    """Percent of the queries classified right in each of ``episodes`` episodes, (episodes,).
+
+    In evaluation mode: running statistics, no transformation. Images of several episodes pass
+    the backbone together, where they do not affect each other; the head, whose batch norm uses the
+    statistics of an episode, takes one episode at a time.
+    """
+    accuracies: list[Tensor] = []
+    with in_mode(network, training=False):
+        while len(accuracies) < episodes:
+            count = max(1, images_at_once // (stream.n_way * (stream.n_shot + stream.n_query)))
+            group = [stream.next() for _ in range(min(count, episodes - len(accuracies)))]
+            images = [t.flatten(0, 1) for e in group for t in (e.support, e.query)]
+            features = network.backbone(torch.cat(images)).split([len(i) for i in images])
+            for episode, support, query in zip(group, features[::2], features[1::2], strict=True):
+                scores = network.head(support.unflatten(0, episode.support.shape[:2]), query)
+                right = scores.argmax(1) == query_labels(episode)
+                accuracies.append(100 * right.float().mean())
+    return torch.stack(accuracies).cpu()
+
+
+def mean_and_ci95(accuracies: Tensor) -> tuple[float, float]:
+    """Mean, and half-width of its 95 % confidence interval: 1.96 sd / sqrt(n), sd with divisor n
+    as in the authors' code."""
+    values = accuracies.double()
+    return values.mean().item(), (1.96 * values.std(correction=0) / len(values) ** 0.5).item()
 
 
 def run(config: Config) -> RunRecord:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cross_domain_fewshot.folders import SPLITS, read_lists
+from cross_domain_fewshot.folders import SPLITS
 from tests.experiments import one_thread  # noqa: F401
 
 
@@ -36,7 +36,6 @@ def write_photos(tmp_path):
                     content["image_labels"].append(label)
                 number += 1
             (folder / f"{split}.json").write_text(json.dumps(content))
-        read_lists.cache_clear()
         return tmp_path / "data"
 
     return write

@@ -93,7 +93,7 @@ def test_the_paper_preset_runs_in_the_real_layout(backbone, photos, tmp_path):
         record = run(config)
         assert record.config["image_size"] == 224
         assert 0 <= record.final["accuracy"] <= 100
-        assert {"cub novel.json", "pretrained_backbone"} < set(record.data)
+        assert {"cub novel", "pretrained_backbone"} < set(record.data)
         hypergradients[method] = record.traces.get("hypergradient_norm")
     assert len(list((tmp_path / "pretrained").iterdir())) == 1
     assert hypergradients["none"] is hypergradients["ft"] is None

@@ -6,16 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.errors import UserError
 from common.training import Cost
 from cross_domain_fewshot.config import CONTROLLED
 from cross_domain_fewshot.data import open_domain
 from cross_domain_fewshot.episodes import Episode, EpisodeStream, LabelledImages
-from cross_domain_fewshot.evaluate import episode_accuracies, mean_and_ci95
-from cross_domain_fewshot.models import FewShotNetwork, build_backbone
-from cross_domain_fewshot.problem import episode_loss
-from cross_domain_fewshot.steps import Learner
-from cross_domain_fewshot.train import FewShotTask, run
+from cross_domain_fewshot.models import RelationNet, ResNet
+from cross_domain_fewshot.train import (
+    FewShotTask,
+    Learner,
+    episode_accuracies,
+    episode_loss,
+    mean_and_ci95,
+    run,
+)
 from tests.experiments import small_settings
 
 CPU = torch.device("cpu")
@@ -173,7 +176,7 @@ def test_the_base_step_adds_the_weighted_auxiliary_loss(small):
 
 def test_evaluation_in_groups_equals_episode_by_episode(small):
     torch.manual_seed(0)
-    network = FewShotNetwork(build_backbone("conv4", "relationnet", 8), "relationnet", 32)
+    network = RelationNet(ResNet("resnet10", 8, "small"), 32)
     split = open_domain("embedded", "emoji", "novel", 32, None, CPU)
 
     def stream():
@@ -211,8 +214,3 @@ def test_the_best_epochs_weights_are_tested_too(small, no_cost, monkeypatch):
     assert torch.equal(of_last, last) and torch.equal(of_best, first)
     assert not torch.equal(first, last)
     assert record.final["accuracy"] == 53 and record.final["best_accuracy"] == 54
-
-
-def test_images_too_small_for_the_backbone_are_refused(small):
-    with pytest.raises(UserError, match="--image-size"):
-        Learner(small(backbone="conv4", head="protonet", image_size=8), CPU)

@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance
 from common.torchvision_import import torchvision
 from common.training import new_generator
 from cross_domain_fewshot import augment
-from cross_domain_fewshot.images import read_image
+from cross_domain_fewshot.data import read_image
 
 NOISE = torch.randint(0, 256, (12, 24, 24, 3), generator=new_generator(0, "noise")).byte()
 
@@ -93,10 +93,10 @@ def test_files_are_read_as_torchvision_reads_them(size, tmp_path):
     picture.save(path)
     transforms = torchvision.transforms
     evaluation = transforms.Compose([transforms.Resize((18, 18)), transforms.CenterCrop(16)])
-    assert np.array_equal(read_image(str(path), 16, None), np.asarray(evaluation(picture)))
+    assert np.array_equal(read_image(path, 16, None), np.asarray(evaluation(picture)))
     draws = augment.draw(1, new_generator(5, "file"))
     left, top, right, bottom = augment.crop_boxes(draws, *size, (0.08, 1.0))[0].tolist()
     cropped = transforms.functional.resized_crop(
         picture, top, left, bottom - top, right - left, [16, 16]
     )
-    assert np.array_equal(read_image(str(path), 16, draws), np.asarray(cropped))
+    assert np.array_equal(read_image(path, 16, draws), np.asarray(cropped))

@@ -1,0 +1,315 @@
+"""Domains of photographs: lists written from small copies of the originals and from own folders,
+read back, and every image checked."""
+
+import csv
+import hashlib
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from common.command import run_command
+from common.errors import UserError
+from cross_domain_fewshot import folders
+from cross_domain_fewshot.folders import checked_images, open_image, read_lists
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """Two or three images per class are enough."""
+    for name, domain in folders.PHOTO_DOMAINS.items():
+        small = replace(domain, images=(2, 3), total=None, taken=domain.taken and 2)
+        monkeypatch.setitem(folders.PHOTO_DOMAINS, name, small)
+
+
+def make_classes(folder, names, images=2):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i in range(images):
+            (folder / name / f"{i}.jpg").write_bytes(b"")
+
+
+@pytest.fixture
+def write(monkeypatch, tmp_path):
+    """Writes a domain's lists by the command line, and returns them."""
+
+    def write(name, images):
+        words = ["folders", "--name", name, "--images", str(images), "--data-dir", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", words)
+        folders.tyro.cli(folders.write_lists)
+        place = tmp_path / name
+        return {s: json.loads((place / f"{s}.json").read_text()) for s in folders.SPLITS}
+
+    return write
+
+
+def check_split(lists, names):
+    """Every second class is base, then alternately val and novel."""
+    assert lists["base"]["label_names"] == names[0::2]
+    assert lists["val"]["label_names"] == names[1::4]
+    assert lists["novel"]["label_names"] == names[3::4]
+
+
+def files_of(lists):
+    return [name for content in lists.values() for name in content["image_names"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "inner", "counts"),
+    [
+        ("cub", "original/images", (100, 50, 50)),
+        ("cub", "original/CUB_200_2011/images", (100, 50, 50)),  # the parent folder
+        ("cub", "original", (100, 50, 50)),  # the class folders themselves
+        ("places", "original/places365_standard/train", (183, 91, 91)),
+        ("plantae", "original/Plantae/Plantae", (100, 50, 50)),
+    ],
+)
+def test_every_second_class_is_base(name, inner, counts, few_images, write, tmp_path):
+    names = [f"{i:03}.class" for i in range(sum(counts))]
+    make_classes(tmp_path / inner, reversed(names))
+    for clutter in ("__MACOSX/007.class", "@eaDir", ".hidden"):
+        make_classes(tmp_path / inner, [clutter])
+    (tmp_path / inner / names[0] / "._0.jpg").write_bytes(b"")
+    lists = write(name, tmp_path / "original")
+    check_split(lists, names)
+    for content in lists.values():
+        for file, label in zip(content["image_names"], content["image_labels"], strict=True):
+            assert f"/{content['label_names'][label]}/" in file
+        assert len(content["image_names"]) == 2 * len(content["label_names"])
+
+
+def test_plantae_takes_the_largest_species_the_smallest_first(few_images, write, tmp_path):
+    """Ten of the thirty with two images are among the 200 largest: the last ones by name, since
+    of equal ones the order is that of their names. Of three images two are taken."""
+    folder = tmp_path / "train_val2018"
+    make_classes(folder / "Plantae", [f"rare{i:03}" for i in range(30)], images=2)
+    make_classes(folder / "Plantae", [f"a{i:03}" for i in range(190)], images=3)
+    lists = write("plantae", folder)
+    check_split(lists, [f"rare{i:03}" for i in range(20, 30)] + [f"a{i:03}" for i in range(190)])
+    images = files_of(lists)
+    assert len(set(images)) == len(images) == 2 * 200
+    # A shuffle chooses which two: the third image is in the lists of some classes.
+    assert 0 < sum(name.endswith("/2.jpg") for name in images) < 190
+
+
+def test_places_takes_the_first_files_by_name(few_images, write, tmp_path):
+    make_classes(tmp_path / "original" / "train", [f"{i:03}" for i in range(365)], images=3)
+    images = [name.split("/")[-1] for name in files_of(write("places", tmp_path / "original"))]
+    assert images == ["0.jpg", "1.jpg"] * 365
+
+
+def test_the_numbers_of_images_are_those_that_the_authors_used():
+    taken = {name: domain.taken for name, domain in folders.PHOTO_DOMAINS.items() if domain.taken}
+    assert taken == {"places": 200, "plantae": 600}
+    assert folders.PHOTO_DOMAINS["cars"].total == 8_144
+
+
+@pytest.mark.parametrize("layout", [("cars_train", "devkit"),
+                                    ("cars_train/cars_train", "car_devkit/devkit")])  # fmt: skip
+def test_cars_are_split_in_the_order_of_the_development_kit(layout, few_images, write, tmp_path):
+    """Its index is not in alphabetical order; mirrors have folders one level deeper."""
+    images, devkit = (tmp_path / "original" / place for place in layout)
+    names = [f"Maker {(5 * i + 3) % 196:03} C/V" for i in range(196)]
+    classes = np.random.default_rng(0).permutation(np.repeat(np.arange(1, 197), 2))
+    marks = np.empty((1, len(classes)), [("class", object), ("fname", object)])
+    images.mkdir(parents=True)
+    devkit.mkdir(parents=True)
+    for i, number in enumerate(classes):
+        (images / f"{i:05}.jpg").write_bytes(b"")
+        marks[0, i] = (number, f"{i:05}.jpg")
+    savemat(devkit / "cars_train_annos.mat", {"annotations": marks})
+    savemat(devkit / "cars_meta.mat", {"class_names": np.array(names, object)})
+    lists = write("cars", tmp_path / "original")
+    names = [name.replace("/", "-") for name in names]
+    check_split(lists, names)
+    for content in lists.values():
+        for file, label in zip(content["image_names"], content["image_labels"], strict=True):
+            own = names[classes[int(file.split("/")[-1][:5])] - 1]
+            assert own == content["label_names"][label]
+    domain = replace(folders.PHOTO_DOMAINS["cars"], total=393)
+    with pytest.raises(UserError, match="Stanford Cars has 392 images where 393 are expected"):
+        folders.check_counts(domain, folders.find_splits("cars", tmp_path / "original"))
+
+
+@pytest.mark.parametrize(
+    "layout", ["base val novel", "train val test", "train.csv val.csv test.csv"]
+)
+@pytest.mark.parametrize("depth", ["", "inner"])
+def test_mini_imagenet_keeps_its_given_splits(layout, depth, few_images, write, tmp_path):
+    classes = {"base": range(64), "val": range(64, 80), "novel": range(80, 100)}
+    original = tmp_path / "original" / depth
+    places = dict(zip(classes, layout.split(), strict=True))
+    for split, numbers in classes.items():
+        names = [f"n{i:03}" for i in numbers]
+        if "csv" not in layout:
+            make_classes(original / places[split], names)
+            continue
+        (original / "images").mkdir(parents=True, exist_ok=True)
+        with (original / places[split]).open("w", newline="", encoding="utf-8-sig") as table:
+            rows = csv.writer(table)
+            rows.writerow(["filename", "label"])
+            for name in names:
+                for i in range(2):
+                    rows.writerow([f"{name}{i}.jpg", name])
+                    (original / "images" / f"{name}{i}.jpg").write_bytes(b"")
+    lists = write("miniImagenet", tmp_path / "original")
+    for split, numbers in classes.items():
+        assert lists[split]["label_names"] == [f"n{i:03}" for i in numbers]
+        assert len(lists[split]["image_names"]) == 2 * len(numbers)
+
+
+def test_a_folder_of_ones_own_is_a_domain_whose_splits_are_kept(write, tmp_path):
+    names = [f"c{i}" for i in range(9)]
+    make_classes(tmp_path / "mine" / "photos", [*names, "empty"])
+    for file in (tmp_path / "mine" / "photos" / "empty").iterdir():
+        file.unlink()
+    lists = write("mine", tmp_path / "mine")
+    check_split(lists, names)
+    assert not any(file.startswith("/") for file in files_of(lists))  # they can be moved together
+    assert write("mine", tmp_path / "mine") == lists
+    make_classes(tmp_path / "mine" / "photos", ["a new one"])
+    with pytest.raises(UserError, match="there with other content"):
+        write("mine", tmp_path / "mine")
+    with pytest.raises(UserError, match="has 0 folders of images where at least 8 are needed"):
+        write("other", tmp_path / "mine" / "photos" / "c1")
+    with pytest.raises(UserError, match=r"--name \.\./x must"):
+        write("../x", tmp_path / "mine")
+
+
+def test_what_is_wrong_with_an_original_is_said_in_one_sentence(
+    few_images, monkeypatch, capsys, tmp_path
+):
+    def failure(name, images):
+        words = ["folders", "--name", name, "--images", str(images), "--data-dir"]
+        monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "data")])
+        with pytest.raises(SystemExit) as ended:
+            run_command(lambda: folders.tyro.cli(folders.write_lists))
+        assert ended.value.code == 2
+        assert not (tmp_path / "data").exists()
+        error = capsys.readouterr().err.strip()
+        assert "\n" not in error
+        return error
+
+    text = failure("cub", tmp_path / "nowhere")
+    assert "nowhere is not a folder: get CUB-200-2011 from https://" in text
+    make_classes(tmp_path / "a", [f"{i:03}" for i in range(199)])
+    assert "49 classes for novel where 50 are expected" in failure("cub", tmp_path / "a")
+    make_classes(tmp_path / "a", ["199"], images=0)
+    text = failure("cub", tmp_path / "a")
+    assert "class 199 of CUB-200-2011 has 0 images where 2 to 3 are expected" in text
+    assert "the three splits are not there" in failure("miniImagenet", tmp_path / "a")
+    (tmp_path / "devkit").mkdir()
+    (tmp_path / "devkit" / "cars_meta.mat").write_bytes(b"damaged")
+    assert "cannot be read as Stanford Cars" in failure("cars", tmp_path)
+
+
+def edit_list(data, split, change):
+    path = data / "cub" / f"{split}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+
+
+def test_lists_of_the_user_are_taken_as_they_are(write_photos):
+    """Whatever the numbers of classes and images; names without images are no classes. The lists
+    may begin with a byte-order mark, name the classes of all splits, and have labels like 2.0."""
+    data = write_photos(classes=(2, 1, 1))
+    order = {"base": [0.0, 2.0], "val": [3], "novel": [1]}
+    for split, numbers in order.items():
+
+        def change(content, numbers=numbers):
+            content["image_labels"] = [numbers[label] for label in content["image_labels"]]
+            content["label_names"] = ["base_0", "novel_0", "base_1", "val_0", "nothing"]
+
+        edit_list(data, split, change)
+    _, lists = read_lists(data, "cub")
+    assert {s: list(c) for s, c in lists.items()} == {
+        "base": ["base_0", "base_1"], "val": ["val_0"], "novel": ["novel_0"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.pop("image_names"),
+        lambda c: c["image_labels"].pop(),
+        lambda c: c["image_labels"].__setitem__(0, 99),
+        lambda c: c["image_labels"].__setitem__(0, 0.5),
+        lambda c: c["image_labels"].__setitem__(0, "x"),
+        lambda c: c["image_names"].__setitem__(0, c["image_names"][1]),
+        lambda c: c["label_names"].__setitem__(0, c["label_names"][1]),
+    ],
+)
+def test_a_damaged_list_is_named(change, write_photos):
+    data = write_photos()
+    edit_list(data, "base", change)
+    with pytest.raises(UserError, match=r"cub/base\.json is not a list"):
+        read_lists(data, "cub")
+
+
+def test_what_is_missing_is_named_with_where_to_get_it(write_photos, monkeypatch):
+    data = write_photos("cub")
+    with pytest.raises(UserError, match=r"Places365-Standard from http.*--name places"):
+        read_lists(data, "places")
+    monkeypatch.delenv("EVOGRAD_DATA", raising=False)
+    with pytest.raises(UserError, match="--data-dir"):
+        read_lists(None, "cub")
+    edit_list(data, "novel", lambda c: c["label_names"].__setitem__(1, "base_2"))
+    with pytest.raises(UserError, match=r"class base_2 .* both base and novel"):
+        read_lists(data, "cub")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.array([[0, 257, 25_700, 65_535]], np.uint16), "PNG"),
+        (np.array([[0, 257, 25_700, 65_535]], np.int32), "TIFF"),
+        (np.array([[0, 1, 100, 255]], np.int32), "TIFF"),
+        (np.array([[0, 1, 100, 255]], np.float32), "TIFF"),
+        (np.array([[0, 1, 100, 255]], np.float32) / 255, "TIFF"),
+    ],
+)
+def test_images_of_16_and_32_bits_are_scaled(values, kind, tmp_path):
+    Image.fromarray(values).save(tmp_path / "image", kind)
+    found = np.asarray(open_image(tmp_path / "image"))
+    assert found.tolist() == [[[v] * 3 for v in (0, 1, 100, 255)]]
+
+
+def test_images_are_checked_and_identified_by_their_content(write_photos, monkeypatch):
+    """Each is read once, and again if it has changed; the checksum is that of classes and bytes."""
+    data = write_photos(plain=False)
+    folder, lists = read_lists(data, "cub")
+    reads = []
+    monkeypatch.setattr(folders, "open_image", lambda file: reads.append(file) or open_image(file))
+    first = checked_images(folder, lists["novel"], threads=2)
+    total = hashlib.sha256()
+    for name, files in lists["novel"].items():
+        sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        total.update(repr((name, sums)).encode())
+    assert first == total.hexdigest()
+    assert len(reads) == 18
+    assert checked_images(folder, lists["novel"]) == first
+    assert len(reads) == 18
+    changed = lists["novel"]["novel_1"][2]
+    Image.new("RGB", (9, 9)).save(changed)
+    assert checked_images(folder, lists["novel"]) != first
+    assert reads[18:] == [changed]
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "text", "cut"])
+def test_a_broken_image_is_named_in_one_sentence(damage, write_photos):
+    folder, lists = read_lists(write_photos(plain=False), "cub")
+    checked_images(folder, lists["base"])
+    file = lists["base"]["base_1"][3]
+    content = {"empty": b"", "text": b"no image", "cut": file.read_bytes()[:300]}
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(content[damage])
+    with pytest.raises(UserError) as caught:
+        checked_images(folder, lists["base"], threads=2)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
