@@ -4,14 +4,16 @@ Imports nothing that takes time, so that a signal finds its handler from the sta
 """
 
 import argparse
+import contextlib
 import ctypes
 import errno
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from common.allocator import keep_freed_memory
 from common.bounds import Bounds
@@ -51,9 +53,13 @@ def run_command(main: Callable[[], object]) -> None:
 
     The user's mistakes and the system's refusals end in one sentence and exit status 2; SIGINT,
     SIGTERM and SIGHUP end it in order, with status 128 + signal. A second signal ends it at once.
+    Nothing ends because stderr is closed or full.
     """
     before = {number: signal.getsignal(number) for number in _STOPS}
+    error_stream = sys.stderr
     try:
+        sys.stderr = _Harmless(error_stream)  # type: ignore[assignment]
+        sys.stdout = sys.stdout or io.StringIO()  # None: it was closed
         for number in _STOPS:
             if before[number] is not signal.SIG_IGN:
                 signal.signal(number, _stop)
@@ -75,8 +81,29 @@ def run_command(main: Callable[[], object]) -> None:
             raise
         _refuse(sentence)
     finally:
+        sys.stderr = error_stream
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Harmless:
+    """Progress and warnings, written to a stream where that is possible."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or io.StringIO()
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _refuse(sentence: str) -> None:
@@ -91,6 +118,8 @@ def _system_refusal(error: Exception) -> str | None:
         words = [str(place)] if place is not None else []
         words += [error.strerror or str(error), *filter(None, [_ADVICE.get(error.errno)])]
         return ": ".join(words)
+    if "home directory" in str(error):  # of pathlib
+        return "there is no home directory for ~ or the cache: set HOME, or write whole paths"
     # Of torch, on a GPU and on a CPU.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or "can't allocate memory" in str(error):
@@ -107,7 +136,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def end_with_parent() -> None:
     """On Linux, asks for SIGTERM when the process named in ``PARENT`` ends, however it ends."""
     parent = os.environ.pop(PARENT, "")
-    if parent and sys.platform == "linux":
+    if parent.isdecimal() and sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM)
         if os.getppid() != int(parent):  # it has ended before the request

@@ -96,4 +96,4 @@ def progress(directory: Path) -> float:
     total = lines[0].get("total") if lines else None
     if not isinstance(total, int) or total < 1:
         return 0.0
-    return min(1.0, max(0.0, lines[-1]["iteration"] / total))
+    return min(total, max(0, lines[-1]["iteration"])) / total

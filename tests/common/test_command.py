@@ -34,6 +34,8 @@ def raising(error: BaseException):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2,
          "error: this needs more memory than there is: "
          "choose smaller batches or a smaller network"),
+        (RuntimeError("Could not determine home directory."), 2,
+         "error: there is no home directory for ~ or the cache: set HOME, or write whole paths"),
         (KeyboardInterrupt(), 130,
          "interrupted: the same command continues from the last epoch"),
     ],
@@ -68,6 +70,25 @@ def test_signals_end_a_command_in_order(number, capsys):
     assert ended.value.code == 128 + number and cleaned
     assert "interrupted" in capsys.readouterr().err
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == handlers
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-", "2>/dev/full", ""])
+def test_no_stream_is_needed_and_a_wrong_parent_is_none(streams, tmp_path):
+    code = """
+import sys
+from common.command import run_command
+def main():
+    print("a result")
+    print("progress", file=sys.stderr, flush=True)
+    open(sys.argv[1], "x")
+run_command(main)
+"""
+    command = ["bash", "-c", f'exec "$@" {streams}', "-", sys.executable, "-c", code]
+    environment = os.environ | {"EVOGRAD_PARENT": "nobody"}
+    subprocess.run(
+        [*command, tmp_path / "done"], cwd=Path(__file__).parents[2], env=environment, check=True
+    )
+    assert (tmp_path / "done").exists()
 
 
 def test_a_reader_that_goes_away_is_no_fault():
