@@ -7,6 +7,7 @@ from tests.guard import guard
 QUICK = guard.EXPERIMENTS
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     "part", [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in guard.PARTS]
 )
