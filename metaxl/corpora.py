@@ -1,8 +1,8 @@
 """The corpora by name: embedded, wikiann, masakhaner, conll.
 
-embedded: synthetic mentions in real text (see ``embedded/README.md``); needs nothing.
+embedded: synthetic mentions in real text (see ``embedded/ATTRIBUTION.md``); needs nothing.
 wikiann: folder LANGUAGE/train, dev, test with lines ``language:token<TAB>tag``; else the hub.
-masakhaner: folder LANGUAGE/train.txt, dev.txt, test.txt, CoNLL; else its repository.
+masakhaner: folder LANGUAGE/train.txt, dev.txt, test.txt; else its repository. No other content.
 conll: any folder LANGUAGE/train, dev, test (or .txt, .conll) with a token and an IOB2 tag on each
 line; the entity types are those in the files.
 
@@ -12,55 +12,32 @@ original archives. Sentences keep the order of the files.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from common.datasets.fetch import user_folder
 from common.errors import UserError
 from metaxl import embedded, masakhaner, wikiann
-from metaxl.conll import find_files, parse_columns, parse_wikiann, read_folder
+from metaxl.conll import ParseLine, find_files, parse_columns, parse_wikiann, read_folder
 from metaxl.sentences import Corpus, Sentence, checksum
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A data set. types: of its entities; () if they are those in the files. languages: those of
-    its corpus, or of the paper; () if they are those in the folder. inside: where the languages may
-    be in a folder, in the order tried. form: of a line."""
+    its corpus, or of the paper; () if they are those in the folder."""
 
     title: str
-    types: tuple[str, ...]
-    languages: tuple[str, ...]
-    inside: tuple[str, ...] = ()
-    form: str = "lines `token tag`"
-    how_to_get: str = ""
+    types: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
 
 
 DATASETS = {
     "embedded": Source("The embedded corpus", embedded.TYPES, embedded.LANGUAGES),
-    "wikiann": Source(
-        "WikiAnn",
-        wikiann.TYPES,
-        wikiann.LANGUAGES,
-        ("", "wikiann", "panx_dataset", "panx"),
-        "lines `{language}:token<TAB>tag`",
-        wikiann.HOW_TO_GET,
-    ),
-    "masakhaner": Source(
-        "MasakhaNER",
-        masakhaner.TYPES,
-        masakhaner.LANGUAGES,
-        ("", "masakhaner", "data", "MasakhaNER1.0/data", "masakhane-ner/data"),
-        how_to_get=f"{masakhaner.HOW_TO_GET} and name it with --data-dir or EVOGRAD_DATA",
-    ),
-    "conll": Source(
-        "A CoNLL corpus",
-        (),
-        (),
-        ("", "conll"),
-        how_to_get="name a folder that has it with --data-dir or EVOGRAD_DATA",
-    ),
+    "wikiann": Source("WikiAnn", wikiann.TYPES, wikiann.LANGUAGES),
+    "masakhaner": Source("MasakhaNER", masakhaner.TYPES, masakhaner.LANGUAGES),
+    "conll": Source("A CoNLL corpus"),
 }
 
 
@@ -70,6 +47,8 @@ def load_corpus(dataset: str, language: str, data_dir: Path | None = None) -> Co
     Raises UserError if it is not available or has a single training sentence, or a file is
     malformed, has an unknown tag, or no entity.
     """
+    if dataset not in DATASETS:
+        raise UserError(f"--dataset {dataset} is unknown: use {', '.join(DATASETS)}")
     corpus = _load(dataset, language, data_dir)
     if len(corpus["train"]) < 2:
         raise UserError(
@@ -80,43 +59,30 @@ def load_corpus(dataset: str, language: str, data_dir: Path | None = None) -> Co
 
 
 def _load(dataset: str, language: str, data_dir: Path | None) -> Corpus:
-    if dataset not in DATASETS:
-        raise UserError(f"--dataset {dataset} is unknown: use {', '.join(DATASETS)}")
     if dataset == "embedded":
         return embedded.load_embedded(language)
-    source = DATASETS[dataset]
-    expected = f"{language}/train, dev and test with {source.form.format(language=language)}"
-    if folder := _folder(source, language, data_dir, expected):
-        parse = parse_wikiann(language) if dataset == "wikiann" else parse_columns
-        return read_folder(folder, parse, source.types or None)
+    if dataset == "masakhaner":
+        return masakhaner.load_masakhaner(language, data_dir)
+    parse: ParseLine = parse_columns
+    form, inside = "`token tag`", ["", "conll"]
     if dataset == "wikiann":
-        return wikiann.load_from_hub(language)
-    if dataset == "masakhaner" and language in source.languages:
-        return masakhaner.load_from_repository(language)
-    known = f"its languages are {', '.join(source.languages)}; " if source.languages else ""
-    raise UserError(
-        f"{source.title} of the language {language} was not found (EVOGRAD_DATA: "
-        f"{os.environ.get('EVOGRAD_DATA') or 'not set'}): {known}{source.how_to_get}, where it "
-        f"should hold {expected}."
-    )
-
-
-def _folder(source: Source, language: str, data_dir: Path | None, expected: str) -> Path | None:
-    """The folder with the language's files; None if none is given or EVOGRAD_DATA lacks it."""
+        parse, form = parse_wikiann(language), f"`{language}:token<TAB>tag`"
+        inside = ["", "wikiann", "panx_dataset", "panx"]
     named = data_dir or os.environ.get("EVOGRAD_DATA")
-    if not named:
-        return None
-    for inside in source.inside:
-        place = Path(named).expanduser() / inside / language
+    setting = "EVOGRAD_DATA" if data_dir is None else "--data-dir"
+    if named:
+        places = [user_folder(setting, named) / i / language for i in inside]
         # Archives may be unpacked into a folder of their own name.
-        for folder in (place, place / language):
+        for folder in (f for place in places for f in (place, place / language)):
             if find_files(folder):
-                return folder
-    if data_dir is None:
-        return None
+                return read_folder(folder, parse, DATASETS[dataset].types or None)
+    if dataset == "wikiann" and data_dir is None:
+        return wikiann.load_from_hub(language)
+    how_to_get = f"; {wikiann.HOW_TO_GET}" if dataset == "wikiann" else ""
     raise UserError(
-        f"{source.title} of the language {language} is not in the folder {data_dir} given as "
-        f"--data-dir: it should hold {expected}; {source.how_to_get}."
+        f"{DATASETS[dataset].title} of the language {language} was not found ({setting}: "
+        f"{named or 'not set'}): name a folder with --data-dir or "
+        f"EVOGRAD_DATA that holds {language}/train, dev and test with lines {form}{how_to_get}."
     )
 
 

@@ -5,12 +5,13 @@ Tags are read as by seqeval, which computes F1: an I-X that does not follow a B-
 type begins an entity. WikiAnn and MasakhaNER have a few of these; they are not changed.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from seqeval.metrics.sequence_labeling import get_entities
+
+from common.files import digest
 
 SPLITS = ("train", "dev", "test")
 TAG = re.compile(r"O|[BI]-(?P<type>\S+)")
@@ -51,9 +52,11 @@ def counts(corpus: Corpus) -> dict[str, int]:
 
 
 def checksum(sentences: Sequence[Sentence]) -> str:
-    """SHA-256 of lines ``token<TAB>tag`` in UTF-8, with a blank line after each sentence."""
-    digest = hashlib.sha256()
-    for sentence in sentences:
-        rows = zip(sentence.tokens, sentence.tags, strict=True)
-        digest.update(("".join(f"{token}\t{tag}\n" for token, tag in rows) + "\n").encode())
-    return digest.hexdigest()
+    """SHA-256 of :func:`as_lines` in UTF-8."""
+    return digest(as_lines(sentences).encode())
+
+
+def as_lines(sentences: Iterable[Sentence]) -> str:
+    """Lines ``token<TAB>tag``, with a blank line after each sentence."""
+    rows = (zip(s.tokens, s.tags, strict=True) for s in sentences)
+    return "".join("".join(f"{token}\t{tag}\n" for token, tag in r) + "\n" for r in rows)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from common.command import Parser, run_command
 from common.cost_study.records import Measurement
 from common.datasets.__main__ import LOADERS
-from common.datasets.dataset import cached
+from common.datasets.fetch import Damaged, cached
 from common.errors import UserError
 from common.fidelity_study.records import FidelityRecord
 from common.record_settings import settings_of
@@ -76,7 +76,10 @@ def data() -> str:
     """Data sets in the cache have their published checksums."""
     whole, absent = list[str](), list[str]()
     for dataset, _ in LOADERS.values():
-        (whole if cached(dataset) else absent).append(dataset.title)
+        try:
+            (whole if cached(dataset) else absent).append(dataset.title)
+        except Damaged as reason:
+            raise Wrong(f"{dataset.title}: {reason}; the next run fetches it again") from None
     return f"{', '.join(whole) or 'none'} (not here: {', '.join(absent) or 'none'})"
 
 

@@ -4,10 +4,14 @@ Every loader takes ``data_dir`` (a folder that the user has), looks in the folde
 environment variable EVOGRAD_DATA and in the cache (EVOGRAD_CACHE), and then downloads.
 """
 
-from common.datasets.cifar import Cifar100, load_cifar10, load_cifar100
 from common.datasets.cifar10n import HumanLabels, load_cifar10n
-from common.datasets.dataset import ImageDataset
-from common.datasets.mnist import load_mnist
+from common.datasets.images import (
+    Cifar100,
+    ImageDataset,
+    load_cifar10,
+    load_cifar100,
+    load_mnist,
+)
 
 __all__ = [
     "Cifar100",

@@ -6,18 +6,18 @@ The labels are CC BY-NC 4.0 and in no package, so they are read from a folder of
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from common.datasets.dataset import CanonicalFile, Dataset, obtain
-from common.datasets.pickles import load_torch_arrays
-from common.datasets.sources import Damaged, Piece, Pieces, Unavailable
+from common.datasets.fetch import Damaged, Dataset, Missing, Piece, Pieces, fetch, reading
 from common.errors import UserError
 
-NUM_CLASSES = 10
 OFFICIAL_FILE = "CIFAR-10_human.pt"
 PLAIN_FILE = "cifar10n_labels.npz"
+LARGEST = 20_000_000
+"""Bytes of the unpacked labels, at most: six times 50,000 numbers have 2.4 million."""
 
 # Our name -> the name in the files. "clean" is CIFAR-10's own training labels, which proves that
 # the order of the images is CIFAR-10's.
@@ -25,15 +25,6 @@ _KEYS = {
     "clean": "clean_label", "aggregate": "aggre_label", "random1": "random_label1",
     "random2": "random_label2", "random3": "random_label3", "worse": "worse_label",
 }  # fmt: skip
-# SHA-256 of the labels as uint8.
-_CHECKSUMS = {
-    "clean": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
-    "aggregate": "2bd5e02e39c9c79772cf4c794f7b74630ac1aaeeac4b807a63c11e9a375f8404",
-    "random1": "8d01b5a5af048e84bf6e964c86e1133e95d5b22c07763e23705b714ad0f32d8b",
-    "random2": "7ea04c887750912f49669282a75e78df380077766b361fb6cb5200999ad6dcda",
-    "random3": "cdbfad7e15bfc8fc83bc7c6e30b692e2aa1186660d82738b7543a6012d6ca46f",
-    "worse": "11a306ed336e3bc81aaac36322ddf12de379d0df1883aa43e10ba562a98f6b2a",
-}
 
 
 @dataclass(frozen=True)
@@ -49,36 +40,56 @@ class HumanLabels:
     source: str
 
 
-def read_cifar10n_folder(folder: Path) -> Pieces:
+def read_cifar10n(folder: Path) -> Pieces:
     """The label sets as uint8, from the official file or its plain copy (npz) below ``folder``.
 
-    Raises Unavailable if neither is there, Damaged if it is broken, lacks a label set, or holds
-    something else than labels.
+    Raises Missing if neither is there, Damaged if it is broken, lacks a label set, or holds
+    something else than labels. Neither file is opened in a way that could run what is in it.
     """
-    for place in (folder, folder / "cifar10n", folder / "data"):
-        if (path := place / PLAIN_FILE).is_file():
-            arrays = _load_npz(path)
-        elif (path := place / OFFICIAL_FILE).is_file():
-            arrays = load_torch_arrays(path)
-        else:
-            continue
+    places = (folder, folder / "cifar10n", folder / "data")
+    paths = [place / name for place in places for name in (PLAIN_FILE, OFFICIAL_FILE)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise Missing(f"neither {OFFICIAL_FILE} nor {PLAIN_FILE} in it")
+    with reading(path):
+        _check_size(path)
+        arrays = _load_npz(path) if path.name == PLAIN_FILE else _load_torch(path)
         return {
-            name: Piece(_label_bytes(arrays, key, path), f"{path} ({key})")
-            for name, key in _KEYS.items()
+            name: Piece(_label_bytes(arrays, k, path), f"{path} ({k})") for name, k in _KEYS.items()
         }
-    raise Unavailable(f"neither {OFFICIAL_FILE} nor {PLAIN_FILE} in it")
 
 
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise Damaged(f"{path} is not an npz file of plain arrays ({error})") from error
+def _check_size(path: Path) -> None:
+    """Damaged for a file that would fill the memory when it is unpacked."""
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    if size > LARGEST:
+        raise Damaged(f"{path} holds {size / 1e6:.0f} MB, which are not CIFAR-10N's labels")
+
+
+def _load_npz(path: Path) -> dict:
+    with np.load(path, allow_pickle=False) as stored:
+        return {key: stored[key] for key in stored.files}
+
+
+def _load_torch(path: Path) -> dict:
+    # NumPy keeps this function under a private name that moved between versions 1 and 2.
+    reconstruct = np.empty(0).__reduce__()[0]
+    names = [f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")]
+    allowed: list[Any] = [np.ndarray, np.dtype, *((reconstruct, name) for name in names)]
+    allowed += [type(np.dtype(kind)) for kind in ("u1", "i1", "i2", "i4", "i8")]
+    with torch.serialization.safe_globals(allowed):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            # torch's own message is half a page on how to switch the protection off.
+            raise Damaged(f"{path} is not a torch file of plain arrays") from error
 
 
 def _label_bytes(arrays: dict, key: str, path: Path) -> bytes:
-    if key not in arrays:
+    if not isinstance(arrays, dict) or key not in arrays:
         raise Damaged(f"{path} lacks the labels {key}")
     labels = np.asarray(arrays[key])
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -86,21 +97,27 @@ def _label_bytes(arrays: dict, key: str, path: Path) -> bytes:
             f"{path}: {key} is an array of {labels.dtype} with shape {labels.shape} "
             "where a list of whole numbers is expected"
         )
-    if labels.size and not (labels.min() >= 0 and labels.max() < NUM_CLASSES):
-        raise Damaged(f"{path}: {key} has labels outside 0 to {NUM_CLASSES - 1}")
+    if labels.size and not (labels.min() >= 0 and labels.max() < 10):
+        raise Damaged(f"{path}: {key} has labels outside 0 to 9")
     return labels.astype(np.uint8).tobytes()
 
 
 CIFAR10N = Dataset(
     name="cifar10n",
     title="CIFAR-10N",
-    files=tuple(CanonicalFile(name, value, (50_000,)) for name, value in _CHECKSUMS.items()),
-    read_folder=read_cifar10n_folder,
-    sources=(),
+    checksums={
+        "clean": "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
+        "aggregate": "2bd5e02e39c9c79772cf4c794f7b74630ac1aaeeac4b807a63c11e9a375f8404",
+        "random1": "8d01b5a5af048e84bf6e964c86e1133e95d5b22c07763e23705b714ad0f32d8b",
+        "random2": "7ea04c887750912f49669282a75e78df380077766b361fb6cb5200999ad6dcda",
+        "random3": "cdbfad7e15bfc8fc83bc7c6e30b692e2aa1186660d82738b7543a6012d6ca46f",
+        "worse": "11a306ed336e3bc81aaac36322ddf12de379d0df1883aa43e10ba562a98f6b2a",
+    },
+    read=read_cifar10n,
+    expected=f"{OFFICIAL_FILE} (or its plain copy {PLAIN_FILE})",
+    how_to_get=f"get data/{OFFICIAL_FILE} from the GitHub repository UCSC-REAL/cifar-10-100n",
     homepage="GitHub repository UCSC-REAL/cifar-10-100n",
     licence="CC BY-NC 4.0",
-    expected_in_folder=f"{OFFICIAL_FILE} (or its plain copy {PLAIN_FILE})",
-    how_to_get=f"get data/{OFFICIAL_FILE} from the GitHub repository UCSC-REAL/cifar-10-100n",
 )
 
 
@@ -114,15 +131,13 @@ def load_cifar10n(
     ``training_labels``: CIFAR-10's (50000,), to check that both have the images in one order.
     Raises UserError if the labels are missing or damaged, or do not belong to those images.
     """
-    copy = obtain(dataset, data_dir)
+    files, source = fetch(dataset, data_dir)
     labels = {
-        name: torch.from_numpy(np.frombuffer(data, np.uint8).astype(np.int64))
-        for name, data in copy.files.items()
+        n: torch.from_numpy(np.frombuffer(d, np.uint8).copy()).long() for n, d in files.items()
     }
     if training_labels is not None and not torch.equal(labels["clean"], training_labels.cpu()):
         raise UserError(
-            f"The clean labels of CIFAR-10N ({copy.source}) are not the training labels given "
-            "beside them: pass those of the whole CIFAR-10 training set in its original order."
+            f"The clean labels of CIFAR-10N ({source}) are not the training labels given beside "
+            "them: pass those of the whole CIFAR-10 training set in its original order."
         )
-    checksums = {file.name: file.checksum for file in dataset.files}
-    return HumanLabels(labels, checksums, copy.source)
+    return HumanLabels(labels, dict(dataset.checksums), source)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from common.datasets import dataset
+from common.datasets.fetch import cached
 from cross_domain_fewshot import embedded
 from scripts import publish, verify
 
@@ -100,7 +100,7 @@ def test_embedded_files_and_cached_data_are_compared_with_their_checksums(
     assert "none (not here: MNIST" in verified("data", capsys)
     mnist, _ = verify.LOADERS["mnist"]
     (tmp_path / "cache" / "mnist").mkdir(parents=True)
-    for file in mnist.files:
-        (tmp_path / "cache" / "mnist" / file.name).write_bytes(b"x")
+    for name in mnist.checksums:
+        (tmp_path / "cache" / "mnist" / name).write_bytes(b"x")
     assert "train_images" in verified("data", capsys)
-    assert dataset.cached(verify.LOADERS["cifar10"][0]) is False
+    assert cached(verify.LOADERS["cifar10"][0]) is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.datasets import ImageDataset, load_mnist
-from common.datasets.mnist import IDX_FILES
+from common.datasets.images import IDX_FILES
 from common.errors import UserError
 
 
