@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 from common.cost_study.records import Measurement
 from common.experiment import load_experiment
-from common.record_settings import settings_of
 from common.reporting import Measured, Number, RunRecord, judge, published_value
 from common.reporting.frame import frame, pairs, seed_means
 from common.reporting.statistics import LEVEL, MOST_SEEDS, seeds_needed
@@ -68,10 +67,10 @@ def _runs(comparison: Comparison, source: Source) -> list[RunRecord]:
 
 def _paired(comparison: Comparison, source: Source, margin: float) -> Judged | None:
     """Better, not worse, comparable: differences by seed, averaged over the experiment's axes."""
-    axes = load_experiment(comparison["experiment"]).axes
+    experiment = load_experiment(comparison["experiment"])
+    axes = experiment.axes
     records = _runs(comparison, source)
-    # Older records lack settings that have come since: the presets' values are theirs.
-    settings = [settings_of(record) for record in records]
+    settings = [experiment.settings_of(record) for record in records]
     runs = frame(records).assign(**{a: [getattr(s, a) for s in settings] for a in axes})
     against = comparison["against"]
     for name in [against] if isinstance(against, str) else against:

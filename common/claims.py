@@ -14,7 +14,7 @@ from pandas import DataFrame
 
 from common.claim_evidence import KINDS, Comparison, Judged, Source, Verdict
 from common.cost_study.records import by_device, read_measurements
-from common.record_settings import experiment_records
+from common.experiment import load_experiment
 from common.reporting import MISSING, Section, Table, write_tables
 from common.reporting.statistics import LEVEL, holm
 
@@ -55,7 +55,9 @@ def shipped_sources(results: Path, experiments: Sequence[str]) -> list[Source]:
     """What the project ships in results/, from the largest size to the smallest."""
     found = []
     for size in SIZES:
-        runs = {e: experiment_records(e, size, results / e / size / "records") for e in experiments}
+        runs = {
+            e: load_experiment(e).records(size, results / e / size / "records") for e in experiments
+        }
         if any(runs.values()):
             found.append(Source(size, f"results/EXPERIMENT/{size}/records", runs))
         costs = read_measurements(results / "benchmark" / size / "records")

@@ -1,22 +1,30 @@
 """An experiment, declared once: what command line, sweep, report, publishing and studies read.
 
-Every experiment is a folder whose ``config.py`` ends with ``EXPERIMENT = Experiment(...)``. Its
-other files have fixed names and are imported on use: ``train`` has ``run(config)``, ``report`` has
-``section(records, preset, folder)``; if they exist, ``cost`` has ``cases(size)`` and
-``fidelity`` has ``moments(...)``.
+Every experiment is a folder whose ``config.py`` ends with ``EXPERIMENT``, an object of its own
+subclass of ``Experiment``. Its methods import what they need when they are called.
 """
 
+import argparse
+import hashlib
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import ModuleType
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import tyro
 
 from common.errors import UserError
 from common.estimators import ESTIMATORS, ONE_BATCH
 
 if TYPE_CHECKING:
-    from common.reporting import RunRecord
+    import torch
+
+    from common.reporting import RunRecord, Section
+    from common.runs import RecordedTask
     from common.settings import RunSettings
 
 
@@ -25,8 +33,8 @@ class Method:
     """A method of an experiment: a row of its tables.
 
     label: its name for people. estimator: the name of its hypergradient estimator in the registry
-    of common/hypergrad; None for a method without a meta step. published: its row among the
-    experiment's published numbers; None if the paper has none.
+    (common/estimators.py); None for a method without one. published: its row among the experiment's
+    published numbers; None if the paper has none.
     """
 
     label: str
@@ -35,16 +43,13 @@ class Method:
 
 
 def estimator_methods(
-    labels: Mapping[str, str] | None = None,
-    published: Mapping[str, str] | None = None,
-    excluded: Sequence[str] = (),
+    labels: Mapping[str, str], published: Mapping[str, str], excluded: Sequence[str] = ()
 ) -> dict[str, Method]:
     """A method for every estimator that takes one batch per step, named as in the registry.
 
-    labels: for tables, in place of the registry's. published: rows of published.json. excluded:
-    those that do not apply to the experiment's problem.
+    labels: in place of the registry's. published: rows of published.json. excluded: estimators that
+    do not apply to the experiment's problem.
     """
-    labels, published = labels or {}, published or {}
     return {
         name: Method(labels.get(name, ESTIMATORS[name].label), name, published.get(name))
         for name in ONE_BATCH
@@ -52,57 +57,98 @@ def estimator_methods(
     }
 
 
-Variant = Callable[[Mapping[str, Any]], list[str]]
-"""How settings (of a run, or a record's config) differ from their preset, in words."""
-
-
-def _no_variant(settings: Mapping[str, Any]) -> list[str]:
-    return []
-
-
-def variant_of(presets: "Mapping[str, RunSettings]", words: Mapping[str, str]) -> Variant:
-    """``Experiment.variant`` from the words for each setting.
-
-    words: setting -> what to say if its value is not the preset's; {} stands for the value, as in
-    "decay {:g}". Records may lack settings that are newer than they are: those are the preset's.
-    """
-
-    def variant(settings: Mapping[str, Any]) -> list[str]:
-        default, found = presets[settings["preset"]].deciding(), []
-        for name, word in words.items():
-            value = settings.get(name, default[name])
-            several = isinstance(value, list | tuple)
-            if (list(value) if several else value) != default[name]:
-                found.append(word.format(" ".join(map(str, value)) if several else value))
-        return found
-
-    return variant
-
-
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(ABC):
     """The declaration of an experiment.
 
-    name: of the folder. title: of its section. description: for ``--help``. presets: settings by
-    preset, the first being the default. planned: preset -> the runs behind its tables and figures.
-    metric: of a run's final values, the one that methods are compared in. baseline: the method that
-    others are compared with. axes: settings, besides method and seed, that tell planned runs apart
-    (the unseen domain, the target language). variant: how a run's settings differ from its preset,
-    in words; runs with such words have separate rows in tables. data: the data sets that a preset
-    needs, by their names in common/datasets.
+    name: of the folder. title: of its section. description: for ``--help``. config: the class of
+    its settings. presets: settings by preset, the first being the default. metric: of a run's final
+    values, the one that methods are compared in; best_metric: the one whose best epoch is recorded.
+    baseline: the method that others are compared with. axes: settings that say what a run is about,
+    whatever its method (the data set, the unseen domain, the target language).
     """
 
     name: str
     title: str
     description: str
+    config: "type[RunSettings]"
     methods: Mapping[str, Method]
     presets: "Mapping[str, RunSettings]"
-    planned: "Callable[[str], Sequence[RunSettings]]"
     metric: str
+    best_metric: str
     baseline: str
     axes: tuple[str, ...] = ()
-    variant: Variant = _no_variant
-    data: Mapping[str, tuple[str, ...]] | tuple[str, ...] = ()
+
+    @abstractmethod
+    def planned(self, preset: str) -> "Sequence[RunSettings]":
+        """The runs behind the tables and figures of a preset."""
+
+    @abstractmethod
+    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
+        """Draws the figures and writes the tables of finished runs into ``folder``."""
+
+    @abstractmethod
+    def task(self, config: Any, device: "torch.device") -> "RecordedTask":
+        """What is trained, from its data to its measures."""
+
+    def run(self, config: Any) -> "RunRecord":
+        """Trains and evaluates, or continues, or returns the record of a finished run."""
+        from common.runs import execute
+
+        return execute(self, config)
+
+    def place(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of the axes that tell a run from those about something else."""
+        return {axis: settings[axis] for axis in self.axes}
+
+    def base(self, preset: str, place: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What planned runs at a place change in the preset beside the axes, by dotted key."""
+        return {}
+
+    def datasets(self, preset: str) -> tuple[str, ...]:
+        """Names in common/datasets of what the preset's runs read."""
+        return ()
+
+    def studies(self) -> Any:
+        """The module with the cases for the cost study and the snapshots for the fidelity study;
+        None without."""
+        return None
+
+    def differences(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The result settings of a run, by dotted key, that differ from the planned ones: those of
+        its preset, with what is planned at its place."""
+        from common.settings import flat
+
+        default = self.preset(settings["preset"])
+        known = default.result_settings()
+        known["estimator"] = default.estimator.taken_by(self.methods[settings["method"]].estimator)
+        place = self.place(settings)
+        planned = self.base(settings["preset"], place)
+        known = flat(known) | {
+            k: list(v) if isinstance(v, tuple) else v for k, v in planned.items()
+        }
+        named = {"method", "seed", "preset", *place, *self.axes}
+        return {
+            key: value
+            for key, value in flat(settings).items()
+            if key not in named and value != known[key]
+        }
+
+    def variant(self, settings: Mapping[str, Any]) -> list[str]:
+        """``differences`` as words, key=value."""
+        return [f"{key}={_word(value)}" for key, value in self.differences(settings).items()]
+
+    def label(self, settings: Mapping[str, Any]) -> str:
+        """The method of a run for people, with the settings that are not the planned ones."""
+        return " ".join([self.methods[settings["method"]].label, *self.variant(settings)])
+
+    def run_name(self, settings: Mapping[str, Any]) -> str:
+        """Place, method, seed and differences: the name of a run's folder and record."""
+        place = [v if isinstance(v, str) else f"{k}={v}" for k, v in self.place(settings).items()]
+        words = [*place, settings["method"], f"seed{settings['seed']}", *self.variant(settings)]
+        name = re.sub(r"[^\w.=,+-]", "_", "-".join(words))
+        if len(name) > 200:  # of 255 that file systems allow
+            name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        return name
 
     def preset(self, name: str) -> "RunSettings":
         """The settings of a preset; UserError if there is none of that name."""
@@ -110,55 +156,93 @@ class Experiment:
             raise UserError(f"--preset {name} is unknown: use {', '.join(self.presets)}")
         return self.presets[name]
 
-    def datasets(self, preset: str) -> tuple[str, ...]:
-        """Names in common/datasets of what the preset's runs read."""
-        return self.data.get(preset, ()) if isinstance(self.data, Mapping) else self.data
-
     def runs(
-        self, preset: str, chosen: Mapping[str, Sequence[Any] | None] | None = None
+        self,
+        preset: str,
+        chosen: Mapping[str, Sequence[Any] | None] | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> "list[RunSettings]":
         """The planned runs that have the chosen values, those asked for but not planned included.
 
         chosen: values by setting ("seed", "method", or an axis); None: all that are planned. A
-        value that is not planned takes the place of the first planned one.
+        value that is not planned takes the place of the first planned one. changes: settings, by
+        dotted key, that all runs have in place of their own.
         """
         self.preset(preset)
-        runs = self.planned(preset)
+        runs = list(self.planned(preset))
         for name, values in (chosen or {}).items():
             if values:
                 planned = [getattr(config, name) for config in runs]
                 model = {v: v if v in planned else planned[0] for v in values}
                 runs = [
-                    replace(config, **{name: value})
+                    config.changed({name: value})
                     for value in values
                     for config in runs
                     if getattr(config, name) == model[value]
                 ]
-        return list({run.run_name(): run.validate() for run in runs}.values())
-
-    def label(self, config: Mapping[str, Any]) -> str:
-        """The method of a run for people, with what its settings change in the preset."""
-        return ", ".join([self.methods[config["method"]].label, *self.variant(config)])
+        runs = [config.changed(changes or {}) for config in runs]
+        return list({run.run_name(): run for run in runs}.values())
 
     def by_method(self, records: "Iterable[RunRecord]") -> "dict[str, list[RunRecord]]":
         """Runs by method, in the order of ``methods``; those without runs have an empty list."""
         records = list(records)
         return {m: [r for r in records if r.method == m] for m in self.methods}
 
-    def file(self, name: str) -> ModuleType:
-        """A file of the experiment's folder, imported."""
-        return importlib.import_module(f"{self.name}.{name}")
+    def records(self, preset: str, folder: Path) -> "list[RunRecord]":
+        """The runs of a preset under ``folder``, each with settings that the experiment accepts;
+        UserError for any other file."""
+        from common.reporting import read_records
+
+        records = read_records(folder, self.name, preset)
+        for record in records:
+            self.settings_of(record)
+        return records
+
+    def settings_of(self, record: "RunRecord") -> "RunSettings":
+        """A record's settings as the experiment's own class; UserError for an unknown, missing or
+        wrong one."""
+        try:
+            settings = self.config.from_result_settings(record.config)
+            self.preset(settings.preset)
+        except UserError as error:
+            raise UserError(
+                f"The record of {self.name}, {record.method}, seed {record.seed}, is not valid: "
+                f"{error}"
+            ) from None
+        return settings
+
+    def parse(self, argv: Sequence[str] | None = None) -> "RunSettings":
+        """Settings from a command line, with the defaults of the preset that it names.
+
+        Raises UserError for values that make no sense; unknown options end the program with status
+        2, as is usual.
+        """
+        argv = list(sys.argv[1:] if argv is None else argv)
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--preset", default=next(iter(self.presets)))
+        preset = first.parse_known_args(argv)[0].preset
+        default = self.preset(preset)
+        text = (
+            f"{self.description}\n\nmethods: {', '.join(self.methods)}\ndefaults: preset {preset}"
+        )
+        return tyro.cli(
+            type(default), args=argv, default=default, prog=f"python -m {self.name}",
+            description=text,
+        )  # fmt: skip
 
     def main(self, argv: Sequence[str] | None = None) -> None:
         """``python -m NAME``: one run, from settings to its last metrics."""
-        from common.cli import parse_settings
         from common.training.processes import is_first
 
-        config = parse_settings(self.presets, self.description, argv)
-        record = self.file("train").run(config)
+        config = self.parse(argv)
+        record = self.run(config)
         final = ", ".join(f"{name} {value:.4g}" for name, value in record.final.items())
         if is_first():
             print(f"{config.run_name()}: {final}")
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def load_experiment(name: str) -> Experiment:

@@ -86,7 +86,7 @@ def comparisons(
 
     ci95: see ``collect_metric``.
     """
-    plan = [config.deciding() for config in planned]
+    plan = [config.result_settings() for config in planned]
     counts = Counter((place(config), experiment.label(config)) for config in plan)
     configs = {(place(config), experiment.label(config)): config for config in plan}
     rows = []

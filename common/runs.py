@@ -4,19 +4,18 @@ import contextlib
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-import torch
-
+from common.experiment import Experiment
 from common.files import locked
 from common.reporting import (
     RunRecord,
     collect_provenance,
-    read_record,
+    load,
+    save,
     utc_now,
-    write_record,
 )
 from common.settings import RunSettings
 from common.training import (
@@ -37,7 +36,6 @@ RECORD = "record.json"
 PATIENCE = 60.0
 """Seconds to wait for another process that works on the same run; one that was just killed may
 take some to end."""
-Config = TypeVar("Config", bound=RunSettings)
 
 
 class RecordedTask(Task, Protocol):
@@ -60,21 +58,16 @@ def finished_record(config: RunSettings) -> RunRecord | None:
     path = config.directory() / RECORD
     if config.restart or not path.exists():
         return None
-    record = read_record(path)
-    check_same_settings(path, record.config, config.deciding())
+    record = load(path, RunRecord)
+    check_same_settings(path, record.config, config.result_settings())
     return record
 
 
 def execute(
-    config: Config,
-    make_task: Callable[[Config, torch.device], RecordedTask],
-    epochs: int,
-    best_metric: str,
+    experiment: Experiment,
+    config: RunSettings,
 ) -> RunRecord:
-    """Carries out a run, or returns the record that it has left already.
-
-    best_metric: the metric whose best epoch is recorded, in addition to the last epoch.
-    """
+    """Carries out a run, or returns the record that it has left already."""
     directory = config.directory()
     if (record := finished_record(config)) is not None:
         if is_first():
@@ -89,15 +82,15 @@ def execute(
                 return record
             if config.restart and is_first():
                 _clear(directory)
-            configure(_threads(config), config.tf32)
+            configure(_threads(config))
             started = utc_now()
             seed_everything(config.seed)
-            task = make_task(config, device)
+            task = experiment.task(config, device)
         history = fit(
             task,
-            epochs,
+            config.epochs,
             directory,
-            config.deciding(),
+            config.result_settings(),
             config.log_every,
             f"{config.experiment} {config.run_name()}",
             config.tensorboard,
@@ -111,11 +104,11 @@ def execute(
             method=config.method,
             seed=config.seed,
             preset=config.preset,
-            config=config.deciding(),
+            config=config.result_settings(),
             epochs=history.epochs,
             traces=history.traces,
             final=final,
-            best={best_metric: history.best(best_metric)},
+            best={experiment.best_metric: history.best(experiment.best_metric)},
             cost=cost,
             data=dict(task.checksums),
             provenance={
@@ -129,7 +122,7 @@ def execute(
             curves=curves,
         )
         if is_first():
-            write_record(record, directory / RECORD)
+            save(record, directory / RECORD)
     return record
 
 

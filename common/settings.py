@@ -1,52 +1,112 @@
-"""The settings that every experiment has, and the hypergradient estimators by name."""
+"""The settings that every experiment has: dataclasses whose values are checked by pydantic.
 
+    @dataclass(frozen=True, config=STRICT)
+    class Config(RunSettings):
+        epochs: PositiveInt = 60
+        learning_rate: PositiveFloat = 0.1
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+Settings that exclude each other are checked in ``__post_init__``, which raises ValueError with the
+flag's name and the remedy. Whoever makes settings with a value that does not fit gets UserError.
+"""
+
+import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from common.bounds import (
-    THREADS,
-    Bounds,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    check_settings,
-)
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
 from common.errors import UserError
 from common.estimators import ESTIMATORS
-from common.experiment import Method
+from common.experiment import Method, load_experiment
 from common.hypergrad import Estimator
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project, whatever the current one is."""
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""Of pydantic: no text is taken for a number."""
+RUNTIME_FIELDS = frozenset({"device", "threads", "data_dir", "run_dir", "restart", "tensorboard"})
+"""Settings that say where and how a run is made, not what it computes: they are not part of its
+result, and a checkpoint may be continued with others."""
 
 
-@dataclass(frozen=True)
-class RunSettings:
+def _in_float32(value: float) -> float:
+    if value and not 1e-38 < abs(value) < 1e38:
+        raise ValueError("must be a number of float32: between 1e-38 and 1e38")
+    return value
+
+
+_Float = Annotated[float, AfterValidator(_in_float32)]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+PositiveFloat = Annotated[_Float, Field(gt=0)]
+NonNegativeFloat = Annotated[_Float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class _Checked(type):
+    """Of classes whose objects are made with valid values, or UserError says what is wrong."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except ValidationError as error:
+            raise UserError(sentence(error, cls.PREFIX)) from None  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, config=STRICT)
+class EstimatorSettings(metaclass=_Checked):
+    """Options of the hypergradient estimators; each takes some of them."""
+
+    PREFIX: ClassVar[str] = "estimator."
+
+    num_candidates: Annotated[int, Field(ge=2, lt=2**31)] = 2
+    """EvoGrad: number K of perturbed copies of the model."""
+    sigma: PositiveFloat = 1e-3
+    """EvoGrad, anchored: scale of the perturbations."""
+    temperature: PositiveFloat = 0.05
+    """EvoGrad and its variants: temperature tau of the softmax over the candidates' losses."""
+    radius: PositiveFloat = 1e-2
+    """Finite difference, along_gradient: distance of the two points from theta, Euclidean."""
+    layers: PositiveInt = 1
+    """layer_sampled: how many layers' second derivatives are taken, drawn anew at every step."""
+    terms: PositiveInt = 5
+    """neumann: terms of the series."""
+    iterations: PositiveInt = 5
+    """implicit_cg: iterations, at most."""
+    damping: NonNegativeFloat = 1.0
+    """implicit_cg: added to the diagonal of the inner Hessian, which must become positive."""
+
+    def taken_by(self, name: str | None) -> dict[str, Any]:
+        """The options that the estimator ``name`` takes; none for None."""
+        taken = ESTIMATORS[name].options if name is not None else ()
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name in taken}
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunSettings(metaclass=_Checked):
     """Settings of one run: one method, one seed. Experiments add theirs."""
 
+    PREFIX: ClassVar[str] = ""
     experiment: ClassVar[str]
     methods: ClassVar[Mapping[str, Method]]
-    # Settings that say where and how a run is carried out, not what it computes: a checkpoint may
-    # be continued with others.
-    carrying_out: ClassVar[frozenset[str]] = frozenset(
-        {"device", "threads", "data_dir", "run_dir", "restart", "tensorboard"}
-    )
+    runtime_fields: ClassVar[frozenset[str]] = RUNTIME_FIELDS
 
     method: str = "evograd"
     """What is run; the methods are listed above."""
-    seed: Annotated[int, Bounds(least=0, most=2**32 - 1)] = 1
+    seed: Seed = 1
     """Seed of everything random in the run."""
     preset: str = "paper"
     """Which defaults the other settings have: smoke (seconds), quick (minutes), paper."""
     device: str = "auto"
     """Where to compute: auto (CUDA if there), cpu, cuda, cuda:N."""
-    threads: Annotated[int, THREADS] = 1
+    threads: Annotated[int, Field(ge=0, le=1024)] = 1
     """CPU threads of torch (0: its choice). The number decides the last digits of results: a run
     that is continued keeps the number it began with, and the record holds it."""
-    tf32: bool = False
-    """Let a GPU round float32 products to TF32."""
     log_every: PositiveInt = 5
     """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
     tensorboard: bool = False
@@ -57,111 +117,96 @@ class RunSettings:
     """Folder of this run; default runs/EXPERIMENT/PRESET/RUN-NAME."""
     restart: bool = False
     """Begin anew, replacing what the run's folder holds."""
+    every: PositiveInt = 1
+    """A meta step in the first training step and in every m-th after it; the others are base steps
+    alone."""
+    estimator: EstimatorSettings = EstimatorSettings()
+    """Options of the hypergradient estimators."""
+
+    def __post_init__(self) -> None:
+        if self.method not in self.methods:
+            raise ValueError(f"--method {self.method} is unknown: use {', '.join(self.methods)}")
 
     def run_name(self) -> str:
-        """Tells this run from the others of its preset; experiments with more axes add them."""
-        return f"{self.method}-seed{self.seed}"
+        """Tells this run from the others of its preset."""
+        return load_experiment(self.experiment).run_name(self.result_settings())
 
     def directory(self) -> Path:
         """Where the run keeps its checkpoint, metrics and record."""
         return self.run_dir or ROOT / "runs" / self.experiment / self.preset / self.run_name()
 
-    def deciding(self) -> dict[str, Any]:
-        """The settings that decide the result, as plain values for records and checkpoints."""
+    def result_settings(self) -> dict[str, Any]:
+        """The settings that decide the result, as plain JSON values for records and checkpoints;
+        ``estimator`` has those options that the method's estimator takes."""
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}
+        chosen["estimator"] = self.estimator.taken_by(self.methods[self.method].estimator)
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in chosen.items()
-            if name not in self.carrying_out
+            if name not in self.runtime_fields
         }
 
-    def validate(self) -> Self:
-        """Returns self; raises UserError, naming the setting, if the settings make no sense."""
-        if self.method not in self.methods:
-            raise UserError(f"--method {self.method} is unknown: use {', '.join(self.methods)}")
-        check_settings(self)
-        return self
+    def differences(self) -> dict[str, Any]:
+        """The settings, by dotted key, that differ from the experiment's planned ones."""
+        return load_experiment(self.experiment).differences(self.result_settings())
 
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """These settings with others, by dotted key: {"estimator.sigma": 0.01, "epochs": 3}."""
+        prefix = EstimatorSettings.PREFIX
+        inner = {k.removeprefix(prefix): v for k, v in changes.items() if k.startswith(prefix)}
+        outer = {k: v for k, v in changes.items() if not k.startswith(prefix)}
+        if inner:
+            outer["estimator"] = replace(self.estimator, **inner)
+        return replace(self, **outer)
 
-# Options of the estimators whose setting has a different name.
-_SETTINGS = {
-    "mode": "evograd_mode",
-    "layers": "sampled_layers",
-    "iterations": "cg_iterations",
-    "damping": "cg_damping",
-    "terms": "neumann_terms",
-}
-
-
-@dataclass(frozen=True)
-class EstimatorSettings(RunSettings):
-    """Settings of the hypergradient estimators."""
-
-    num_candidates: Annotated[int, Bounds(least=2)] = 2
-    """EvoGrad: number K of perturbed copies of the model."""
-    sigma: PositiveFloat = 1e-3
-    """EvoGrad, anchored: scale of the perturbations."""
-    temperature: PositiveFloat = 0.05
-    """EvoGrad and its variants: temperature tau of the softmax over the candidates' losses."""
-    perturbation: Literal["sign", "gaussian"] = "sign"
-    """EvoGrad, anchored: sigma * sign(N(0, I)) or sigma * N(0, I)."""
-    antithetic: bool = False
-    """EvoGrad: candidates in mirrored pairs, theta + eps and theta - eps."""
-    evograd_mode: Literal["streaming", "graph", "forward", "differences"] = "streaming"
-    """EvoGrad: how the same number is computed; graph needs memory for K graphs; differences is
-    approximate, from forward passes alone."""
-    radius: PositiveFloat = 1e-2
-    """Finite difference, along_gradient: distance of the two points from theta, Euclidean."""
-    share_base_step: bool = False
-    """The base step hands over its loss and its gradient by lambda, so that the meta step, taken at
-    the same parameters, saves a forward pass: anchored, anchored_differences and
-    along_gradient_one_sided."""
-    sampled_layers: PositiveInt = 1
-    """layer_sampled: how many layers' second derivatives are taken, drawn anew at every step."""
-    neumann_terms: PositiveInt = 5
-    """neumann: terms of the series."""
-    cg_iterations: PositiveInt = 5
-    """implicit_cg: iterations, at most."""
-    cg_damping: NonNegativeFloat = 1.0
-    """implicit_cg: added to the diagonal of the inner Hessian, which must become positive."""
-
-    def estimator(
-        self,
-        name: str,
-        inner_lr: float | Callable[[], float],
-        perturb: Callable[[str], bool] | None = None,
-    ) -> Estimator:
-        """The estimator of method ``name``; UserError names a setting it refuses.
-
-        Its options are the settings of the same name, also those that an experiment adds.
-        """
-        entry = ESTIMATORS[name]
-        own = {f.name for f in fields(self)}
-        names = {option: _SETTINGS.get(option, option) for option in entry.options}
-        chosen = {o: getattr(self, setting) for o, setting in names.items() if setting in own}
-        try:
-            return entry.build(**chosen, inner_lr=inner_lr, perturb=perturb)
-        except ValueError as error:
-            option, _, reason = str(error).partition(" ")
-            if option not in chosen:
-                raise
-            raise UserError(f"--{names[option].replace('_', '-')} {reason}") from None
-
-    def method_estimator(
+    def make_estimator(
         self,
         inner_lr: float | Callable[[], float],
         perturb: Callable[[str], bool] | None = None,
+        **others: Any,
     ) -> Estimator | None:
-        """The estimator of the run's method; None for a method without a meta step."""
+        """The estimator of the run's method; None for a method without one. others: options that
+        are no settings, for the estimators that take them."""
         name = self.methods[self.method].estimator
-        return None if name is None else self.estimator(name, inner_lr, perturb)
+        if name is None:
+            return None
+        options = self.estimator.taken_by(name)
+        return ESTIMATORS[name].build(**options, **others, inner_lr=inner_lr, perturb=perturb)
 
-    def validate(self) -> Self:
-        super().validate()
-        name = self.methods[self.method].estimator
-        if self.share_base_step and (name is None or not ESTIMATORS[name].shares):
-            able = ", ".join(n for n, entry in ESTIMATORS.items() if entry.shares)
-            raise UserError(f"--share-base-step is for the estimators {able}, not {self.method}")
-        if name is not None:
-            self.estimator(name, inner_lr=1.0)
-        return self
+    @classmethod
+    def from_result_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """The settings of a record or checkpoint. UserError unless they are those that
+        ``result_settings`` would give: all of them, and of the same types."""
+        try:
+            made = TypeAdapter(cls).validate_json(json.dumps(settings), strict=True)
+        except ValidationError as error:
+            raise UserError(sentence(error)) from None
+        if missing := set(flat(made.result_settings())) ^ set(flat(settings)):
+            raise UserError(f"{min(missing)} is missing or does not belong to {made.method}")
+        return made
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key."""
+    found = {}
+    for name, value in settings.items():
+        inner = value if isinstance(value, Mapping) else None
+        found.update(
+            {name: value} if inner is None else {f"{name}.{k}": v for k, v in inner.items()}
+        )
+    return found
+
+
+def sentence(error: ValidationError, prefix: str = "") -> str:
+    """What is wrong with the first wrong setting: "--train-size 0: must be at least 1"."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    message = message.replace("greater than or equal to", "at least")
+    message = message.replace("less than or equal to", "at most")
+    names = [str(part) for part in first["loc"] if isinstance(part, str)]
+    if not names:  # of __post_init__
+        return message
+    value = first["input"]
+    value = f"{value:g}" if isinstance(value, float) and math.isfinite(value) else value
+    flag = (prefix + ".".join(names)).replace("_", "-")
+    return f"--{flag} {value}: {message}"

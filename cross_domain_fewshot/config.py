@@ -1,15 +1,29 @@
 """Settings and presets of the cross-domain few-shot experiment."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from common.errors import UserError
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
 from common.experiment import Experiment, Method, estimator_methods
-from common.settings import EstimatorSettings, RunSettings
+from common.settings import (
+    RUNTIME_FIELDS,
+    STRICT,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    RunSettings,
+)
 from cross_domain_fewshot.data import BASE_DOMAIN, DOMAINS
+
+if TYPE_CHECKING:
+    from common.reporting import RunRecord, Section
+    from cross_domain_fewshot.train import FewShotTask
 
 _LABELS = {"t1t2": "T1-T2 (double backward)", "t1t2_higher": "T1-T2 (through higher)"}
 METHODS = {
@@ -24,11 +38,11 @@ METHODS = {
         ).items()
     },
 }
-AtLeastTwo = Annotated[int, Bounds(least=2)]
+AtLeastTwo = Annotated[int, Field(ge=2, lt=2**31)]
 
 
-@dataclass(frozen=True)
-class Config(EstimatorSettings):
+@dataclass(frozen=True, config=STRICT)
+class Config(RunSettings):
     """One run: a few-shot learner trained on four domains and tested on the fifth.
 
     Methods: none, without feature-wise transformations; ft, with transformations that no
@@ -38,10 +52,7 @@ class Config(EstimatorSettings):
 
     experiment: ClassVar[str] = "cross_domain_fewshot"
     methods: ClassVar[Mapping[str, Method]] = METHODS
-    carrying_out: ClassVar[frozenset[str]] = RunSettings.carrying_out | {
-        "pretrained_dir",
-        "workers",
-    }
+    runtime_fields: ClassVar[frozenset[str]] = RUNTIME_FIELDS | {"pretrained_dir", "workers"}
 
     method: str = "lft_evograd"
     """What is run; the methods are listed above."""
@@ -56,14 +67,12 @@ class Config(EstimatorSettings):
     """The five domains: photographs in your own folder, or the small ones shipped here."""
     unseen: str = "cub"
     """The domain left out of training, on whose novel classes the result is measured."""
-    backbone: Literal["conv4", "conv6", "resnet10", "resnet18", "resnet34"] = "resnet10"
-    """Network that embeds the images."""
-    head: Literal["relationnet", "matchingnet", "protonet"] = "relationnet"
-    """How a query is compared with the support samples."""
+    backbone: Literal["resnet10", "resnet18", "resnet34"] = "resnet10"
+    """Network that embeds the images; a RelationNet compares them."""
     width: PositiveInt = 64
-    """Channels of the first stage (conv4, conv6: of every block)."""
+    """Channels of the first stage."""
     stem: Literal["imagenet", "small"] = "imagenet"
-    """Start of a ResNet: 7x7 convolution and max-pool, or 3x3 convolution (both stride 2)."""
+    """Start of the network: 7x7 convolution and max-pool, or 3x3 convolution (both stride 2)."""
     image_size: PositiveInt = 224
     """Side of the images in pixels."""
 
@@ -77,23 +86,20 @@ class Config(EstimatorSettings):
     """A class with fewer images is repeated in a cycle up to this number, in the episodes of the
     pseudo-seen domain and of the validation; 0: never."""
 
-    stream: Literal["released", "mixed", "pairs"] = "released"
-    """Domains of an epoch's episodes. mixed: all seen domains equally often; pairs: one pseudo-seen
-    and one pseudo-unseen, drawn for each epoch; released: mixed for none and ft, pairs for lft."""
-    auxiliary: Literal["released", "on", "off"] = "released"
-    """Classification loss on the base domain, added to the episode's; released: only for lft."""
-    ft: Literal["trained", "fixed"] = "trained"
-    """Transformations of method ft: trained with the model on the training loss, or fixed."""
+    protocol: Literal["released", "controlled", "pairs", "fixed"] = "released"
+    """The training loop of none and ft. released: episodes of all seen domains equally often, no
+    auxiliary loss, FT's transformations trained with the model on the training loss. controlled:
+    that of the methods that learn (an epoch's episodes are of one pseudo-seen domain, with a
+    classification loss on the base domain), FT's transformations fixed. pairs, fixed: released, but
+    with the stream of the methods that learn, or with FT's transformations fixed."""
     order: Literal["released", "base_first", "meta_first"] = "released"
     """The first step of an iteration: the model's or the transformations'. Both use the same
     episode of the pseudo-seen domain. released: meta_first for T1-T2, else base_first."""
-    common_noise: bool = False
-    """EvoGrad: the transformations' noise is the same for all candidates of a hypergradient."""
 
     epochs: PositiveInt = 400
     """Epochs; each has one pseudo-seen and one pseudo-unseen domain."""
     episodes: PositiveInt = 100
-    """Episodes (iterations) per epoch; in a mixed stream spread evenly over the domains."""
+    """Episodes (iterations) per epoch; spread evenly over the domains, if of all."""
     learning_rate: PositiveFloat = 1e-3
     """Adam on the model; also the size of T1-T2's inner SGD step."""
     meta_learning_rate: PositiveFloat = 1e-3
@@ -142,55 +148,46 @@ class Config(EstimatorSettings):
         """Whether a hypergradient learns the transformations."""
         return METHODS[self.method].estimator is not None
 
-    def released(self) -> dict[str, str]:
-        """What the released code does for this method where ``released`` is asked for."""
-        return {
-            "stream": "pairs" if self.learned else "mixed",
-            "auxiliary": "on" if self.learned else "off",
-            "order": "meta_first" if self.method.startswith("lft_t1t2") else "base_first",
-        }
+    @property
+    def paired(self) -> bool:
+        """Whether an epoch's episodes are of one pseudo-seen and one pseudo-unseen domain, drawn
+        for each epoch, instead of all seen domains."""
+        return self.learned or self.protocol in ("controlled", "pairs")
 
-    def chosen(self, name: str) -> str:
-        """The stream, the auxiliary or the order of this run."""
-        value = getattr(self, name)
-        return self.released()[name] if value == "released" else value
+    @property
+    def auxiliary(self) -> bool:
+        """Whether the episodes' loss has a classification loss on the base domain added to it."""
+        return self.learned or self.protocol == "controlled"
 
-    def run_name(self) -> str:
-        episodes = f"{self.n_way}way-{self.n_shot}shot"
-        words = [self.unseen, self.backbone, self.head, episodes, super().run_name()]
-        return "-".join([*words, *variant(self.deciding())]).replace(" ", "-")
+    @property
+    def trains_ft(self) -> bool:
+        """Whether the transformations are trained with the model, on the training loss."""
+        return self.method == "ft" and self.protocol in ("released", "pairs")
+
+    @property
+    def meta_first(self) -> bool:
+        """Whether the meta step comes before the base step."""
+        released = self.method.startswith("lft_t1t2")
+        return self.order == "meta_first" or (self.order == "released" and released)
 
     def pretraining(self) -> dict[str, Any]:
         """What decides a pre-trained backbone; runs that agree in it share one."""
         names = ("benchmark", "backbone", "width", "stem", "image_size", "pretrain_epochs",
-                 "pretrain_batch_size", "pretrain_learning_rate", "seed", "tf32")  # fmt: skip
-        # The convolutional backbones pool differently for RelationNet.
-        maps = {"maps": self.head == "relationnet"} if self.backbone.startswith("conv") else {}
-        return {name: getattr(self, name) for name in names} | maps
+                 "pretrain_batch_size", "pretrain_learning_rate", "seed")  # fmt: skip
+        return {name: getattr(self, name) for name in names}
 
-    def validate(self) -> Self:
-        super().validate()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         domains = DOMAINS[self.benchmark]
         if self.unseen not in domains or self.unseen == self.base_domain:
             possible = ", ".join(d for d in domains if d != self.base_domain)
-            raise UserError(f"--unseen {self.unseen} cannot be left out: use {possible}")
-        if self.share_base_step:
-            raise UserError(
-                "--share-base-step is not for few-shot: its base step has a different loss, and "
-                "most orders take the meta step at different parameters"
-            )
-        if self.learned and self.stream == "mixed":
-            raise UserError(f"--stream mixed has no pseudo-unseen domain for {self.method}")
-        return self._normalised()
-
-    def _normalised(self) -> Self:
-        """Settings that ask for what the method does anyway, or that do not affect it, become the
-        default, so that equal runs have equal settings and names."""
-        same: dict[str, Any] = {} if self.learned else {"order": "released"}
-        same |= {n: "released" for n, value in self.released().items() if self.chosen(n) == value}
-        if self.method != "ft":
-            same["ft"] = "trained"
-        return replace(self, **same)
+            raise ValueError(f"--unseen {self.unseen} cannot be left out: use {possible}")
+        if self.learned and self.protocol != "released":
+            raise ValueError(f"--protocol {self.protocol} is for methods none and ft: leave it out")
+        if self.protocol == "fixed" and self.method != "ft":
+            raise ValueError("--protocol fixed is for method ft: leave it out")
+        if self.order != "released" and not self.learned:
+            raise ValueError(f"--order is for methods with a meta step, not {self.method}")
 
 
 _PAPER = Config()
@@ -240,79 +237,63 @@ PRESETS = {
 }
 
 
-CONTROLLED: dict[str, Any] = {"stream": "pairs", "auxiliary": "on", "ft": "fixed"}
-"""The training loop of the methods that learn, for those that do not."""
+class FewShot(Experiment):
+    name = "cross_domain_fewshot"
+    title = "Cross-domain few-shot learning"
+    description = (
+        "Learns feature-wise transformations that carry a few-shot learner to a new domain."
+    )
+    config = Config
+    methods = METHODS
+    presets = PRESETS
+    metric = "accuracy"
+    best_metric = "val_accuracy"
+    baseline = "none"
+    axes = ("unseen", "backbone", "n_shot")
 
-
-def planned_runs(preset: str) -> list[Config]:
-    """The runs behind the tables and figures of a preset: none and ft in the released way and in
-    the controlled one, then the methods that learn."""
-    default = PRESETS[preset]
-    methods: list[dict[str, Any]] = [
-        {"method": "none"},
-        {"method": "none"} | CONTROLLED,
-        {"method": "ft"},
-        {"method": "ft"} | CONTROLLED,
-        {"method": "lft_evograd"},
-        {"method": "lft_t1t2"},
-    ]
-    cells: list[dict[str, Any]] = [{}]
-    if preset == "paper":
-        cells = [
-            {"unseen": unseen, "backbone": backbone, "n_shot": n_shot}
-            for backbone in ("resnet10", "resnet34")
-            for n_shot in (1, 5)
-            for unseen in DOMAINS["paper"][1:]
+    def planned(self, preset: str) -> list[Config]:
+        """None and ft in the released way and in the controlled one, then the methods that
+        learn."""
+        methods: list[dict[str, Any]] = [
+            {"method": "none"},
+            {"method": "none", "protocol": "controlled"},
+            {"method": "ft"},
+            {"method": "ft", "protocol": "controlled"},
+            {"method": "lft_evograd"},
+            {"method": "lft_t1t2"},
         ]
-    if preset == "study":
-        methods.append({"method": "lft_along_gradient"})
-        cells = [
-            {"unseen": unseen, "seed": seed}
-            for seed in range(1, 6)
-            for unseen in ("devanagari", "latin", "emoji", "icons")
+        cells: list[dict[str, Any]] = [{}]
+        if preset == "paper":
+            cells = [
+                {"unseen": unseen, "backbone": backbone, "n_shot": n_shot}
+                for backbone in ("resnet10", "resnet34")
+                for n_shot in (1, 5)
+                for unseen in DOMAINS["paper"][1:]
+            ]
+        if preset == "study":
+            methods.append({"method": "lft_along_gradient"})
+            cells = [
+                {"unseen": unseen, "seed": seed}
+                for seed in range(1, 6)
+                for unseen in ("devanagari", "latin", "emoji", "icons")
+            ]
+        return [
+            replace(PRESETS[preset], **cell, **method)
+            for cell in cells
+            for method in methods
+            # The paper has no second-order result for ResNet-34.
+            if (cell.get("backbone"), method["method"]) != ("resnet34", "lft_t1t2")
         ]
-    return [
-        replace(default, **cell, **method).validate()
-        for cell in cells
-        for method in methods
-        # The paper has no second-order result for ResNet-34.
-        if (cell.get("backbone"), method["method"]) != ("resnet34", "lft_t1t2")
-    ]
+
+    def task(self, config: Config, device: torch.device) -> "FewShotTask":
+        from cross_domain_fewshot.train import FewShotTask
+
+        return FewShotTask(config, device)
+
+    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
+        from cross_domain_fewshot.report import section
+
+        return section(records, preset, folder)
 
 
-# Settings that a run's name contains anyway, or that do not change the result.
-_NAMED = ("method", "seed", "preset", "unseen", "backbone", "head", "n_way", "n_shot", "log_every")
-
-
-def variant(settings: Mapping[str, Any]) -> list[str]:
-    """How a run's settings differ from its preset, except for _NAMED; ``controlled`` stands for
-    those of CONTROLLED together."""
-    preset = PRESETS[settings["preset"]].deciding()
-    changes = {
-        name: settings[name]
-        for name, default in preset.items()
-        if name not in _NAMED and settings.get(name, default) != default
-    }
-    controlled = replace(Config(method=settings["method"]), **CONTROLLED)._normalised()
-    loop = {name: getattr(controlled, name) for name in CONTROLLED}
-    loop = {name: value for name, value in loop.items() if value != preset[name]}
-    words = []
-    if loop and loop.items() <= changes.items():
-        words = ["controlled"]
-        changes = {name: value for name, value in changes.items() if name not in loop}
-    return words + [f"{name} {value}" for name, value in changes.items()]
-
-
-EXPERIMENT = Experiment(
-    name="cross_domain_fewshot",
-    title="Cross-domain few-shot learning",
-    description="Learns feature-wise transformations that carry a few-shot learner to a new "
-    "domain.",
-    methods=METHODS,
-    presets=PRESETS,
-    planned=planned_runs,
-    metric="accuracy",
-    baseline="none",
-    axes=("unseen", "backbone", "n_shot", "stream", "auxiliary", "ft"),
-    variant=variant,
-)
+EXPERIMENT = FewShot()

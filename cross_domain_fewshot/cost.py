@@ -59,7 +59,7 @@ def build(config: Config, device: torch.device) -> CostProblem:
     def episode() -> Episode:
         return Episode(*(images(config.n_way, n) for n in (config.n_shot, config.n_query)))
 
-    plain, learner = learner_of(method="none"), learner_of(method="ft", ft="fixed")
+    plain, learner = learner_of(method="none"), learner_of(method="ft", protocol="fixed")
     seen, unseen, count = episode(), episode(), config.aux_batch_size
     labels = torch.arange(count, device=device) % AUX_CLASSES
     aux_batch = LabelledImages(images(count), labels)

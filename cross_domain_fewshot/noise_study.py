@@ -31,7 +31,7 @@ from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
 from common.hypergrad.problem import BilevelProblem
 from common.report import measured, number
 from common.reporting import Number, Table, collect_provenance
-from common.reporting.record_files import JsonObject, Record, load, save
+from common.reporting.records import JsonObject, Record, load, save
 from common.settings import ROOT
 from common.training import choose_device, configure, seed_everything
 from cross_domain_fewshot.config import PRESETS, Config
@@ -110,7 +110,7 @@ def pair_rows(
 def measure_seed(config: Config, pairs: int) -> list[Row]:
     """The rows of one seed, at the start and at the end of its training."""
     device = choose_device(config.device)
-    configure(config.threads, config.tf32)
+    configure(config.threads)
     seed_everything(config.seed)
     task = FewShotTask(config, device)
     rows = []
@@ -209,9 +209,9 @@ def main() -> None:
             continue
         preset = PRESETS[options.preset]
         config = replace(preset, method="lft_evograd", seed=seed, threads=options.threads)
-        rows = measure_seed(config.validate(), options.pairs)
+        rows = measure_seed(config, options.pairs)
         record = NoiseRecord(
-            seed=seed, config=config.deciding(), rows=rows, provenance=collect_provenance()
+            seed=seed, config=config.result_settings(), rows=rows, provenance=collect_provenance()
         )
         save(record, path)
         print(path)

@@ -30,8 +30,8 @@ from common.reporting import (
     write_table,
 )
 from common.reporting.frame import seed_means
-from common.reporting.record_files import load_folder
-from cross_domain_fewshot.config import EXPERIMENT, METHODS, planned_runs
+from common.reporting.records import load_folder
+from cross_domain_fewshot.config import EXPERIMENT, METHODS
 from cross_domain_fewshot.data import DOMAINS
 from cross_domain_fewshot.figures import Cells, contact_sheets, draw_figures
 from cross_domain_fewshot.noise_study import NoiseRecord, noise_table
@@ -49,14 +49,14 @@ all four domains at once without auxiliary loss, and **controlled**: in LFT's tr
 noise fixed. Accuracy is that at the last epoch unless said otherwise.
 """
 _NONE, _FT = METHODS["none"].label, METHODS["ft"].label
-REFERENCES = (_NONE, f"{_NONE}, controlled")
+REFERENCES = (_NONE, f"{_NONE} protocol=controlled")
 """What the others are compared with: none in the released way, and in the loop of the others."""
 EFFECTS = (
-    ("mixed stream instead of pairs, no auxiliary loss", _NONE, _NONE, f"{_NONE}, stream pairs"),
-    ("auxiliary loss, pairs", _NONE, f"{_NONE}, controlled", f"{_NONE}, stream pairs"),
-    ("FT trained instead of fixed, mixed stream", _FT, _FT, f"{_FT}, ft fixed"),
-    ("released instead of controlled", _NONE, _NONE, f"{_NONE}, controlled"),
-    ("released instead of controlled", _FT, _FT, f"{_FT}, controlled"),
+    ("mixed stream instead of pairs, no auxiliary loss", _NONE, _NONE, f"{_NONE} protocol=pairs"),
+    ("auxiliary loss, pairs", _NONE, f"{_NONE} protocol=controlled", f"{_NONE} protocol=pairs"),
+    ("FT trained instead of fixed, mixed stream", _FT, _FT, f"{_FT} protocol=fixed"),
+    ("released instead of controlled", _NONE, _NONE, f"{_NONE} protocol=controlled"),
+    ("released instead of controlled", _FT, _FT, f"{_FT} protocol=controlled"),
     *(
         (f"{METHODS[m].label} instead of none", protocol, METHODS[m].label, reference)
         for m in ("lft_evograd", "lft_t1t2")
@@ -104,7 +104,7 @@ def draw_studies(records: Path, folder: Path) -> None:
 def setting_name(config: Mapping[str, Any]) -> str:
     """Network and episodes of a run, for people."""
     return (
-        f"{config['backbone'].replace('resnet', 'ResNet-')}, {config['head']}, "
+        f"{config['backbone'].replace('resnet', 'ResNet-')}, relationnet, "
         f"{config['n_way']}-way {config['n_shot']}-shot"
     )
 
@@ -115,7 +115,7 @@ def _place(config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _order(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    setting = (config[name] for name in ("backbone", "head", "n_way", "n_shot"))
+    setting = (config[name] for name in ("backbone", "n_way", "n_shot"))
     return *setting, DOMAINS[config["benchmark"]].index(config["unseen"])
 
 
@@ -130,7 +130,7 @@ def by_setting(records: Iterable[RunRecord]) -> dict[str, Cells]:
 def published_accuracy(config: Mapping[str, Any]) -> Published | None:
     """Table 3's value; None where the paper has none (other heads, episodes, backbones)."""
     row = METHODS[config["method"]].published
-    same = config["benchmark"] == "paper" and config["head"] == "relationnet"
+    same = config["benchmark"] == "paper"
     same = same and config["n_way"] == 5 and config["n_shot"] in (1, 5)
     if not same or config["backbone"] not in ("resnet10", "resnet34") or row is None:
         return None
@@ -141,8 +141,8 @@ def published_accuracy(config: Mapping[str, Any]) -> Published | None:
 def accuracy_table(records: Sequence[RunRecord], preset: str) -> Table:
     """Table 3 on the paper's data: published and measured, with planned cells without runs."""
     groups = by_place(EXPERIMENT, records, _place, _order)
-    planned = [config for config in planned_runs(preset) if config.benchmark == "paper"]
-    places = dict.fromkeys([*(_place(config.deciding()) for config in planned), *groups])
+    planned = [config for config in EXPERIMENT.planned(preset) if config.benchmark == "paper"]
+    places = dict.fromkeys([*(_place(config.result_settings()) for config in planned), *groups])
     judged = preset == "paper"
     return comparison_table(
         "Few-shot accuracy (%) on the unseen domain",

@@ -10,8 +10,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from common.hypergrad import Tensors
-from common.reporting import RunRecord
-from common.runs import execute
 from common.training import Best, Cost, MetaStep, Part, measure, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.data import DomainSplit, open_domain
@@ -97,9 +95,9 @@ class Learner:
         self.network = RelationNet(backbone, config.image_size).to(device)
         self.params, self.hyper = split_parameters(self.network)
         self.start = {name: theta.detach().clone() for name, theta in self.hyper.items()}
-        self.meta_first = config.chosen("order") == "meta_first"
+        self.meta_first = config.meta_first
         trained: list[Tensor] = list(self.params.values())
-        if config.method == "ft" and config.ft == "trained":
+        if config.trains_ft:
             trained += [theta.requires_grad_() for theta in self.hyper.values()]
         self.auxiliary = None
         if aux_classes:
@@ -110,7 +108,8 @@ class Learner:
         if self.auxiliary is not None:
             self.state["auxiliary"] = self.auxiliary
         self.meta = None
-        if (estimator := config.method_estimator(config.learning_rate)) is not None:
+        estimator = config.make_estimator(config.learning_rate, common_noise=False)
+        if estimator is not None:
             optimizer = torch.optim.Adam(
                 self.hyper.values(),
                 config.meta_learning_rate,
@@ -119,7 +118,7 @@ class Learner:
             )
             generator = new_generator(config.seed, "perturbations")
             problem = FeatureTransformProblem(self.network)
-            self.meta = MetaStep(estimator, problem, self.hyper, optimizer, generator)
+            self.meta = MetaStep(estimator, problem, self.hyper, optimizer, generator, config.every)
             self.state["meta"] = self.meta.state
 
     def step(
@@ -133,7 +132,7 @@ class Learner:
 
         unseen: for methods with a meta step.
         """
-        if self.meta is None:
+        if self.meta is None or not self.meta.due():
             return self.base_step(seen, aux_batch, aux_weight)
         if self.meta_first:
             metrics = self.meta(self.params, seen, unseen)
@@ -186,7 +185,7 @@ class FewShotTask:
 
         stream = partial(new_generator, config.seed)
         self.aux_batches = None
-        if config.chosen("auxiliary") == "on":
+        if config.auxiliary:
             generator = stream("auxiliary batches")
             self.aux_batches = ClassifierBatches(base, config.aux_batch_size, generator, True)
         aux_classes = self.aux_batches.num_classes if self.aux_batches else 0
@@ -243,7 +242,7 @@ class FewShotTask:
         def drawn(count: int) -> Tensor:
             return torch.randperm(count, generator=self.domains)
 
-        if self.config.chosen("stream") == "pairs":
+        if self.config.paired:
             seen, unseen = (names[index] for index in drawn(len(names))[:2].tolist())
             yield from [(seen, unseen)] * episodes
         else:
@@ -328,8 +327,3 @@ def mean_and_ci95(accuracies: Tensor) -> tuple[float, float]:
     as in the authors' code."""
     values = accuracies.double()
     return values.mean().item(), (1.96 * values.std(correction=0) / len(values) ** 0.5).item()
-
-
-def run(config: Config) -> RunRecord:
-    """Trains and evaluates, or continues, or returns the record of a finished run."""
-    return execute(config, FewShotTask, config.epochs, "val_accuracy")

@@ -1,14 +1,27 @@
 """Settings and presets of the label-noise experiment."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from common.bounds import Bounds, NonNegativeFloat, PositiveFloat, PositiveInt
-from common.errors import UserError
-from common.experiment import Experiment, Method, estimator_methods, variant_of
-from common.settings import EstimatorSettings, RunSettings
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from common.experiment import Experiment, Method, estimator_methods
+from common.settings import (
+    RUNTIME_FIELDS,
+    STRICT,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    RunSettings,
+)
+
+if TYPE_CHECKING:
+    from common.reporting import RunRecord, Section
+    from metaweightnet.train import MetaWeightTask
 
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 _T1T2 = {"t1t2": "double backward", "t1t2_higher": "through higher", "t1t2_forward": "forward mode"}
@@ -31,11 +44,11 @@ METHODS = {
 # They compare dL_T/dlambda at two points, which approximates T1-T2 only if the weights are held.
 _ALWAYS_HELD = ("finite_difference", "along_gradient", "along_gradient_one_sided")
 Changes = dict[str, Any]
-"""Settings by name: how a run differs from its preset."""
+"""Settings by dotted key: how a run differs from its preset."""
 
 
-@dataclass(frozen=True)
-class Config(EstimatorSettings):
+@dataclass(frozen=True, config=STRICT)
+class Config(RunSettings):
     """One run: a classifier on noisily labelled images, samples weighted by their loss.
 
     Methods: plain training; frozen_vnet, a random weight net that is never updated;
@@ -45,33 +58,27 @@ class Config(EstimatorSettings):
 
     experiment: ClassVar[str] = "metaweightnet"
     methods: ClassVar[Mapping[str, Method]] = METHODS
-    carrying_out: ClassVar[frozenset[str]] = RunSettings.carrying_out | {"human_dir"}
+    runtime_fields: ClassVar[frozenset[str]] = RUNTIME_FIELDS | {"human_dir"}
 
-    log_every: int = 50
+    log_every: PositiveInt = 50
     """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
 
     dataset: Literal["mnist", "cifar10", "cifar100"] = "cifar10"
     """The images; MNIST: the first 50,000 training images, padded to 32x32, in three channels."""
-    noise: Literal["flip", "flip_one", "uniform", "hierarchical", "human"] = "flip"
-    """Wrong labels: of two other classes, of one, of all, of those in the same superclass
-    (CIFAR-100), or people's (CIFAR-10N)."""
-    noise_level: Annotated[float, Bounds(least=0, most=1)] = 0.4
+    noise: Literal["flip", "flip_two", "flip_one", "uniform", "hierarchical", "human"] = "flip"
+    """Wrong labels: of the two other classes that the authors' code draws for each class, the same
+    in every run (flip); of two, or of one, drawn with the run's seed (flip_two, flip_one); of all
+    classes (uniform); of those in the same superclass (hierarchical, CIFAR-100); human labels
+    (human, CIFAR-10N)."""
+    noise_level: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Fraction of wrong labels (uniform: of labels drawn anew; human: not used)."""
-    flip_pairs: Literal["released", "seed"] = "released"
-    """Noise flip's two target classes of each class: those of the authors' code, the same in every
-    run, or drawn with the run's seed."""
     human_labels: Literal["worse", "aggregate", "random1", "random2", "random3"] = "worse"
     """Label set of CIFAR-10N: 40, 9, 17, 18 and 18 % wrong."""
     human_dir: Path | None = None
     """A folder that holds CIFAR-10N's labels; else --data-dir, EVOGRAD_DATA."""
-    split: Literal["disjoint", "authors"] = "disjoint"
-    """Meta set: drawn with the seed and kept out of training; or, as in the authors' code, always
-    that of seed 1, although the training set excludes that of its own seed."""
 
-    network: Literal["resnet", "wrn"] = "resnet"
-    """ResNet (option A), or wide ResNet: --network wrn --depth 28 --width 10."""
     depth: PositiveInt = 32
-    """Layers: 6n + 2 for resnet, 6n + 4 for wrn."""
+    """Layers of the ResNet (option A): 6n + 2."""
     width: PositiveInt = 1
     """Channels are 16-32-64 times this."""
     meta_hidden: PositiveInt = 100
@@ -87,7 +94,7 @@ class Config(EstimatorSettings):
     """Images per batch, for training and for the meta step."""
     learning_rate: PositiveFloat = 0.1
     """SGD on the classifier; also T1-T2's inner step size, with the milestones."""
-    momentum: Annotated[float, Bounds(least=0, below=1)] = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Nesterov momentum of both SGDs."""
     weight_decay: NonNegativeFloat = 5e-4
     """On the classifier."""
@@ -109,45 +116,35 @@ class Config(EstimatorSettings):
     """Noisily labelled training images."""
     meta_size: PositiveInt = 1_000
     """Clean images for the meta step, equally many per class."""
-    test_size: Annotated[int, Bounds(least=1, most=10_000)] = 10_000
+    test_size: Annotated[int, Field(ge=1, le=10_000)] = 10_000
     """Test images: the first ones of the test set."""
 
     @property
     def num_classes(self) -> int:
         return CLASSES[self.dataset]
 
-    def run_name(self) -> str:
-        level = self.human_labels if self.noise == "human" else f"{self.noise_level:g}"
-        words = [self.dataset, self.noise, level, super().run_name(), *variant(self.deciding())]
-        return "-".join(words).replace(" ", "-")
-
     @property
     def holds_vnet_input(self) -> bool:
         """Whether the weight net sees the unperturbed model's losses wherever L_T is taken."""
         return self.vnet_input == "model" or self.method in _ALWAYS_HELD
 
-    def validate(self) -> Self:
-        super().validate()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.noise == "hierarchical" and self.dataset != "cifar100":
-            raise UserError("--noise hierarchical needs the superclasses of --dataset cifar100")
+            raise ValueError("--noise hierarchical needs the superclasses of --dataset cifar100")
         if self.noise == "human" and self.dataset != "cifar10":
-            raise UserError("--noise human (CIFAR-10N) needs --dataset cifar10")
-        extra, example = (2, "32") if self.network == "resnet" else (4, "28 (and --width 10)")
-        if self.depth <= extra or (self.depth - extra) % 6:
-            raise UserError(
-                f"--depth {self.depth} must be 6n + {extra} for --network {self.network}, "
-                f"such as {example}"
-            )
+            raise ValueError("--noise human (CIFAR-10N) needs --dataset cifar10")
+        if self.depth <= 2 or (self.depth - 2) % 6:
+            raise ValueError(f"--depth {self.depth} must be 6n + 2, such as 8, 20 or 32")
         if self.meta_size < self.num_classes or self.meta_size % self.num_classes:
-            raise UserError(
+            raise ValueError(
                 f"--meta-size {self.meta_size} must be a multiple of the {self.num_classes} classes"
             )
         if self.train_size > 50_000 - self.meta_size:
-            raise UserError(
+            raise ValueError(
                 f"--train-size {self.train_size} must be at most {50_000 - self.meta_size} "
                 "(50,000 without the meta set)"
             )
-        return self
 
 
 _PAPER = Config()
@@ -207,21 +204,14 @@ _PAPERS_DECAY_CELLS = [
     for name in ("evograd", "along_gradient", "t1t2_forward")
 ]
 _MORE_CELLS: list[Changes] = [
-    {"method": "evograd", "num_candidates": 8},
-    {"method": "evograd", "num_candidates": 8, **_HELD},
+    {"method": "evograd", "estimator.num_candidates": 8},
+    {"method": "evograd", "estimator.num_candidates": 8, **_HELD},
     {"method": "anchored", **_HELD},
     {"method": "evograd_matched", **_HELD},
     {"method": "finite_difference"},
     *_PAPERS_DECAY_CELLS,
 ]
 """What preset study adds on MNIST: more candidates, other estimators, the paper's weight decay."""
-
-
-def planned_runs(preset: str) -> list[Config]:
-    """The runs behind the tables and figures of a preset, the most informative first."""
-    plan = {"paper": _paper_plan, "study": _study_plan}.get(preset)
-    cells = plan() if plan else [(1, cell) for cell in _QUICK_CELLS]
-    return [replace(PRESETS[preset], seed=seed, **cell) for seed, cell in cells]
 
 
 def _paper_plan() -> list[tuple[int, Changes]]:
@@ -258,35 +248,45 @@ def _study_plan() -> list[tuple[int, Changes]]:
     return plan
 
 
-variant = variant_of(
-    PRESETS,
-    {
-        "split": "{} split",
-        "vnet_input": "held input",
-        "num_candidates": "K = {}",
-        "share_base_step": "shared base step",
-        "flip_pairs": "pairs by seed",
-        "meta_optimizer": "meta {}",
-        "meta_weight_decay": "decay {:g}",
-    },
-)
+class LabelNoise(Experiment):
+    name = "metaweightnet"
+    title = "Label noise (Meta-Weight-Net)"
+    description = "Learns the weights of noisily labelled images from a few clean ones."
+    config = Config
+    methods = METHODS
+    presets = PRESETS
+    metric = best_metric = "accuracy"
+    baseline = "plain"
+    axes = ("dataset", "noise", "noise_level")
+
+    def planned(self, preset: str) -> list[Config]:
+        """The most informative first."""
+        plan = {"paper": _paper_plan, "study": _study_plan}.get(preset)
+        cells = plan() if plan else [(1, cell) for cell in _QUICK_CELLS]
+        return [PRESETS[preset].changed({"seed": seed, **cell}) for seed, cell in cells]
+
+    def place(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        # Human labels have no level.
+        detail = "human_labels" if settings["noise"] == "human" else "noise_level"
+        return {name: settings[name] for name in ("dataset", "noise", detail)}
+
+    def base(self, preset: str, place: Mapping[str, Any]) -> Changes:
+        return _STUDY_CIFAR if (preset, place["dataset"]) == ("study", "cifar10") else {}
+
+    def datasets(self, preset: str) -> tuple[str, ...]:
+        return {"study": ("mnist", "cifar10"), "paper": ("cifar10", "cifar100")}.get(
+            preset, ("mnist",)
+        )
+
+    def task(self, config: Config, device: torch.device) -> "MetaWeightTask":
+        from metaweightnet.train import MetaWeightTask
+
+        return MetaWeightTask(config, device)
+
+    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
+        from metaweightnet.report import section
+
+        return section(records, preset, folder)
 
 
-EXPERIMENT = Experiment(
-    name="metaweightnet",
-    title="Label noise (Meta-Weight-Net)",
-    description="Learns the weights of noisily labelled images from a few clean ones.",
-    methods=METHODS,
-    presets=PRESETS,
-    planned=planned_runs,
-    metric="accuracy",
-    baseline="plain",
-    axes=("dataset", "noise", "noise_level"),
-    variant=variant,
-    data={
-        "quick": ("mnist",),
-        "smoke": ("mnist",),
-        "study": ("mnist", "cifar10"),
-        "paper": ("cifar10", "cifar100"),
-    },
-)
+EXPERIMENT = LabelNoise()

@@ -58,7 +58,7 @@ def build(config: Config, device: torch.device) -> CostProblem:
     index = torch.arange(config.batch_size, device=device)
     batch, outer_batch = split.batch(index), split.batch(index.flip(0))
     shared = {
-        row: learner_of(method=name, share_base_step=True).step
+        row: learner_of(method=name).shared_step
         for row, name in SHARED.items()
         if config.width == 1
     }

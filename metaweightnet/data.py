@@ -105,21 +105,14 @@ class Splits:
 def split_indices(labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """Indices of the training and of the meta images in the data set's training set.
 
-    The meta set has the same number of images of every class. Split "disjoint": both depend on the
-    seed and never overlap. Split "authors": the meta set is always that of seed 1, and the training
-    set excludes the meta set of its own seed.
+    Both depend on the seed and never overlap. The meta set has the same number of images of every
+    class.
     """
-
-    def meta_set(seed: int) -> Tensor:
-        order = torch.randperm(len(labels), generator=new_generator(seed, "meta set"))
-        count = config.meta_size // config.num_classes
-        chosen = [order[labels[order] == c][:count] for c in range(config.num_classes)]
-        return torch.cat(chosen)
-
-    own = meta_set(config.seed)
+    order = torch.randperm(len(labels), generator=new_generator(config.seed, "meta set"))
+    count = config.meta_size // config.num_classes
+    meta = torch.cat([order[labels[order] == c][:count] for c in range(config.num_classes)])
     order = torch.randperm(len(labels), generator=new_generator(config.seed, "training set"))
-    free = order[~torch.isin(order, own)]
-    return free[: config.train_size], meta_set(1) if config.split == "authors" else own
+    return order[~torch.isin(order, meta)][: config.train_size], meta
 
 
 def load_images(config: Config) -> ImageDataset:

@@ -1,11 +1,8 @@
-"""The classifiers, ResNet-32 and WRN-28-10, and the network that weights their samples.
+"""The classifier, ResNet-32, and the network that weights their samples.
 
 He et al. Deep Residual Learning for Image Recognition. CVPR 2016, arXiv:1512.03385 (section 4.2).
-Zagoruyko, Komodakis. Wide Residual Networks. BMVC 2016, arXiv:1605.07146.
 Shu et al. Meta-Weight-Net. NeurIPS 2019, arXiv:1902.07379 (VNet).
 """
-
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +57,9 @@ class ResNet(nn.Module):
         super().__init__()
         blocks, channels = (depth - 2) // 6, 16 * width
         self.conv1, self.bn1 = conv3x3(3, channels), nn.BatchNorm2d(channels)
-        self.stage1 = _stage(BasicBlock, channels, channels, blocks, stride=1)
-        self.stage2 = _stage(BasicBlock, channels, 2 * channels, blocks, stride=2)
-        self.stage3 = _stage(BasicBlock, 2 * channels, 4 * channels, blocks, stride=2)
+        self.stage1 = _stage(channels, channels, blocks, stride=1)
+        self.stage2 = _stage(channels, 2 * channels, blocks, stride=2)
+        self.stage3 = _stage(2 * channels, 4 * channels, blocks, stride=2)
         self.fc = nn.Linear(4 * channels, num_classes)
         _kaiming_normal(self)
 
@@ -73,62 +70,12 @@ class ResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-class PreactivationBlock(nn.Module):
-    """Batch norm and ReLU before each 3x3 convolution; where the size changes, the shortcut is a
-    1x1 convolution of the activated input."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv3x3(inputs, outputs, stride)
-        self.bn2, self.conv2 = nn.BatchNorm2d(outputs), conv3x3(outputs, outputs)
-        self.shortcut = None
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(x))
-        if self.shortcut is not None:
-            x = self.shortcut(y)
-        return x + self.conv2(F.relu(self.bn2(self.conv1(y))))
-
-
-class WideResNet(nn.Module):
-    """WRN-depth-width: 3 stages of (depth - 4) / 6 pre-activation blocks, 16-32-64 channels times
-    width, no dropout. Kaiming-normal start."""
-
-    def __init__(self, depth: int = 28, width: int = 10, num_classes: int = 10) -> None:
-        super().__init__()
-        blocks, channels = (depth - 4) // 6, 16 * width
-        self.conv1 = conv3x3(3, 16)
-        self.stage1 = _stage(PreactivationBlock, 16, channels, blocks, stride=1)
-        self.stage2 = _stage(PreactivationBlock, channels, 2 * channels, blocks, stride=2)
-        self.stage3 = _stage(PreactivationBlock, 2 * channels, 4 * channels, blocks, stride=2)
-        self.bn = nn.BatchNorm2d(4 * channels)
-        self.fc = nn.Linear(4 * channels, num_classes)
-        _kaiming_normal(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (N, num_classes) of normalised images (N, 3, 32, 32)."""
-        x = self.stage3(self.stage2(self.stage1(self.conv1(images))))
-        return self.fc(F.relu(self.bn(x)).mean((2, 3)))
-
-
-def _stage(
-    block: type[nn.Module], inputs: int, outputs: int, blocks: int, stride: int
-) -> nn.Sequential:
-    first = block(inputs, outputs, stride)
-    return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(blocks - 1)))
+def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(inputs, outputs, stride)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
 def _kaiming_normal(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight)
-
-
-def build_network(
-    kind: Literal["resnet", "wrn"], depth: int, width: int, num_classes: int
-) -> nn.Module:
-    """The classifier of these settings, freshly initialised."""
-    network = ResNet if kind == "resnet" else WideResNet
-    return network(depth, width, num_classes)

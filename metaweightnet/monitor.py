@@ -25,7 +25,7 @@ class Monitor(nn.Module):
         super().__init__()
         self.seen: set[str] = set()  # metrics that the method has
         self.totals = nn.Buffer(torch.zeros(len(self.NAMES)))
-        self.steps: Tensor = nn.Buffer(torch.zeros(()))
+        self.steps: Tensor = nn.Buffer(torch.zeros(len(self.NAMES)))  # that have the metric
         self.weights = nn.Buffer(torch.zeros(2))  # of samples with right and wrong labels
         self.samples = nn.Buffer(torch.zeros(2))
         self.histogram = nn.Buffer(torch.zeros(2, HISTOGRAM_BINS))
@@ -38,10 +38,10 @@ class Monitor(nn.Module):
     def add(self, metrics: dict[str, Tensor], relative_weights: Tensor, wrong: Tensor) -> None:
         """One step: its metrics (scalars, by NAMES), weights (N,) and which labels are wrong."""
         self.seen |= metrics.keys()
-        for total, name in zip(self.totals, self.NAMES, strict=True):
+        for total, steps, name in zip(self.totals, self.steps, self.NAMES, strict=True):
             if name in metrics:
                 total += metrics[name]
-        self.steps += 1
+                steps += 1
         row = wrong.long()
         self.weights.scatter_add_(0, row, relative_weights)
         self.samples.scatter_add_(0, row, torch.ones_like(relative_weights))

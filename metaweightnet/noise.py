@@ -14,13 +14,11 @@ def noise_matrix(
     num_classes: int,
     generator: torch.Generator,
     superclass: Tensor | None = None,
-    pairs: Tensor | None = None,
 ) -> Tensor:
     """P(noisy label j | true label i) as row i, float64 (C, C); p is ``level``.
 
-    flip: 1 - p stays, p / 2 goes to each of two other classes: those in ``pairs`` (C, 2), else
-    drawn for every class.
-    flip_one: 1 - p stays, p goes to one other class, drawn for every class.
+    flip: 1 - p stays, p / 2 goes to each of two other classes, see ``released_flip_pairs``.
+    flip_two, flip_one: the same with two or one other classes, drawn for every class.
     uniform: p of the labels are drawn anew from all classes, so 1 - p + p / C stays.
     hierarchical: 1 - p stays, p is spread evenly over the other classes of the same superclass;
     ``superclass`` (C,) has that of each class.
@@ -29,6 +27,7 @@ def noise_matrix(
     if kind == "uniform":
         return (1 - level) * matrix + level / num_classes
     matrix *= 1 - level
+    pairs = released_flip_pairs(num_classes) if kind == "flip" else None
     for i in range(num_classes):
         others = torch.arange(num_classes)
         others = others[others != i]
@@ -37,7 +36,7 @@ def noise_matrix(
         elif pairs is not None:
             targets = pairs[i]
         else:
-            count = {"flip": 2, "flip_one": 1}[kind]
+            count = {"flip_two": 2, "flip_one": 1}[kind]
             targets = others[torch.randperm(len(others), generator=generator)[:count]]
         matrix[i, targets] = level / len(targets)
     return matrix
@@ -66,13 +65,7 @@ def noisy_labels(labels: Tensor, config: Config, superclass: Tensor | None = Non
     """The run's noisy labels of training samples (N,), seeded by the run. superclass: of each
     class (C,), for hierarchical noise."""
     generator = new_generator(config.seed, "label noise")
-    released = config.noise == "flip" and config.flip_pairs == "released"
     matrix = noise_matrix(
-        config.noise,
-        config.noise_level,
-        config.num_classes,
-        generator,
-        superclass,
-        released_flip_pairs(config.num_classes) if released else None,
+        config.noise, config.noise_level, config.num_classes, generator, superclass
     )
     return draw_labels(labels, matrix, generator)

@@ -27,7 +27,7 @@ from common.reporting import (
     comparison_table,
     published_value,
 )
-from metaweightnet.config import EXPERIMENT, METHODS, planned_runs
+from metaweightnet.config import EXPERIMENT, METHODS
 from metaweightnet.figures import draw_figures
 
 Groups = Mapping[tuple[str, str], Group]
@@ -64,21 +64,13 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 def by_setting(records: Iterable[RunRecord]) -> dict[tuple[str, str], Group]:
     """Runs by data set and noise, and by label."""
-    return by_place(EXPERIMENT, map(_current, records), setting_of)
+    return by_place(EXPERIMENT, records, setting_of)
 
 
 def setting_of(config: Mapping[str, Any]) -> tuple[str, str]:
     """Data set, and noise with its level, of a run."""
     detail = config["human_labels"] if config["noise"] == "human" else config["noise_level"]
     return config["dataset"], f"{config['noise']} {detail}"
-
-
-def _current(record: RunRecord) -> RunRecord:
-    """Older records call the distance that the weight net has moved vnet_distance."""
-    rows = [record.final, *record.epochs]
-    for row in rows if "vnet_distance" in record.final else ():
-        row["moved"] = row.pop("vnet_distance")
-    return record
 
 
 def published_accuracy(config: Mapping[str, Any]) -> Published | None:
@@ -92,8 +84,8 @@ def published_accuracy(config: Mapping[str, Any]) -> Published | None:
 def accuracy_table(groups: Groups, preset: str) -> Table:
     """Table 4: published and measured. Planned cells without runs are included if their data set
     and noise has runs, at the paper's size always."""
-    planned, judged = planned_runs(preset), preset == "paper"
-    everywhere = {setting_of(config.deciding()) for config in planned} if judged else set()
+    planned, judged = EXPERIMENT.planned(preset), preset == "paper"
+    everywhere = {setting_of(config.result_settings()) for config in planned} if judged else set()
     places = sorted({*groups, *everywhere})
     return comparison_table(
         "Label noise: test accuracy (%)",

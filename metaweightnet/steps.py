@@ -11,7 +11,7 @@ from common.hypergrad import Tensors
 from common.hypergrad.problem import detached, leaves
 from common.training import MetaStep, Part, new_generator
 from metaweightnet.config import Config
-from metaweightnet.models import VNet, build_network
+from metaweightnet.models import ResNet, VNet
 from metaweightnet.problem import Batch, MetaWeightProblem, normalised
 
 
@@ -20,7 +20,7 @@ class Learner:
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config = config
-        network = build_network(config.network, config.depth, config.width, config.num_classes)
+        network = ResNet(config.depth, config.width, config.num_classes)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = sgd(
             self.network, config.learning_rate, config.momentum, config.weight_decay
@@ -30,13 +30,14 @@ class Learner:
         self.meta = None
         self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
         self.state["vnet"] = self.vnet
-        if (estimator := config.method_estimator(self.learning_rate)) is not None:
+        if (estimator := config.make_estimator(self.learning_rate)) is not None:
             self.meta = MetaStep(
                 estimator,
                 self.problem,
                 dict(self.vnet.named_parameters()),
                 meta_optimizer(config, self.vnet),
                 new_generator(config.seed, "perturbations"),
+                config.every,
             )
             self.state["meta"] = self.meta.state
 
@@ -53,9 +54,8 @@ class Learner:
     def step(self, batch: Batch, meta_batch: Batch | None) -> tuple[dict[str, Tensor], Tensor]:
         """A meta step, then a base step with the new weights; their metrics, and the weights
         relative to plain training's, (N,)."""
-        if self.config.share_base_step:
-            return self.shared_step(batch, meta_batch)
-        metrics = self.meta_step(batch, meta_batch) if self.meta is not None else {}
+        due = self.meta is not None and self.meta.due()
+        metrics = self.meta_step(batch, meta_batch) if due else {}
         metrics["train_loss"], relative_weights = self.base_step(batch)
         return metrics, relative_weights
 

@@ -6,10 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from common.reporting import RunRecord
-from common.runs import execute
 from common.training import Cost, EndlessBatches, EpochBatches, Part, measure, new_generator
-from metaweightnet.config import EXPERIMENT, Config
+from metaweightnet.config import Config
 from metaweightnet.data import Crops, draw_crops, load_splits
 from metaweightnet.monitor import Monitor, weight_curve
 from metaweightnet.steps import Learner
@@ -108,8 +106,3 @@ class MetaWeightTask:
             self.learner.step(self.train.batch(index), meta_batch)
 
         return measure(step, self.device, repeats=10)
-
-
-def run(config: Config) -> RunRecord:
-    """Trains and evaluates, or continues, or returns the record of a finished run."""
-    return execute(config, MetaWeightTask, config.epochs, EXPERIMENT.metric)

@@ -1,13 +1,28 @@
 """Settings and presets of the cross-lingual entity-recognition experiment."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from common.bounds import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from common.errors import UserError
-from common.experiment import Experiment, Method, variant_of
-from common.settings import EstimatorSettings
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from common.experiment import Experiment, Method
+from common.settings import (
+    STRICT,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    RunSettings,
+    Seed,
+)
+
+if TYPE_CHECKING:
+    from common.reporting import RunRecord, Section
+    from metaxl.train import MetaXLTask
 
 SMALL = "small"
 """The value of --encoder that stands for an encoder trained here instead of a published one."""
@@ -27,8 +42,8 @@ METHODS = {
 }
 
 
-@dataclass(frozen=True)
-class Config(EstimatorSettings):
+@dataclass(frozen=True, config=STRICT)
+class Config(RunSettings):
     """One run: a tagger for a target language with few sentences, helped by a source language.
 
     Methods without a transformation network: joint_training on both languages; joint_half, a
@@ -52,28 +67,23 @@ class Config(EstimatorSettings):
     """Language with few labelled sentences."""
     source_sentences: PositiveInt = 5_000
     """Training sentences of the source language, at most."""
-    target_sentences: Annotated[int, Bounds(least=2)] = 100
+    target_sentences: Annotated[int, Field(ge=2, lt=2**31)] = 100
     """Training sentences of the target language, at most; a batch of them is halved."""
-    data_seed: Annotated[int, Bounds(least=0, most=2**32 - 1)] = 42
+    data_seed: Seed = 42
     """Draws the training sentences if there are more than asked for; the same for all runs."""
     eval_sentences: NonNegativeInt = 0
     """Dev and test sentences: the first ones; 0 is all."""
-    train_length: Annotated[int, Bounds(least=8)] = 200
+    train_length: Annotated[int, Field(ge=8, lt=2**31)] = 200
     """Subwords of a training sentence, at most."""
-    eval_length: Annotated[int, Bounds(least=8)] = 512
+    eval_length: Annotated[int, Field(ge=8, lt=2**31)] = 512
     """Subwords of a dev or test sentence, at most."""
-    inputs: Literal["correct", "released"] = "correct"
-    """correct: as XLM-R was trained. released: as in the authors' code, <unk> instead of <s> and
-    </s>, padding 0, positions counted from 0 instead of 2."""
-    misc_label: bool = True
-    """WikiAnn: labels for the type MISC too, which it does not contain: nine labels, not seven."""
 
     encoder: str = "FacebookAI/xlm-roberta-base"
     """XLM-R: a folder, a name on the Hugging Face hub, or "small": the same architecture, small,
     trained here on the text of the data set."""
     small_layers: PositiveInt = 2
     """Encoder small: layers."""
-    small_hidden: Annotated[int, Bounds(least=32, multiple_of=32)] = 96
+    small_hidden: Annotated[int, Field(ge=32, multiple_of=32)] = 96
     """Encoder small: size of the hidden states; an attention head has 32 of them."""
     small_vocabulary: PositiveInt = 3_000
     """Encoder small: subwords of its tokenizer."""
@@ -86,25 +96,19 @@ class Config(EstimatorSettings):
     """Layers whose output is transformed; 0 is the embeddings."""
     bottleneck: PositiveInt = 384
     """Hidden units of a transformation network."""
-    detach_input: bool = True
-    """The input of a transformation network is a constant for the gradient: the source loss reaches
-    the encoder only through the skip path."""
     faithful: bool = False
     """EvoGrad: repeat the encoder's passes for every candidate, with its own dropout masks, and
     back-propagate through them, as the authors' code does, instead of one pass for all."""
 
     epochs: PositiveInt = 20
     """Passes over the source sentences."""
-    batch_size: Annotated[int, Bounds(least=2)] = 12
+    batch_size: Annotated[int, Field(ge=2, lt=2**31)] = 12
     """Sentences per batch, of each language; a meta step takes half of the target's."""
     learning_rate: PositiveFloat = 3e-5
     """Adam on the tagger; also T1-T2's inner step size, with the schedule."""
     weight_decay: NonNegativeFloat = 5e-4
-    """On the tagger."""
-    decay: Literal["coupled", "decoupled"] = "coupled"
-    """The tagger's weight decay: coupled, added to the gradient (Adam with L2), or decoupled
-    (AdamW)."""
-    warmup: Annotated[float, Bounds(least=0, below=1)] = 0.1
+    """On the tagger, added to the gradient (Adam with L2)."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Fraction of all steps in which the learning rates rise from 0; then they fall to 0."""
     clip: PositiveFloat = 10.0
     """Largest norm of the tagger's gradient; joint_training and target_only do not clip."""
@@ -125,32 +129,23 @@ class Config(EstimatorSettings):
         """Fused attention has no second derivative; plain matrix products have."""
         return "eager" if self.method in SECOND_ORDER else "sdpa"
 
-    def run_name(self) -> str:
-        words = [self.dataset, self.source, self.target, *variant(self.deciding())]
-        return "-".join([*words, super().run_name()]).replace(" ", "-")
-
-    def validate(self) -> Self:
-        super().validate()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.source == self.target:
-            raise UserError(f"--target {self.target} must differ from --source")
+            raise ValueError(f"--target {self.target} must differ from --source")
         if not self.layers or len(set(self.layers)) < len(self.layers):
             given = " ".join(map(str, self.layers))
-            raise UserError(f"--layers {given} must be different numbers")
+            raise ValueError(f"--layers {given} must be different numbers")
         if self.encoder == SMALL:
             self.check_depth(self.small_layers)
-        if self.share_base_step:
-            raise UserError(
-                "--share-base-step does nothing here: EvoGrad shares the encoder's pass"
-            )
         if self.faithful and self.method != "evograd":
-            raise UserError(f"--faithful is for --method evograd, not {self.method}")
-        return self
+            raise ValueError(f"--faithful is for --method evograd, not {self.method}")
 
     def check_depth(self, last: int) -> None:
-        """Raises UserError if a layer to be transformed is not among the encoder's 1 to ``last``
+        """Raises ValueError if a layer to be transformed is not among the encoder's 1 to ``last``
         (or 0, its embeddings)."""
         if self.has_transformation and max(self.layers) > last:
-            raise UserError(
+            raise ValueError(
                 f"--layers {max(self.layers)} does not exist: the encoder has layers 1 to {last}"
             )
 
@@ -197,54 +192,49 @@ COMPARED = ("joint_training", "joint_half", "evograd", "t1t2", "target_only", "d
 """Methods behind the tables."""
 
 
-def planned_runs(preset: str) -> list[Config]:
-    """The runs behind the tables and figures of a preset; study: of both small corpora."""
-    default, swahili = PRESETS[preset], {"dataset": "masakhaner", "source": "swa"}
-    planned: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[int, ...]]] = {
-        "paper": ([{"target": t} for t in PAPER_TARGETS], COMPARED, (11, 1, 2)),
-        "study": (
-            [{"target": t} for t in ("quy", "mri", "tuk")]
-            + [swahili | {"target": t} for t in ("hau", "kin", "lug")],
-            (*COMPARED, "along_gradient"),
-            (1, 2, 3, 4, 5),
-        ),
-        "quick": ([{"target": t} for t in ("quy", "tuk")], COMPARED, (1,)),
-        "smoke": ([{"target": "quy"}], COMPARED, (1,)),
-    }
-    cells, methods, seeds = planned[preset]
-    return [
-        replace(default, **cell, method=method, seed=seed)
-        for seed in seeds
-        for cell in cells
-        for method in methods
-    ]
+class CrossLingual(Experiment):
+    name = "metaxl"
+    title = "Cross-lingual named entities (MetaXL)"
+    description = "Learns to transform a source language's representations for a target language."
+    config = Config
+    methods = METHODS
+    presets = PRESETS
+    metric = "selected_f1"
+    best_metric = "dev_f1"
+    baseline = "joint_training"
+    axes = ("dataset", "source", "target")
+
+    def planned(self, preset: str) -> list[Config]:
+        """Preset study: of both small corpora."""
+        swahili = {"dataset": "masakhaner", "source": "swa"}
+        planned: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], tuple[int, ...]]] = {
+            "paper": ([{"target": t} for t in PAPER_TARGETS], COMPARED, (11, 1, 2)),
+            "study": (
+                [{"target": t} for t in ("quy", "mri", "tuk")]
+                + [swahili | {"target": t} for t in ("hau", "kin", "lug")],
+                (*COMPARED, "along_gradient"),
+                (1, 2, 3, 4, 5),
+            ),
+            "quick": ([{"target": t} for t in ("quy", "tuk")], COMPARED, (1,)),
+            "smoke": ([{"target": "quy"}], COMPARED, (1,)),
+        }
+        cells, methods, seeds = planned[preset]
+        return [
+            replace(PRESETS[preset], **cell, method=method, seed=seed)
+            for seed in seeds
+            for cell in cells
+            for method in methods
+        ]
+
+    def task(self, config: Config, device: torch.device) -> "MetaXLTask":
+        from metaxl.train import MetaXLTask
+
+        return MetaXLTask(config, device)
+
+    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
+        from metaxl.report import section
+
+        return section(records, preset, folder)
 
 
-variant = variant_of(
-    PRESETS,
-    {
-        "faithful": "authors passes",
-        "detach_input": "input not detached",
-        "inputs": "{} inputs",
-        "decay": "{} decay",
-        "meta_decay": "{} meta decay",
-        "meta_learning_rate": "meta rate {:g}",
-        "layers": "layers {}",
-        "target_sentences": "{} sentences",
-        "num_candidates": "K = {}",
-    },
-)
-
-
-EXPERIMENT = Experiment(
-    name="metaxl",
-    title="Cross-lingual named entities (MetaXL)",
-    description="Learns to transform a source language's representations for a target language.",
-    methods=METHODS,
-    presets=PRESETS,
-    planned=planned_runs,
-    metric="selected_f1",
-    baseline="joint_training",
-    axes=("dataset", "source", "target"),
-    variant=variant,
-)
+EXPERIMENT = CrossLingual()

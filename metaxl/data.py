@@ -88,7 +88,7 @@ def load_material(config: Config, device: torch.device) -> Material:
     source, target = corpora.values()
     everything = [s for corpus in corpora.values() for split in corpus.values() for s in split]
     types = DATASETS[config.dataset].types or entity_types(everything)
-    if config.dataset == "wikiann" and config.misc_label:
+    if config.dataset == "wikiann":
         types = (*types, "MISC")
     labels = label_list(types)
     tokenizer, encoder, encoder_sums = _encoder(config)
@@ -106,7 +106,7 @@ def load_material(config: Config, device: torch.device) -> Material:
     splits = {}
     for name, chosen in sentences.items():
         length = config.train_length if name in ("source", "target") else config.eval_length
-        splits[name] = Split(*encode(chosen, tokenizer, labels, length, config.inputs), device)
+        splits[name] = Split(*encode(chosen, tokenizer, labels, length), device)
     checksums = corpus_checksums(config.dataset, tuple(corpora), config.data_dir)
     checksums |= encoder_sums
     checksums |= {f"split {name}": split.checksum() for name, split in splits.items()}

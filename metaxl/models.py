@@ -16,14 +16,11 @@ from metaxl.transformers_import import AutoConfig, XLMRobertaConfig, XLMRobertaM
 
 
 class Encoder(nn.Module):
-    """XLM-R's embeddings and layers, in parts: up to a layer, or on from it.
+    """XLM-R's embeddings and layers, in parts: up to a layer, or on from it."""
 
-    positions_from_0: number positions from 0; XLM-R itself numbers them from 2.
-    """
-
-    def __init__(self, model: XLMRobertaModel, positions_from_0: bool = False) -> None:
+    def __init__(self, model: XLMRobertaModel) -> None:
         super().__init__()
-        self.model, self.positions_from_0 = model, positions_from_0
+        self.model = model
 
     @property
     def num_layers(self) -> int:
@@ -47,10 +44,7 @@ class Encoder(nn.Module):
         starting with the subwords. stop: the layer whose output is returned; None: the last.
         """
         if hidden is None:
-            positions = None
-            if self.positions_from_0:
-                positions = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
-            hidden, depth = self.model.embeddings(input_ids=input_ids, position_ids=positions), 0
+            hidden, depth = self.model.embeddings(input_ids=input_ids), 0
         # Added to the attention scores: nothing attends to padding.
         blocked = torch.finfo(hidden.dtype).min * (attention_mask == 0).to(hidden.dtype)
         blocked = blocked[:, None, None, :]
@@ -62,11 +56,9 @@ class Encoder(nn.Module):
 class Tagger(nn.Module):
     """Encoder, dropout and classifier ("head"), which starts as XLM-R's own linear layers do."""
 
-    def __init__(
-        self, model: XLMRobertaModel, num_labels: int, positions_from_0: bool = False
-    ) -> None:
+    def __init__(self, model: XLMRobertaModel, num_labels: int) -> None:
         super().__init__()
-        self.encoder = Encoder(model, positions_from_0)
+        self.encoder = Encoder(model)
         self.dropout = nn.Dropout(model.config.hidden_dropout_prob)
         self.head = nn.Linear(model.config.hidden_size, num_labels)
         nn.init.normal_(self.head.weight, std=model.config.initializer_range)

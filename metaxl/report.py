@@ -31,7 +31,7 @@ from common.reporting import (
     published_value,
 )
 from common.reporting.frame import seed_means
-from metaxl.config import EXPERIMENT, METHODS, PAPER_TARGETS, planned_runs
+from metaxl.config import EXPERIMENT, METHODS, PAPER_TARGETS
 from metaxl.figures import Groups, Setting, draw_figures
 
 TITLES = {
@@ -103,7 +103,7 @@ def published_table(groups: Groups, preset: str) -> Table:
         EXPERIMENT,
         [(target,) for target in PAPER_TARGETS],
         {(t,): group for (d, s, t), group in groups.items() if (d, s) == ("wikiann", "en")},
-        [config for config in planned_runs(preset) if config.dataset == "wikiann"],
+        [config for config in EXPERIMENT.planned(preset) if config.dataset == "wikiann"],
         lambda config: (config["target"],),
         published_f1,
         judged=preset == "paper",

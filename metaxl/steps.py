@@ -39,12 +39,12 @@ class Learner:
         self, config: Config, encoder: XLMRobertaModel, num_labels: int, device: torch.device
     ) -> None:
         self.config = config
-        self.tagger = Tagger(encoder, num_labels, config.inputs == "released").to(device)
+        self.tagger = Tagger(encoder, num_labels).to(device)
         self.transformation = Transformation(
-            self.tagger.encoder.hidden_size, config.layers, config.bottleneck, config.detach_input
+            self.tagger.encoder.hidden_size, config.layers, config.bottleneck
         ).to(device)
         self.optimizer = adam(
-            self.tagger.parameters(), config.learning_rate, config.weight_decay, config.decay
+            self.tagger.parameters(), config.learning_rate, config.weight_decay, "coupled"
         )
         self.problem = MetaXLProblem(self.tagger, self.transformation)
         self.repeated_problem = RepeatedPassesProblem(self.tagger, self.transformation)
@@ -59,7 +59,7 @@ class Learner:
         if config.method == "evograd":  # which perturbs the classifier only
             problem, perturb = SharedEncoderProblem(self.tagger, self.transformation), is_head
         return MetaStep(
-            config.method_estimator(self.current_learning_rate, perturb),
+            config.make_estimator(self.current_learning_rate, perturb),
             problem,
             dict(self.transformation.named_parameters()),
             adam(
@@ -69,6 +69,7 @@ class Learner:
                 config.meta_decay,
             ),
             new_generator(config.seed, "perturbations"),
+            config.every,
         )
 
     @property
@@ -97,6 +98,8 @@ class Learner:
             loss = self.problem.loss(self.params, source) + self.problem.loss(self.params, train)
             return self._update(loss, self.config.clip)
         batch = InnerBatch(source, train)
+        if not self.meta.due():
+            return self.base_step(batch)
         if method == "evograd" and not self.config.faithful:
             return self.shared_step(batch, meta)
         take = {"decay_only": self.decay_step, "evograd": self.repeated_meta_step}

@@ -6,7 +6,7 @@ which the loss leaves out.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -103,32 +103,26 @@ def encode(
     tokenizer: PreTrainedTokenizerFast,
     labels: tuple[str, ...],
     max_length: int,
-    inputs: Literal["correct", "released"] = "correct",
 ) -> Encoded:
     """Sentences as at most ``max_length`` subwords each, special ones included.
 
     A sentence that is longer ends with the last word that fits whole. A word that gives no subword
     at all (WikiAnn has some of invisible characters) carries no label.
-
-    inputs: "released" as in the authors' code, which asks XLM-R's vocabulary for "[CLS]" and
-    "[SEP]" and gets <unk>, and pads with 0.
     """
-    pad_id = tokenizer.pad_token_id if inputs == "correct" else 0
     number = {label: i for i, label in enumerate(labels)}
     batch = tokenizer([list(s.tokens) for s in sentences], is_split_into_words=True, verbose=False)
     rows = []
     for i, sentence in enumerate(sentences):
         ids, words = _cut(batch["input_ids"][i], batch.word_ids(i), max_length)
-        if inputs == "released":
-            pairs = zip(ids, words, strict=True)
-            ids = [tokenizer.unk_token_id if word is None else i for i, word in pairs]
         firsts = [word is not None and word != words[j - 1] for j, word in enumerate(words)]
         marks = [
             number[sentence.tags[word]] if first else IGNORED
             for word, first in zip(words, firsts, strict=True)
         ]
         rows.append((torch.tensor(ids), torch.tensor(marks)))
-    input_ids = pad_sequence([ids for ids, _ in rows], batch_first=True, padding_value=pad_id)
+    input_ids = pad_sequence(
+        [ids for ids, _ in rows], batch_first=True, padding_value=tokenizer.pad_token_id
+    )
     targets = pad_sequence([marks for _, marks in rows], batch_first=True, padding_value=IGNORED)
     lengths = torch.tensor([len(ids) for ids, _ in rows])
     mask = (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).to(torch.int64)

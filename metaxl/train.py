@@ -8,8 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
-from common.reporting import RunRecord
-from common.runs import execute
 from common.training import Best, Cost, EndlessBatches, EpochBatches, Part, measure, new_generator
 from metaxl.config import Config
 from metaxl.data import Material, load_material
@@ -133,8 +131,3 @@ def rate_factor(step: int, total: int, warmup: float) -> float:
     if step < rise:
         return step / rise
     return (total - step) / (total - rise)
-
-
-def run(config: Config) -> RunRecord:
-    """Trains and evaluates, or continues, or returns the record of a finished run."""
-    return execute(config, MetaXLTask, config.epochs, "dev_f1")

@@ -47,7 +47,7 @@ class Transformation(nn.Module):
     """
 
     def __init__(
-        self, hidden_size: int, layers: Sequence[int], bottleneck: int, detach_input: bool
+        self, hidden_size: int, layers: Sequence[int], bottleneck: int, detach_input: bool = True
     ) -> None:
         super().__init__()
         self.layers, self.detach_input = tuple(sorted(layers)), detach_input

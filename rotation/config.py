@@ -1,12 +1,20 @@
-"""Settings and presets of the rotation experiment."""
+"""Settings, presets and planned runs of the rotation experiment."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from common.bounds import Bounds, PositiveFloat, PositiveInt
-from common.experiment import Experiment, Method, estimator_methods, variant_of
-from common.settings import EstimatorSettings
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from common.experiment import Experiment, Method, estimator_methods
+from common.settings import STRICT, PositiveFloat, PositiveInt, RunSettings
+
+if TYPE_CHECKING:
+    from common.reporting import RunRecord, Section
+    from rotation.train import RotationTask
 
 METHODS = {"baseline": Method("Baseline (no rotation layer)", published="baseline")}
 METHODS |= estimator_methods(
@@ -23,8 +31,8 @@ METHODS |= estimator_methods(
 _COMPARED = ("baseline", "evograd", "t1t2", "t1t2_higher", "finite_difference")
 
 
-@dataclass(frozen=True)
-class Config(EstimatorSettings):
+@dataclass(frozen=True, config=STRICT)
+class Config(RunSettings):
     """One run: LeNet on upright MNIST, validated on rotated MNIST. Defaults: the paper's."""
 
     experiment: ClassVar[str] = "rotation"
@@ -45,17 +53,12 @@ class Config(EstimatorSettings):
     """Training images in a new order every epoch, else in MNIST's."""
     degrees: float = 30.0
     """Rotation of the meta-validation and test images, counter-clockwise."""
-    train_size: Annotated[int, Bounds(least=1, most=50_000)] = 40_000
+    train_size: Annotated[int, Field(ge=1, le=50_000)] = 40_000
     """Training images: the first ones of MNIST's training set, at most 50,000."""
-    meta_size: Annotated[int, Bounds(least=1, most=10_000)] = 10_000
+    meta_size: Annotated[int, Field(ge=1, le=10_000)] = 10_000
     """Meta-validation images: from number 50,000 of MNIST's training set on."""
-    test_size: Annotated[int, Bounds(least=1, most=10_000)] = 10_000
+    test_size: Annotated[int, Field(ge=1, le=10_000)] = 10_000
     """Test images: the first ones of MNIST's test set."""
-
-    def run_name(self) -> str:
-        short = {"black corners": "pixels", "shared base step": "shared"}
-        words = [short.get(word, word) for word in variant(self.deciding())]
-        return "-".join([super().run_name(), *words]).replace(" ", "-")
 
 
 _PAPER = Config()
@@ -75,47 +78,49 @@ _METHODS = {
 }
 
 
-def planned_runs(preset: str) -> list[Config]:
-    """The runs behind the tables and figures of a preset."""
-    default = PRESETS[preset]
-    runs = [
-        replace(default, method=method, seed=seed)
-        for seed in _SEEDS[preset]
-        for method in _METHODS[preset]
-    ]
-    if preset == "paper":
-        # Choices that the paper leaves open, measured: the order of the images, the corners.
-        runs += [replace(default, method="baseline", seed=s, shuffle=False) for s in _SEEDS[preset]]
-        runs += [
-            replace(default, method=method, seed=seed, rotate="pixels")
-            for seed in _SEEDS[preset][:3]
-            for method in ("evograd", "t1t2")
+class RotationExperiment(Experiment):
+    name = "rotation"
+    title = "Rotation"
+    description = (
+        "Learns to rotate MNIST's training images so that they fit a rotated validation set."
+    )
+    config = Config
+    methods = METHODS
+    presets = PRESETS
+    metric = best_metric = "rotated"
+    baseline = "baseline"
+
+    def planned(self, preset: str) -> list[Config]:
+        default = PRESETS[preset]
+        runs = [
+            replace(default, method=method, seed=seed)
+            for seed in _SEEDS[preset]
+            for method in _METHODS[preset]
         ]
-    return runs
+        if preset == "paper":
+            # Choices that the paper leaves open, measured: the order of the images, the corners.
+            runs += [
+                replace(default, method="baseline", seed=s, shuffle=False) for s in _SEEDS[preset]
+            ]
+            runs += [
+                replace(default, method=method, seed=seed, rotate="pixels")
+                for seed in _SEEDS[preset][:3]
+                for method in ("evograd", "t1t2")
+            ]
+        return runs
+
+    def datasets(self, preset: str) -> tuple[str, ...]:
+        return ("mnist",)
+
+    def task(self, config: Config, device: torch.device) -> "RotationTask":
+        from rotation.train import RotationTask
+
+        return RotationTask(config, device)
+
+    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
+        from rotation.report import section
+
+        return section(records, preset, folder)
 
 
-variant = variant_of(
-    PRESETS,
-    {
-        "rotate": "black corners",
-        "share_base_step": "shared base step",
-        "shuffle": "unshuffled",
-        "num_candidates": "K = {}",
-    },
-)
-
-
-EXPERIMENT = Experiment(
-    name="rotation",
-    title="Rotation",
-    description="Learns to rotate MNIST's training images so that they fit a rotated "
-    "validation set.",
-    methods=METHODS,
-    presets=PRESETS,
-    planned=planned_runs,
-    metric="rotated",
-    baseline="baseline",
-    axes=("rotate", "shuffle"),
-    variant=variant,
-    data=("mnist",),
-)
+EXPERIMENT = RotationExperiment()

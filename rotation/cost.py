@@ -1,10 +1,8 @@
 """The experiment's bilevel problem at its real shapes on synthetic digits, for the cost study."""
 
-from functools import partial
-
 import torch
 
-from common.cost_study.case import SHARED, CostCase, CostProblem, Size
+from common.cost_study.case import SHARED, CostCase, CostProblem, Size, Step
 from rotation.config import Config
 from rotation.problem import Batch
 from rotation.steps import Learner
@@ -20,8 +18,13 @@ def build(device: torch.device) -> CostProblem:
     """LeNet on random digits that pass through the rotation layer."""
 
     # A tiny step: the cost does not depend on the value of theta.
-    def learner_of(method: str, shared: bool = False) -> Learner:
-        return Learner(Config(method=method, learning_rate=1e-9, share_base_step=shared), device)
+    def learner_of(method: str) -> Learner:
+        return Learner(Config(method=method, learning_rate=1e-9), device)
+
+    def shared(name: str) -> Step:
+        learner = learner_of(name)
+        params = dict(learner.network.named_parameters())
+        return lambda: learner.shared_step(params, batch, batch)
 
     plain, learner = learner_of("baseline"), learner_of("evograd")
     pixels = torch.rand(Config.batch_size, 1, 28, 28, device=device)
@@ -41,7 +44,5 @@ def build(device: torch.device) -> CostProblem:
             "T1T2Forward": "the angle stands before the network",
             "T1T2MixedMode": "no forward derivative of grid_sample's backward",
         },
-        steps={
-            row: partial(learner_of(name, True).step, batch, batch) for row, name in SHARED.items()
-        },
+        steps={row: shared(name) for row, name in SHARED.items()},
     )

@@ -24,7 +24,7 @@ from common.reporting import (
     metric_against_seconds,
     published_value,
 )
-from rotation.config import EXPERIMENT, METHODS, PRESETS, planned_runs, variant
+from rotation.config import EXPERIMENT, METHODS, PRESETS
 from rotation.figures import angle_figure, digits_figure
 
 _METRICS = {"rotated": "rotated %", "standard": "upright %", "angle_degrees": "angle °"}
@@ -39,7 +39,7 @@ ByMethod = Mapping[str, Sequence[RunRecord]]
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
-    unchanged = [record for record in records if not variant(record.config)]
+    unchanged = [record for record in records if not EXPERIMENT.variant(record.config)]
     by_method = EXPERIMENT.by_method(unchanged)
     tables: dict[str, Table] = {}
     figures: list[Figure] = []
@@ -52,7 +52,11 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     if learned:
         config = PRESETS[preset]
         # Whatever the number of candidates.
-        same = (r for r in records if all(w.startswith("K =") for w in variant(r.config)))
+        same = (
+            r
+            for r in records
+            if set(EXPERIMENT.differences(r.config)) <= {"estimator.num_candidates"}
+        )
         figures = [
             angle_figure(learned, folder),
             metric_against_seconds(
@@ -73,7 +77,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 
 def _accuracy_table(by_method: ByMethod, preset: str) -> Table:
-    planned = [c.method for c in planned_runs(preset) if not variant(c.deciding())]
+    planned = [c.method for c in EXPERIMENT.planned(preset) if not c.differences()]
     rows = [
         Comparison(
             label=(METHODS[method].label, name),
@@ -99,9 +103,9 @@ def _accuracy_table(by_method: ByMethod, preset: str) -> Table:
 
 def _variant_table(records: Sequence[RunRecord], by_method: ByMethod) -> Table:
     """Choices made differently from the preset, beside the preset's on the same seeds."""
-    words = [", ".join(variant(record.config)) for record in records]
+    words = [" ".join(EXPERIMENT.variant(record.config)) for record in records]
     rows = []
-    for choice in dict.fromkeys(["unshuffled", "black corners", *filter(None, words)]):
+    for choice in dict.fromkeys(["shuffle=False", "rotate=pixels", *filter(None, words)]):
         others = [r for r, own in zip(records, words, strict=True) if own == choice]
         for method, changed in EXPERIMENT.by_method(others).items():
             seeds = {record.seed for record in changed}
@@ -113,7 +117,7 @@ def _variant_table(records: Sequence[RunRecord], by_method: ByMethod) -> Table:
     return Table(
         "Rotation: open choices made differently",
         pd.DataFrame(rows, columns=["choice", "method", "metric", "default", "changed", "seeds"]),
-        caption="unshuffled: training images in the order of the data set. black corners: the "
+        caption="shuffle=False: training images in the order of the data set. rotate=pixels: the "
         "layer turns pixels, so that the corners become black, instead of normalised images, whose "
         "corners become mean grey.",
         notes=(INTERVAL_NOTE,),

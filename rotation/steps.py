@@ -15,7 +15,7 @@ class Learner:
     """What is trained. The baseline has no rotation layer and no meta step."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        self.turned, self.shared = config.rotate, config.share_base_step
+        self.turned = config.rotate
         # Channels last: on a CPU the first convolution's gradient to its input, which the angle
         # needs, takes half the time.
         self.network = LeNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -23,7 +23,7 @@ class Learner:
         self.angle = torch.zeros((), device=device)
         self.meta = None
         self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
-        estimator = config.method_estimator(config.learning_rate)
+        estimator = config.make_estimator(config.learning_rate)
         if estimator is not None:
             self.meta = MetaStep(
                 estimator,
@@ -31,19 +31,17 @@ class Learner:
                 {"angle": self.angle},
                 torch.optim.Adam([self.angle], config.meta_learning_rate),
                 new_generator(config.seed, "perturbations"),
+                config.every,
             )
             self.state["meta"] = self.meta.state
 
     def step(self, batch: Batch, meta_batch: Batch | None) -> dict[str, Tensor]:
         """A base step, then a meta step at the new weights; their metrics."""
+        metrics = {"train_loss": self.base_step(batch)}
         if self.meta is None:
-            return {"train_loss": self.base_step(batch)}
-        params = dict(self.network.named_parameters())
-        if self.shared:
-            metrics = self.shared_step(params, batch, meta_batch)
-        else:
-            metrics = {"train_loss": self.base_step(batch)}
-            metrics |= self.meta(params, batch, meta_batch)
+            return metrics
+        if self.meta.due():
+            metrics |= self.meta(dict(self.network.named_parameters()), batch, meta_batch)
         return metrics | {"angle_degrees": torch.rad2deg(self.angle)}
 
     def base_step(self, batch: Batch) -> Tensor:

@@ -7,10 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from common.reporting import RunRecord
-from common.runs import execute
 from common.training import Cost, EndlessBatches, EpochBatches, Part, measure, new_generator
-from rotation.config import EXPERIMENT, Config
+from rotation.config import Config
 from rotation.data import Split, load_splits
 from rotation.models import normalise, rotation_layer
 from rotation.steps import Learner
@@ -23,7 +21,7 @@ class RotationTask:
         splits = load_splits(config, device)
         self.train, self.meta, self.test = splits.train, splits.meta, splits.test
         self.checksums: Mapping[str, str] = splits.checksums
-        self.device, self.degrees = device, config.degrees
+        self.device, self.degrees, self.batch_size = device, config.degrees, config.batch_size
         self.learner = Learner(config, device)
         stream, size = partial(new_generator, config.seed), config.batch_size
         self.train_batches = EpochBatches(
@@ -68,10 +66,8 @@ class RotationTask:
         return 100 * right.item() / len(split.labels)
 
     def measure_cost(self) -> Cost:
-        batch = self.train.batch(self.meta_batches.next())
-        return measure(lambda: self.learner.step(batch, batch), self.device, repeats=20)
-
-
-def run(config: Config) -> RunRecord:
-    """Trains and evaluates, or continues, or returns the record of a finished run."""
-    return execute(config, RotationTask, config.epochs, EXPERIMENT.metric)
+        train, meta = (
+            split.batch(torch.arange(min(self.batch_size, len(split.labels)), device=self.device))
+            for split in (self.train, self.meta)
+        )
+        return measure(lambda: self.learner.step(train, meta), self.device, repeats=20)

@@ -102,7 +102,6 @@ def planned_jobs(arguments: argparse.Namespace) -> list[Job]:
         size=arguments.size,
         device=device.type,
         threads=arguments.threads or torch.get_num_threads(),
-        tf32=arguments.tf32,
     )
     compiled = arguments.compile
     if compiled is None:
@@ -197,7 +196,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "(default: at size paper on a GPU)")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_number("--threads", int, THREADS, default=0, help="CPU threads; 0: torch's choice")
-    add("--tf32", action="store_true", help="let a GPU round float32 products to TF32")
     add("--runs", type=Path, default=ROOT / "runs" / "benchmark", help="where measurements are")
     add("--output", type=Path, help="of the report; default RUNS/SIZE/report")
     return parser.parse_args(argv)

@@ -23,7 +23,7 @@ from common.fidelity_study.settings import OPTIONS, Options
 from common.fidelity_study.snapshots import PlannedSnapshot
 from common.files import check_writable, write_atomic
 from common.reporting import collect_provenance
-from common.reporting.record_files import load, save
+from common.reporting.records import load, save
 from common.settings import ROOT
 from common.training import choose_device, configure
 from scripts.experiments import EXPERIMENTS as ALL
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.preset not in OPTIONS:
         raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(OPTIONS)}")
-    configure(arguments.threads, tf32=False)
+    configure(arguments.threads)
     options, folder = OPTIONS[arguments.preset], arguments.output / arguments.preset
     records, results = folder / "records", ROOT / "results" / "fidelity" / arguments.preset
     check_writable(records)

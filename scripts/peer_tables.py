@@ -9,9 +9,8 @@ from pandas import DataFrame
 from pydantic import Field
 
 from common.reporting import Number, Table, write_table
-from common.reporting.record_files import (
+from common.reporting.records import (
     Finite,
-    Inconsistent,
     JsonObject,
     NotNegative,
     Positive,
@@ -53,13 +52,6 @@ class PeerRecord(Record):
     plain_bytes: int = Field(ge=1)
     quadratic: list[Found]
     network: list[Found]
-
-    def check(self) -> None:
-        """Raises Inconsistent unless all on the network have as many rounds as the plain step."""
-        if any(len(f.seconds) != len(self.plain_seconds) or not f.bytes for f in self.network):
-            raise Inconsistent("network: a method lacks rounds or memory")
-        if any(f.error is None or f.moved is None for f in self.quadratic):
-            raise Inconsistent("quadratic: a method lacks its error")
 
 
 def write_tables(record: PeerRecord, folder: Path) -> None:

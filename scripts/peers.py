@@ -21,7 +21,7 @@ from common.bounds import Bounds
 from common.command import Parser, run_command
 from common.files import check_writable
 from common.reporting import collect_provenance
-from common.reporting.record_files import save
+from common.reporting.records import save
 from common.settings import ROOT
 from common.training import TensorMemory
 from scripts.peer_methods import LIBRARIES, METHODS, Method

@@ -26,19 +26,19 @@ from common import claims
 from common.command import Parser, run_command
 from common.cost_study.records import by_device, read_measurements, write_measurement
 from common.errors import UserError
+from common.experiment import load_experiment
 from common.fidelity_study import report as fidelity_report
 from common.files import write_atomic
-from common.record_settings import experiment_records, settings_of
 from common.reporting import (
     MISSING,
     RunRecord,
     Table,
     fill_blocks,
     find_blocks,
-    write_record,
+    save,
     write_table,
 )
-from common.reporting.record_files import load
+from common.reporting.records import load
 from common.settings import ROOT
 from scripts import benchmark, fidelity, peer_tables
 from scripts.experiments import EXPERIMENTS
@@ -52,10 +52,11 @@ _FOLDER = re.compile(r"(?<=\| )results/[^ |]+(?= \|)")
 
 def collect(experiment: str, preset: str, runs: Path) -> int:
     """Copies finished runs' records into results/; returns how many."""
-    records = experiment_records(experiment, preset, runs / experiment / preset)
+    declared = load_experiment(experiment)
+    records = declared.records(preset, runs / experiment / preset)
     for record in records:
-        name = settings_of(record).run_name()
-        write_record(record, RESULTS / experiment / preset / "records" / f"{name}.json")
+        name = declared.run_name(record.config)
+        save(record, RESULTS / experiment / preset / "records" / f"{name}.json")
     return len(records)
 
 
@@ -70,7 +71,7 @@ def collect_costs(size: str, runs: Path) -> int:
 
 def kept_records(experiment: str, preset: str) -> list[RunRecord]:
     """The records of results/."""
-    return experiment_records(experiment, preset, RESULTS / experiment / preset / "records")
+    return load_experiment(experiment).records(preset, RESULTS / experiment / preset / "records")
 
 
 def draw(folder: Path) -> None:
@@ -79,7 +80,7 @@ def draw(folder: Path) -> None:
         report = importlib.import_module(f"{experiment}.report")
         for preset in PRESETS:
             if records := kept_records(experiment, preset):
-                report.section(records, preset, folder / experiment / preset)
+                load_experiment(experiment).section(records, preset, folder / experiment / preset)
         if hasattr(report, "draw_studies"):
             report.draw_studies(RESULTS / experiment, folder / experiment)
     write_table(runs_table(), folder / "runs" / "all", "kept")

@@ -3,15 +3,14 @@
 python -m scripts.report --preset quick rotation toy_1d
 """
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from common import claims
 from common.command import Parser, run_command
 from common.errors import UserError
+from common.experiment import load_experiment
 from common.files import check_writable
-from common.record_settings import experiment_records
 from common.reporting import RunRecord, Section, utc_now, write_report
 from common.settings import ROOT
 from scripts.experiments import EXPERIMENTS
@@ -30,11 +29,11 @@ def make_sections(
     ``output``/EXPERIMENT."""
     sections, shown = [], []
     for experiment in experiments:
-        records = experiment_records(experiment, preset, records_folder / experiment / preset)
+        declared = load_experiment(experiment)
+        records = declared.records(preset, records_folder / experiment / preset)
         if not records:
             continue
-        report = importlib.import_module(f"{experiment}.report")
-        sections.append(report.section(records, preset, output / experiment))
+        sections.append(declared.section(records, preset, output / experiment))
         shown += records
     return sections, shown
 

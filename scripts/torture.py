@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from common.bounds import Bounds
-from common.cli import parse_settings
 from common.command import Parser, run_command
 from common.errors import UserError
 from common.experiment import load_experiment
-from common.reporting import read_record
+from common.reporting import RunRecord, load
 from common.runs import RECORD
 from common.settings import ROOT
 from common.training import CHECKPOINT, METRICS, load_checkpoint, save_checkpoint
@@ -63,7 +62,8 @@ class Torture:
     """The trials. folder: everything they write."""
 
     def __init__(self, folder: Path, kills: int, flips: int) -> None:
-        EXPERIMENT.file("train")  # imported before any process is forked
+        import cross_domain_fewshot.train  # noqa: F401 - imported before any process is forked
+
         self.folder, self.kills, self.flips = folder, kills, flips
         self.random = random.Random(20211206)
         self.whole = folder / "whole"
@@ -107,7 +107,7 @@ class Torture:
     def same(self, directory: Path) -> bool:
         """Whether a run has the numbers of the undisturbed one."""
         with contextlib.suppress(UserError):
-            runs = [read_record(folder / RECORD) for folder in (directory, self.whole)]
+            runs = [load(folder / RECORD, RunRecord) for folder in (directory, self.whole)]
             ours, theirs = ([r.epochs, r.traces, r.final, r.best, r.curves] for r in runs)
             return ours == theirs
         return False
@@ -160,7 +160,7 @@ class Torture:
     def mutated_checkpoints(self) -> Tally:
         """Parts missing, too long or of another form, in a file that is sealed again."""
         tally = Tally("checkpoint with a part missing, too long or wrong")
-        settings = read_record(self.whole / RECORD).config
+        settings = load(self.whole / RECORD, RunRecord).config
         state = load_checkpoint(self.cut / CHECKPOINT, settings)
         assert state is not None
         places = [(name,) for name in state] + [("task", name) for name in state["task"]]
@@ -239,7 +239,7 @@ class Torture:
         from scripts import launch, sweep
 
         runs = self.folder / "sweep"
-        first = parse_settings(EXPERIMENT.presets, "", [*TINY, "--run-dir", str(self.whole)])
+        first = EXPERIMENT.parse([*TINY, "--run-dir", str(self.whole)])
         # The same run twice under two names: both must end with the known numbers.
         own: dict[str, Any] = {"pretrained_dir": runs / "pretrained"}
         configs = [replace(first, run_dir=runs / str(n), **own) for n in range(2)]

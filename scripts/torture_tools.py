@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from common.cli import parse_settings
 from common.command import run_command
 from common.errors import UserError
 from common.experiment import load_experiment
@@ -122,7 +121,7 @@ def wrong_values() -> Tally:
             for word in (*words, "many"):
                 try:
                     with contextlib.redirect_stderr(io.StringIO()):
-                        parse_settings(experiment.presets, "", [flag, word])
+                        experiment.parse([flag, word])
                     tally.accepted += 1
                     tally.notes.append(f"{name} {flag} {word}: accepted")
                 except UserError:

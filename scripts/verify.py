@@ -16,10 +16,10 @@ from common.cost_study.records import Measurement
 from common.datasets.__main__ import LOADERS
 from common.datasets.fetch import Damaged, cached
 from common.errors import UserError
+from common.experiment import load_experiment
 from common.fidelity_study.records import FidelityRecord
-from common.record_settings import settings_of
 from common.reporting import RunRecord
-from common.reporting.record_files import Record, load
+from common.reporting.records import Record, load
 from cross_domain_fewshot import embedded
 from cross_domain_fewshot.noise_study import NoiseRecord
 from metaxl.embedded import LANGUAGES, load_embedded
@@ -43,7 +43,7 @@ def records() -> str:
             kind = json.loads(path.read_text(encoding="utf-8")).get("kind")
             record = load(path, KINDS[kind])
             if isinstance(record, RunRecord):
-                settings_of(record)
+                load_experiment(record.experiment).settings_of(record)
             found[kind] += 1
         except (ValueError, AttributeError, KeyError, TypeError, OSError) as error:
             wrong.append(f"{path} is not a record ({error})")

@@ -33,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def small_settings(name: str, **changes: Any) -> RunSettings:
     """Settings of an experiment's run that takes a second."""
     settings = SMALL[name] | {"device": "cpu", "threads": 1} | changes
-    return replace(DECLARED[name].presets["smoke"], **settings).validate()
+    return replace(DECLARED[name].presets["smoke"], **settings)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def record_of(config: RunSettings, epochs: list[dict[str, float]], best: str, **
         method=config.method,
         seed=config.seed,
         preset=config.preset,
-        config=config.deciding(),
+        config=config.result_settings(),
         epochs=numbered,
         final=epochs[-1],
         best={best: {"value": top[best], "epoch": top["epoch"]}},

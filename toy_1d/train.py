@@ -1,12 +1,11 @@
 """Both figures' numbers: EvoGrad's estimates over lambda, and trajectories of (x, lambda)."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from common.reporting import RunRecord, collect_provenance, utc_now, write_record
+from common.hypergrad import EvoGrad
+from common.reporting import RunRecord, collect_provenance, save, utc_now
 from common.runs import RECORD, finished_record
 from common.training import choose_device, configure, new_generator
 from toy_1d.config import Config
@@ -22,9 +21,8 @@ def evograd(config: Config, candidates: int, x: Tensor, lam: Tensor, noise: Tens
 
     The estimator handles one problem; vmap runs it over all N at once.
     """
-    estimator = replace(config, num_candidates=candidates, evograd_mode="graph").estimator(
-        "evograd", inner_lr=1.0
-    )
+    options = config.estimator
+    estimator = EvoGrad(candidates, options.sigma, options.temperature, mode="graph")
 
     def one(x: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
         result = estimator(
@@ -62,9 +60,8 @@ def estimates(config: Config, device: torch.device) -> dict[str, list[float]]:
 
 
 def draw(config: Config, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Perturbations eps of the configured kind and scale."""
-    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return config.sigma * (noise.sign() if config.perturbation == "sign" else noise)
+    """Perturbations eps, sigma * N(0, 1)."""
+    return config.estimator.sigma * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def trajectories(config: Config) -> list[dict[str, float]]:
@@ -122,7 +119,7 @@ def run(config: Config) -> RunRecord:
     if record is not None:
         return record
     device = choose_device(config.device)
-    configure(config.threads, config.tf32)
+    configure(config.threads)
     started = utc_now()
     series = estimates(config, device)
     record = RunRecord(
@@ -130,7 +127,7 @@ def run(config: Config) -> RunRecord:
         method=config.method,
         seed=config.seed,
         preset=config.preset,
-        config=config.deciding(),
+        config=config.result_settings(),
         epochs=trajectories(config),
         traces=series,
         final=summary(series, config),
@@ -144,5 +141,5 @@ def run(config: Config) -> RunRecord:
             "finished": utc_now(),
         },
     )
-    write_record(record, config.directory() / RECORD)
+    save(record, config.directory() / RECORD)
     return record

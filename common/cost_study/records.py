@@ -9,8 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from common.errors import UserError
-from common.reporting.record_files import (
-    Inconsistent,
+from common.reporting.records import (
     JsonObject,
     NotNegative,
     Positive,
@@ -43,7 +42,6 @@ class Settings(Strict):
     size: Literal["small", "paper"]
     device: Name
     threads: Annotated[int, Field(ge=1)]
-    tf32: bool
 
 
 class Measurement(Record):
@@ -53,8 +51,7 @@ class Measurement(Record):
     torch or by the estimator; with the reason. seconds: one entry a round, of a whole step;
     plain_seconds: of the plain step just before it. peak_bytes: most memory in use during a step
     beyond resident_bytes, which was in use before (parameters, optimiser states, batches); None
-    where it cannot be counted. parameters, hyperparameters: entries of theta and lambda. own_steps:
-    in older records, the names of the steps that the case brought along.
+    where it cannot be counted. parameters, hyperparameters: entries of theta and lambda.
     """
 
     KIND: ClassVar[str] = "evograd-cost-measurement"
@@ -72,22 +69,8 @@ class Measurement(Record):
     resident_bytes: Bytes = None
     parameters: int = Field(default=0, ge=0)
     hyperparameters: int = Field(default=0, ge=0)
-    own_steps: list[Name] = Field(default_factory=list)
     wall_seconds: NotNegative = 0.0
     provenance: JsonObject = Field(default_factory=dict)
-
-    def check(self) -> None:
-        """Raises Inconsistent unless exactly what is measured has seconds, memory and sizes, with
-        as many rounds of the plain step, and all else has a reason."""
-        if len(self.seconds) != len(self.plain_seconds):
-            raise Inconsistent("seconds and plain_seconds differ in length")
-        measured = self.outcome == "measured"
-        if measured != bool(self.seconds) or measured == bool(self.reason):
-            raise Inconsistent(f'outcome "{self.outcome}" disagrees with seconds or reason')
-        if measured and not (self.parameters and self.hyperparameters and self.plain_peak_bytes):
-            raise Inconsistent("what is measured has parameters, hyperparameters and memory")
-        if self.peak_bytes is None and measured and not self.compiled:
-            raise Inconsistent("peak_bytes is missing")
 
     @property
     def row(self) -> str:

@@ -30,7 +30,7 @@ from common.cost_study.records import (
 )
 from common.errors import UserError
 from common.reporting import collect_provenance
-from common.reporting.record_files import load
+from common.reporting.records import load
 from common.training import choose_device, configure, seed_everything
 
 _MEMORY_WORDS = (
@@ -168,7 +168,7 @@ def _open(job: Job) -> dict[str, Any] | None:
     """Builds the case and measures its plain step; what to record of all rows if that does not
     fit."""
     device = choose_device(job.device)
-    configure(job.settings.threads, job.settings.tf32)
+    configure(job.settings.threads)
     if device.type == "cpu":
         limit_memory()
     seed_everything(1)

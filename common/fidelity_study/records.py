@@ -6,9 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from common.reporting.record_files import (
+from common.reporting.records import (
     Finite,
-    Inconsistent,
     JsonObject,
     NotNegative,
     Positive,
@@ -110,38 +109,6 @@ class FidelityRecord(Record):
     def name(self) -> str:
         """Of its file."""
         return f"{self.experiment}-{self.axis}-{self.x}"
-
-    def check(self) -> None:
-        """Raises Inconsistent for a row of an unknown reading, a setting that occurs twice, a K
-        that was not planned or has no prediction, and a stage without precision and staleness."""
-        if self.noise_prediction not in self.readings:
-            raise Inconsistent(f"noise_prediction is {self.noise_prediction!r}, no reading")
-        for row in self.rows:
-            if row.reading not in self.readings or row.precision is not None:
-                raise Inconsistent(f"rows: {row.series} {row.x} has the reading {row.reading!r}")
-            if row.series == "K" and not isinstance(self.predictions.get(str(row.x)), Prediction):
-                raise Inconsistent(f"predictions lack K = {row.x}")
-        kind = "candidates" if self.axis == "stage" else "brief_candidates"
-        counts = {row.x for row in self.rows if row.series == "K"}
-        if counts != set(self.options.get(kind, ())):
-            raise Inconsistent(f"rows have K = {counts}, which are not the {kind} of options")
-        if any(row.precision is None for row in self.precision):
-            raise Inconsistent("precision: a row does not say which")
-        for what, rows in (("rows", self.rows), ("precision", self.precision)):
-            places = [(row.series, row.x, row.reading, row.precision) for row in rows]
-            if len(set(places)) < len(places):
-                raise Inconsistent(f"{what}: a setting occurs twice")
-        if not isinstance(self.predictions.get("dimensions"), list):
-            raise Inconsistent("predictions lack the dimensions")
-        stage = self.axis == "stage"
-        if stage != bool(self.precision) or stage != bool(self.staleness):
-            raise Inconsistent("precision and staleness belong to stages, and to all of them")
-        if stage and (self.x not in STAGES or (self.x == STAGES[-1]) != bool(self.costs)):
-            raise Inconsistent(
-                f"costs belong to the last stage ({', '.join(STAGES)}), not {self.x}"
-            )
-        if not stage and not self.x.isdecimal():
-            raise Inconsistent(f"{self.axis} is {self.x!r}, no number")
 
 
 def read_fidelity(folder: Path, experiments: Sequence[str] = ()) -> list[FidelityRecord]:

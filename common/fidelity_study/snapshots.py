@@ -124,7 +124,7 @@ def train_until(task: Task, epochs: int, directory: Path, config: RunSettings) -
     """
     if not epochs:
         return
-    settings = config.deciding()
+    settings = config.result_settings()
     saved = load_checkpoint(directory / "checkpoint.pt", settings)
     if saved is not None and len(saved["epochs"]) > epochs:
         shutil.rmtree(directory)

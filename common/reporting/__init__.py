@@ -15,7 +15,7 @@ from common.reporting.generated_blocks import fill_blocks, find_blocks
 from common.reporting.page import Section, write_report
 from common.reporting.provenance import collect_provenance, utc_now
 from common.reporting.published import Published, published, published_value
-from common.reporting.records import RunRecord, read_record, read_records, write_record
+from common.reporting.records import RunRecord, load, read_records, save
 from common.reporting.statistics import Measured, judge
 from common.reporting.tables import (
     MISSING,
@@ -47,17 +47,17 @@ __all__ = [
     "fill_blocks",
     "find_blocks",
     "judge",
+    "load",
     "metric_against_seconds",
     "new_figure",
     "published",
     "published_value",
-    "read_record",
     "read_records",
+    "save",
     "save_figure",
     "series_styles",
     "to_markdown",
     "utc_now",
-    "write_record",
     "write_report",
     "write_table",
     "write_tables",

@@ -28,16 +28,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def configure(threads: int, tf32: bool) -> None:
-    """Sets the number of CPU threads (0: torch's choice) and whether float32 may round to TF32.
+def configure(threads: int) -> None:
+    """Sets the number of CPU threads (0: torch's choice); float32 is never rounded to TF32.
 
     cuDNN's search for algorithms stays off: it may choose differently in a resumed run, which
     would then end with other numbers.
     """
     if threads > 0:
         torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 

@@ -81,6 +81,8 @@ def fit(
     saved = load_checkpoint(checkpoint, settings)
     history = History() if saved is None else _take_up(task, saved, epochs, checkpoint)
     done = len(history.epochs)
+    # Metrics that only some steps have (see RunSettings.every) keep their last value.
+    latest: dict[str, Any] = {n: s[-1] for n, s in history.traces.items() if n != "iteration"}
     total, start = epochs * task.steps_per_epoch, done * task.steps_per_epoch
     log = MetricsLog(directory, tensorboard, start, total)
     bar = tqdm(
@@ -97,8 +99,9 @@ def fit(
             began = time.perf_counter()
             start = (epoch - 1) * task.steps_per_epoch
             for iteration, metrics in enumerate(task.steps(epoch), start + 1):
+                latest |= metrics
                 if iteration % log_every == 0 or iteration == start + task.steps_per_epoch:
-                    values = {name: float(value) for name, value in metrics.items()}
+                    values = {name: float(value) for name, value in latest.items()}
                     _check_finite(values, iteration, epoch)
                     for name, value in {"iteration": iteration, **values}.items():
                         history.traces.setdefault(name, []).append(value)

@@ -19,7 +19,8 @@ class MetaStep:
     """lambda <- optimiser step along factor * dL_V/dlambda, as the estimator estimates it.
 
     estimator: any of common/hypergrad. hyper: lambda by name, the tensors that ``optimizer``
-    updates. generator: where perturbations are drawn from.
+    updates. generator: where perturbations are drawn from. every: m, if only one training step in m
+    has a meta step, see ``due``.
     """
 
     estimator: Any
@@ -27,12 +28,24 @@ class MetaStep:
     hyper: Mapping[str, Tensor]
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
+    every: int = 1
     start: dict[str, Tensor] = field(init=False)
     spread: Any = field(init=False)
+    steps: Tensor = field(init=False)
+    """Training steps begun, counted by ``due``."""
 
     def __post_init__(self) -> None:
         self.spread = over_processes(self.estimator)
         self.start = {name: tensor.detach().clone() for name, tensor in self.hyper.items()}
+        self.steps = torch.zeros((), dtype=torch.int64)
+
+    def due(self) -> bool:
+        """To be asked once in every training step: whether it has a meta step. The first has, and
+        every m-th after it."""
+        if self.every == 1:
+            return True
+        self.steps += 1
+        return (self.steps.item() - 1) % self.every == 0
 
     def __call__(
         self,
@@ -48,7 +61,7 @@ class MetaStep:
         over its loss; UserError if several processes share the run.
         """
         if given and count() > 1:
-            raise UserError("--share-base-step needs the run in one process: leave out torchrun")
+            raise UserError("an anchor is of one process: start without torchrun")
         batches = (inner_batch, outer_batch)
         try:
             result = self.spread(
@@ -92,4 +105,5 @@ class MetaStep:
             "start": self.start,
             "optimizer": self.optimizer,
             "generator": self.generator,
+            "steps": self.steps,
         }

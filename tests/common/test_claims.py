@@ -1,14 +1,16 @@
 """Claims against runs and costs whose answers are known."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from common import claims
 from common.cost_study.records import read_measurements
-from common.reporting import read_record
+from common.reporting import RunRecord, load
 from common.settings import ROOT
+from rotation.config import PRESETS
 from scripts.experiments import EXPERIMENTS
 
 CLAIMS = ROOT / "docs" / "claims.json"
@@ -20,10 +22,10 @@ COMPARISON = {"what": "c", "published": "", "kind": "better", "experiment": "rot
 
 def source(differences, size="quick") -> claims.Source:
     """Runs of two methods whose accuracies differ so, by seed."""
-    base = read_record(RECORDS / "evograd-seed1.json")
+    base = load(RECORDS / "evograd-seed1.json", RunRecord)
 
     def run(method, seed, value):
-        config = base.config | {"method": method, "seed": seed, "preset": size}
+        config = replace(PRESETS[size], method=method, seed=seed).result_settings()
         return base.model_copy(
             update={"method": method, "seed": seed, "config": config, "preset": size,
                     "final": base.final | {"rotated": value}}
@@ -99,13 +101,16 @@ def test_an_interval_is_shown_and_other_settings_are_left_out():
 
 def test_a_variant_is_compared_with_a_method_that_it_does_not_concern():
     folder = ROOT / "results" / "metaweightnet" / "study" / "records"
-    names = [f"mnist-uniform-0.6-{m}" for m in ("evograd-seed{}-decay-0.0005", "plain-seed{}")]
-    runs = [[read_record(folder / f"{n.format(s)}.json") for s in range(1, 11)] for n in names]
+    names = [
+        f"mnist-uniform-noise_level=0.6-{m}"
+        for m in ("evograd-seed{}-meta_weight_decay=0.0005", "plain-seed{}")
+    ]
+    runs = [[load(folder / f"{n.format(s)}.json", RunRecord) for s in range(1, 11)] for n in names]
     gains = [a.final["accuracy"] - b.final["accuracy"] for a, b in zip(*runs, strict=True)]
     (found,) = findings(
         "better", claims.Source("study", "folder", {"metaweightnet": runs[0] + runs[1]}),
         experiment="metaweightnet", against="plain", metric="final.accuracy",
-        variant=["decay 0.0005"],
+        variant=["meta_weight_decay=0.0005"],
     )  # fmt: skip
     assert found.judged.sample == "10 seeds"
     assert found.judged.measured.startswith(f"{sum(gains) / 10:+.2f} ")
@@ -114,7 +119,7 @@ def test_a_variant_is_compared_with_a_method_that_it_does_not_concern():
 def test_what_would_decide_has_its_time():
     # t-test of mean 1, sd 1.41, level 0.025 one-sided, power 80 %: 18 pairs, 16 more than seen.
     (found,) = findings("better", source((0.0, 2.0)))
-    each = read_record(RECORDS / "evograd-seed1.json").provenance["wall_seconds"]
+    each = load(RECORDS / "evograd-seed1.json", RunRecord).provenance["wall_seconds"]
     minutes = round(16 * 2 * each / 60)
     assert found.judged.decide == f"about 18 seeds ({minutes} minutes more)"
 

@@ -81,7 +81,7 @@ def test_images_of_a_small_class_are_repeated_in_a_cycle(pixels):
 def test_only_pseudo_seen_and_validation_episodes_repeat_images(tmp_path, monkeypatch):
     changes = {"min_class_size": 50, "val_query": 6, "width": 4, "pretrain_batch_size": 512}
     config = replace(PRESETS["smoke"], pretrained_dir=tmp_path / "pretrained", **changes)
-    task = FewShotTask(config.validate(), CPU)
+    task = FewShotTask(config, CPU)
     for (role, _), stream in task.streams.items():
         assert stream.min_class_size == {"seen": 50, "unseen": 0}[role]
     evaluated = []

@@ -7,7 +7,7 @@ import torch
 
 from common.command import run_command
 from common.hypergrad import EvoGrad
-from common.reporting.record_files import load_folder
+from common.reporting.records import load_folder
 from cross_domain_fewshot import noise_study
 from cross_domain_fewshot.noise_study import EXACT_DRAWS, NoiseRecord, noise_table, pair_rows
 

@@ -220,7 +220,7 @@ def test_the_noise_is_replayed_within_a_hypergradient(setting, drawn):
 
 @pytest.mark.parametrize("common", [False, True])
 def test_every_candidate_has_noise_of_its_own_unless_it_is_common(setting, drawn, common):
-    estimator = Config(common_noise=common).method_estimator(1e-3)
+    estimator = Config(method="lft_evograd").make_estimator(1e-3, common_noise=common)
     assert estimator.common_noise == common
     setting.estimate(replace(estimator, num_candidates=3))
     per_forward = len(setting.hyper)

@@ -21,7 +21,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def record(accuracy: float, preset: str = "quick", best: float = 0.0, **changes) -> RunRecord:
-    config = replace(PRESETS[preset], **changes).validate()
+    config = replace(PRESETS[preset], **changes)
     final = {"accuracy": accuracy, "ci95": 0.6, "best_accuracy": best, "best_ci95": 0.5,
              "val_accuracy": 60.0, "val_ci95": 1.0}  # fmt: skip
     backbone = ResNet(config.backbone, 4, config.stem, config.transformed)
@@ -58,11 +58,11 @@ def test_the_embedded_table_has_means_gains_and_the_mean_over_domains():
 
 
 def test_effects_are_differences_on_the_same_domain_and_seed():
-    pairs, fixed = {"method": "none", "stream": "pairs"}, {"method": "ft", "ft": "fixed"}
+    pairs, fixed = {"method": "none", "protocol": "pairs"}, {"method": "ft", "protocol": "fixed"}
     records = [
         *(record(50.0 + s, seed=s, method="none") for s in (1, 2, 3)),
         *(record(49.0, seed=s, **pairs) for s in (1, 2)),
-        record(51.0, seed=1, auxiliary="on", **pairs),
+        record(51.0, seed=1, method="none", protocol="controlled"),
         record(40.0, unseen="emoji", method="ft"),
         record(43.0, unseen="emoji", **fixed),
         record(60.0, unseen="latin", **fixed),
@@ -92,7 +92,7 @@ def test_a_method_that_lacks_a_domain_has_no_mean_over_domains():
 
 
 def test_methods_are_compared_with_both_ways_of_training_without_transformation():
-    controlled = {"method": "none", "stream": "pairs", "auxiliary": "on"}
+    controlled = {"method": "none", "protocol": "controlled"}
     records = [
         *quick_records(),
         *(record(v, seed=s, **controlled) for s, v in ((1, 41.0), (2, 42.0))),
@@ -101,7 +101,7 @@ def test_methods_are_compared_with_both_ways_of_training_without_transformation(
     setting = "ResNet-10, relationnet, 5-way 1-shot"
     # none 40 and 42, controlled 41 and 42, EvoGrad 43 and 43
     assert table[setting, "icons", "LFT, EvoGrad"][1:3] == ["+2.00 ± 12.71", "+1.50 ± 6.35"]
-    own = table[setting, "icons", "No transformation, controlled"]
+    own = table[setting, "icons", "No transformation protocol=controlled"]
     assert own[1:3] == ["+0.50 ± 6.35", "–"]
 
 
@@ -114,7 +114,7 @@ def test_other_settings_and_variants_stand_apart():
     ]
     table = rows(embedded_table(records), 3)
     assert len(table) == 4
-    key = "ResNet-10, relationnet, 5-way 1-shot", "icons", "LFT, EvoGrad, order meta_first"
+    key = "ResNet-10, relationnet, 5-way 1-shot", "icons", "LFT, EvoGrad order=meta_first"
     assert table[key][0].startswith("41.00")
 
 
@@ -155,7 +155,7 @@ def test_changed_runs_of_the_papers_size_are_not_judged():
     key = (
         "ResNet-10, relationnet, 5-way 1-shot",
         "cub",
-        ("LFT, T1-T2 (double backward), order base_first"),
+        ("LFT, T1-T2 (double backward) order=base_first"),
     )
     assert rows(accuracy_table(found, "paper"), 3)[key][-1] == "not judged"
 
@@ -169,10 +169,10 @@ def test_changed_runs_of_the_papers_size_are_not_judged():
      ({}, "lft_finite_difference", None)],
 )  # fmt: skip
 def test_published_values_are_table_3s(changes, method, expected):
-    found = published_accuracy(replace(Config(), method=method, **changes).deciding())
+    found = published_accuracy(replace(Config(), method=method, **changes).result_settings())
     assert (found.mean if found else None) == expected
 
 
 def test_layers_are_named_by_block_and_shortcut():
-    config = Config().deciding()
+    config = Config().result_settings()
     assert layer_names(config) == ["1", "2", "2s", "3", "3s", "4", "4s"]

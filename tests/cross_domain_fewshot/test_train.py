@@ -86,8 +86,8 @@ def test_a_mixed_stream_has_as_many_episodes_of_every_seen_domain_shuffled(small
 
 
 def test_methods_share_their_episodes(small):
-    loop = {"stream": "pairs", "auxiliary": "on"}
-    tasks = [FewShotTask(small(method=m, **loop), CPU) for m in ("none", "ft", "lft_evograd")]
+    loops = {"none": "controlled", "ft": "controlled", "lft_evograd": "released"}
+    tasks = [FewShotTask(small(method=m, protocol=p), CPU) for m, p in loops.items()]
     seen = []
 
     def record(episode, other, aux_batch, weight):

@@ -11,6 +11,7 @@ the torch and the CPU that the kept values were made with.
 """
 
 import argparse
+import importlib
 import json
 import lzma
 import multiprocessing
@@ -30,12 +31,30 @@ import torch
 
 KEPT = Path(__file__).with_name("kept.json.xz")
 
+_OPTIONS = {
+    **{name: name for name in ("num_candidates", "sigma", "temperature", "radius")},
+    "sampled_layers": "layers",
+    "neumann_terms": "terms",
+    "cg_iterations": "iterations",
+    "cg_damping": "damping",
+}
 # Patterns of parts -> what may differ there. Keys are dotted, as reports of differences show them.
-REMOVED: dict[str, set[str]] = {}
+REMOVED: dict[str, set[str]] = {
+    "*": {
+        "tf32", "share_base_step", "evograd_mode", "antithetic", "perturbation", "flip_pairs",
+        "split", "network", "head", "stream", "auxiliary", "ft", "common_noise", "inputs",
+        "misc_label", "detach_input", "decay", "estimator.*",
+    }
+}  # fmt: skip
 """Patterns of settings that may be missing, by their new names, as "tf32" or "estimator.*"."""
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED: dict[str, dict[str, str]] = {
+    "*": {f"settings.{old}": f"settings.estimator.{new}" for old, new in _OPTIONS.items()}
+}
 """Old key -> new key, as {"settings.sigma": "settings.estimator.sigma"}."""
-ADDED: dict[str, set[str]] = {}
+ADDED: dict[str, set[str]] = {
+    "*": {"settings.every", "settings.estimator"},
+    "*cross_domain_fewshot": {"settings.protocol"},
+}
 """Patterns of new keys, as "settings.every" or "final.kappa"."""
 REMOVED_RUNS: dict[str, set[str]] = {}
 """Patterns of runs (of cost-NAME: rows) that are no more."""
@@ -66,7 +85,8 @@ def _runs(part: str, folder: Path) -> Iterator[tuple[str, Values]]:
     from tests.experiments import DECLARED, small_settings
 
     experiment = DECLARED[part.removeprefix("smoke-")]
-    train, smoke = experiment.file("train"), part.startswith("smoke-")
+    train = importlib.import_module(f"{experiment.name}.train")
+    smoke = part.startswith("smoke-")
     small = [] if smoke else [small_settings(part, method=method) for method in experiment.methods]
     methods: list[str] = []
     for config in experiment.planned("smoke") if smoke else small:
@@ -79,7 +99,7 @@ def _runs(part: str, folder: Path) -> Iterator[tuple[str, Values]]:
             patch.object(pretrain, "CACHE", folder / "pretrained"),
             patch.object(train, "measure", lambda *_, **__: Cost(1, 1, 1, 1, 1, 1), create=True),
         ):
-            train.run(replace(config, **changes))
+            experiment.run(replace(config, **changes))
         record = json.loads((folder / name / "record.json").read_text())
         metrics = dict.fromkeys(metric for row in record["epochs"] for metric in row)
         epochs = {metric: [row.get(metric) for row in record["epochs"]] for metric in metrics}

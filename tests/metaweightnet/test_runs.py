@@ -7,7 +7,7 @@ import torch
 
 from common.training import Cost
 from metaweightnet import train
-from metaweightnet.config import planned_runs
+from metaweightnet.config import EXPERIMENT
 from metaweightnet.monitor import HISTOGRAM_BINS, Monitor
 from metaweightnet.train import MetaWeightTask, run
 
@@ -104,13 +104,13 @@ def test_the_base_step_weights_the_losses_and_passes_no_gradient_to_the_weight_n
 def test_a_shared_base_step_is_both_steps_at_the_same_parameters_and_weights(method, held, small):
     config = small(method=method, vnet_input=held)
     learners = []
-    for shared in (True, False):
+    for _ in range(2):
         torch.manual_seed(5)
-        task = MetaWeightTask(replace(config, share_base_step=shared).validate(), CPU)
+        task = MetaWeightTask(config, CPU)
         learners.append(task.learner)
     together, apart = learners
     batch, meta_batch = task.train.batch(torch.arange(20)), task.meta.batch(torch.arange(20))
-    metrics, weights = together.step(batch, meta_batch)
+    metrics, weights = together.shared_step(batch, meta_batch)
     # Apart: the meta step on a copy, since its order is before the base step.
     before = {name: p.detach().clone() for name, p in apart.vnet.named_parameters()}
     expected = apart.meta_step(batch, meta_batch)
@@ -139,6 +139,8 @@ def test_the_monitors_means_and_histograms():
     assert means["train_loss"] == 1.5
     assert means["meta_loss"] == 4.5
     assert "hypergradient_norm" not in means
+    monitor.add({"train_loss": torch.tensor(6.0)}, torch.zeros(4), wrong)  # without a meta step
+    assert (monitor.means()["train_loss"], monitor.means()["meta_loss"]) == (3.0, 4.5)
     assert means["weight_right"] == pytest.approx((0.5 + 1.5 + 1 + 3) / 4)
     assert means["weight_wrong"] == pytest.approx((0.1 + 0.2 + 0.2 + 0.4) / 4)
     curves = monitor.histograms()
@@ -152,7 +154,7 @@ def test_the_monitors_means_and_histograms():
 
 
 def test_study_compares_quicks_methods_with_ten_seeds_before_all_else():
-    runs, quick = planned_runs("study"), planned_runs("quick")
+    runs, quick = EXPERIMENT.planned("study"), EXPERIMENT.planned("quick")
     for start, seed in enumerate(range(1, 11)):
         first = runs[len(quick) * start : len(quick) * (start + 1)]
         assert first == [replace(run, preset="study", seed=seed) for run in quick]

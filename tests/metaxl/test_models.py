@@ -82,23 +82,6 @@ def test_the_encoder_in_parts_is_the_librarys(attention, small_encoder, sentence
         torch.testing.assert_close(upper, found)
 
 
-def test_released_inputs_number_positions_from_0(small_encoder, sentences):
-    torch.manual_seed(0)
-    model, batch = small_encoder().double().eval(), sentences(4)
-    positions = torch.arange(batch.input_ids.shape[1]).unsqueeze(0)
-    expected = model(batch.input_ids, batch.attention_mask, position_ids=positions)
-    found = (
-        Tagger(model, 3, positions_from_0=True)
-        .double()
-        .eval()
-        .encoder(batch.input_ids, batch.attention_mask)
-    )
-    real = batch.attention_mask.bool()
-    torch.testing.assert_close(found[real], expected.last_hidden_state[real])
-    correct = model(batch.input_ids, batch.attention_mask).last_hidden_state
-    assert (found - correct)[real].abs().max() > 0.1
-
-
 def test_only_the_classifier_is_the_head(small_encoder):
     tagger = Tagger(small_encoder(), 3)
     heads = [name for name, _ in tagger.named_parameters() if is_head(name)]

@@ -71,21 +71,6 @@ def test_truncation_keeps_whole_words(tokenizer, max_length):
     assert encoded.input_ids[0].tolist() == expected_row(kept, tokenizer, LABELS)[0]
 
 
-def test_released_inputs_have_unknown_tokens_at_both_ends_and_padding_0(tokenizer):
-    correct = encode(SENTENCES, tokenizer, LABELS, 50)
-    released = encode(SENTENCES, tokenizer, LABELS, 50, "released")
-    assert torch.equal(released.labels, correct.labels)
-    assert torch.equal(released.attention_mask, correct.attention_mask)
-    for row, expected, mask in zip(
-        released.input_ids, correct.input_ids, correct.attention_mask, strict=True
-    ):
-        n = int(mask.sum())
-        assert row[0] == row[n - 1] == tokenizer.unk_token_id == 3
-        assert torch.equal(row[1 : n - 1], expected[1 : n - 1])
-        assert not row[n:].any()
-    assert (released.attention_mask == 0).any()
-
-
 def test_a_word_without_subwords_carries_no_label(tokenizer):
     sentence = Sentence(("the", "", "Peru"), ("O", "B-PER", "B-LOC"))
     encoded = encode([sentence], tokenizer, LABELS, 50)

@@ -4,15 +4,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from common.datasets import load_mnist
 from common.errors import UserError
-from common.reporting import read_record
-from rotation.config import EXPERIMENT, PRESETS, Config, planned_runs, variant
+from common.reporting import RunRecord, load
+from rotation.config import EXPERIMENT, PRESETS, Config
 from rotation.report import section
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def killed_at(iteration: int, folder: Path) -> None:
 def test_killed_and_started_again_it_ends_with_the_same_numbers(tmp_path, whole, iteration):
     killed_at(iteration, tmp_path)
     assert rotation(*SMALL, "--run-dir", tmp_path).returncode == 0
-    resumed, uninterrupted = (read_record(f / "record.json") for f in (tmp_path, whole))
+    resumed, uninterrupted = (load(f / "record.json", RunRecord) for f in (tmp_path, whole))
     assert resumed.epochs == uninterrupted.epochs
     assert resumed.traces == uninterrupted.traces
     assert resumed.final == uninterrupted.final
@@ -74,8 +74,8 @@ def test_a_finished_run_is_not_run_twice_unless_asked(tmp_path, whole):
 
 
 def test_the_record_says_where_its_numbers_come_from(whole):
-    record = read_record(whole / "record.json")
-    assert record.config["train_size"] == 1280 and record.config["sigma"] == 0.001
+    record = load(whole / "record.json", RunRecord)
+    assert record.config["train_size"] == 1280 and record.config["estimator"]["sigma"] == 0.001
     assert record.data["meta images rotated by 30 degrees"]
     assert {"torch", "python", "git_commit", "wall_seconds"} <= _keys(record.provenance)
     assert record.cost["peak_bytes"] > 0 and record.cost["seconds_per_epoch"] > 0
@@ -125,7 +125,7 @@ def test_a_run_of_other_settings_in_the_folder_is_refused(whole):
 def test_help_lists_every_setting_with_its_default():
     text = rotation("--help").stdout
     for field in fields(Config):
-        assert f"--{field.name.replace('_', '-')}" in text
+        assert f"--{field.name.replace('_', '-')}" in text.replace("--estimator.", "--estimator ")
     flat = " ".join(text.replace("│", " ").split())
     assert "Adam on the angle (radians). (default: 0.01)" in flat
     assert all(method in flat for method in EXPERIMENT.methods)
@@ -135,15 +135,15 @@ def test_presets_are_the_papers_settings_or_smaller():
     paper = PRESETS["paper"]
     assert (paper.epochs, paper.batch_size, paper.train_size) == (5, 128, 40_000)
     assert (paper.learning_rate, paper.meta_learning_rate) == (1e-3, 1e-2)
-    assert (paper.num_candidates, paper.sigma, paper.temperature) == (2, 1e-3, 0.05)
-    runs = planned_runs("paper")
+    assert (paper.estimator.num_candidates, paper.estimator.sigma) == (2, 1e-3)
+    runs = EXPERIMENT.planned("paper")
     assert {r.seed for r in runs} == {1, 23, 345, 4567, 56789}
-    main = [r for r in runs if not variant(asdict(r))]
+    main = [r for r in runs if not r.differences()]
     assert len(main) == 25 and len({r.run_name() for r in runs}) == len(runs) == 36
 
 
 def test_the_report_shows_what_is_there(tmp_path, whole):
-    record = read_record(whole / "record.json")
+    record = load(whole / "record.json", RunRecord)
     part = section([record], "smoke", tmp_path)
     assert part.runs == 1 and part.planned_runs == 5
     table = (tmp_path / "accuracy.md").read_text()

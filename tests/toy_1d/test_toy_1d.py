@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from common.cli import parse_settings
 from common.errors import UserError
 from common.hypergrad import T1T2, EvoGrad
-from common.reporting import read_record
-from toy_1d.config import PRESETS, Config
+from common.reporting import RunRecord, load
+from toy_1d.config import EXPERIMENT, Config
 from toy_1d.problem import OneDimensional, exact_hypergradient, inner_gradient
 from toy_1d.report import section
 from toy_1d.train import estimates, evograd, run, trajectories
@@ -85,18 +84,18 @@ def test_t1t2_agrees_with_its_own_formula_here():
 
 
 def test_run_leaves_a_record_that_the_report_turns_into_files(tmp_path):
-    config = parse_settings(PRESETS, "", ["--preset", "smoke", "--run-dir", str(tmp_path / "run")])
+    config = EXPERIMENT.parse(["--preset", "smoke", "--run-dir", str(tmp_path / "run")])
     record = run(config)
-    assert read_record(tmp_path / "run" / "record.json") == record
+    assert load(tmp_path / "run" / "record.json", RunRecord) == record
     assert run(config).provenance["finished"] == record.provenance["finished"]  # not run twice
     part = section([record], "smoke", tmp_path / "report")
     names = {p.name for p in (tmp_path / "report").iterdir()}
     assert {"estimates.png", "estimates.pdf", "trajectories.png", "estimates.md"} <= names
     assert len(part.figures) == 2 and part.runs == 1
-    again = run(parse_settings(PRESETS, "", ["--run-dir", str(tmp_path / "b"), "--seed", "1"]))
+    again = run(EXPERIMENT.parse(["--run-dir", str(tmp_path / "b"), "--seed", "1"]))
     assert again.traces == record.traces and again.epochs == record.epochs
 
 
 def test_one_candidate_is_refused():
     with pytest.raises(UserError, match="--candidates 1"):
-        parse_settings(PRESETS, "", ["--candidates", "1", "10"])
+        EXPERIMENT.parse(["--candidates", "1", "10"])

@@ -28,7 +28,7 @@ from common.estimators import ESTIMATORS as REGISTRY
 
 CPU = torch.device("cpu")
 POINT = Point(experiment="somewhere", figure="A figure", x="one place")
-SETTINGS = Settings(size="small", device="cpu", threads=1, tf32=False)
+SETTINGS = Settings(size="small", device="cpu", threads=1)
 QUICK = Rounds(seconds=0.0, least=2)
 
 
@@ -245,7 +245,7 @@ MUTATIONS = [
     {"seconds": []}, {"seconds": [float("nan"), 1.0]}, {"seconds": {}}, {"plain_seconds": [1.0]},
     {"plain_seconds": [-1.0, 1.0]}, {"peak_bytes": -1}, {"peak_bytes": None}, {"peak_bytes": 1.5},
     {"plain_peak_bytes": None}, {"parameters": 0}, {"hyperparameters": -1}, {"parameters": "many"},
-    {"own_steps": None}, {"own_steps": [1]}, {"wall_seconds": -1.0}, {"provenance": None},
+    {"wall_seconds": -1.0}, {"provenance": None},
     {"unknown": 1},
 ]  # fmt: skip
 

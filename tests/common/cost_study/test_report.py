@@ -8,7 +8,7 @@ from common.cost_study.report import section
 from common.cost_study.tables import by_figure, estimators_table, published_table, steps_table
 from common.reporting import to_markdown
 
-SETTINGS = Settings(size="small", device="cpu", threads=2, tf32=False)
+SETTINGS = Settings(size="small", device="cpu", threads=2)
 POINTS = [Point(experiment="lab", figure="A figure", x=x) for x in ("small", "large", "huge")]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import UserError
 from common.fidelity_study.records import FidelityRecord, read_fidelity
-from common.reporting.record_files import load
+from common.reporting.records import load
 from common.settings import ROOT
 
 RECORDS = ROOT / "results" / "fidelity" / "quick" / "records"

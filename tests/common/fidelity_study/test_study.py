@@ -18,7 +18,7 @@ from common.fidelity_study.snapshots import (
     parameters_later,
     train_until,
 )
-from common.reporting.record_files import save
+from common.reporting.records import save
 from metaweightnet.fidelity import SharedTrunk, VmappedCandidates, last_stages
 from metaweightnet.models import ResNet, VNet
 from metaweightnet.problem import Batch, MetaWeightProblem

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.reporting import RunRecord, read_record, read_records, write_record
-from common.reporting.record_files import checksum
+from common.reporting import RunRecord, load, read_records, save
+from common.reporting.records import checksum
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False) | st.integers()
 SCALAR = st.none() | st.booleans() | FINITE | st.text()
@@ -56,23 +56,23 @@ def records(draw):
 )
 @given(record=records())
 def test_a_record_is_read_as_it_was_written(record, tmp_path):
-    back = read_record(write_record(record, tmp_path / "record.json"))
+    back = load(save(record, tmp_path / "record.json"), RunRecord)
     assert back == record
     # == takes 1 and 1.0 for the same; the file must not.
     assert repr(back) == repr(record)
 
 
 def test_records_from_before_curves_and_checksums_are_read(make_record, tmp_path):
-    path = write_record(make_record(curves={"weight": [0.5, 1.0]}), tmp_path / "r.json")
-    assert read_record(path).curves == {"weight": [0.5, 1.0]}
+    path = save(make_record(curves={"weight": [0.5, 1.0]}), tmp_path / "r.json")
+    assert load(path, RunRecord).curves == {"weight": [0.5, 1.0]}
     change(path, lambda d: d.pop("curves"))
-    assert read_record(path) == make_record()
+    assert load(path, RunRecord) == make_record()
 
 
 def test_short_values_and_numbers_share_lines(make_record, tmp_path):
     steps = list(range(2000))
     record = make_record(traces={"iteration": steps, "loss": [0.5] * 2000})
-    text = write_record(record, tmp_path / "r.json").read_text()
+    text = save(record, tmp_path / "r.json").read_text()
     assert '{"epoch": 2, "accuracy": 75, "accuracy_ci95": 2.0, "moved": 1.5}' in text
     lines = text.splitlines()
     assert max(len(line) for line in lines) <= 101  # and a comma
@@ -153,7 +153,7 @@ def put(document, field, value):
 def test_a_record_in_which_one_field_was_changed_is_refused_by_name(
     make_record, tmp_path, field, value
 ):
-    path = write_record(make_record(), tmp_path / "changed.json")
+    path = save(make_record(), tmp_path / "changed.json")
     change(path, lambda d: put(d, field, value))
     with pytest.raises(UserError) as caught:
         read_records(tmp_path, "rotation")
@@ -169,7 +169,7 @@ def leaves(value, place=()):
 
 
 def test_no_value_can_change_without_the_checksum_knowing(make_record, tmp_path):
-    path = write_record(make_record(curves={"weight": [0.5]}), tmp_path / "r.json")
+    path = save(make_record(curves={"weight": [0.5]}), tmp_path / "r.json")
     whole = json.loads(path.read_text())
     for place in leaves(whole):
         document = json.loads(path.read_text())
@@ -181,7 +181,7 @@ def test_no_value_can_change_without_the_checksum_knowing(make_record, tmp_path)
         changed = tmp_path / "changed.json"
         changed.write_text(json.dumps(document))
         with pytest.raises(UserError):
-            read_record(changed)
+            load(changed, RunRecord)
     for name in ("kind", "schema_version"):
         whole.pop(name)
     assert whole.pop("sha256") == checksum(whole)
@@ -194,7 +194,7 @@ def test_no_value_can_change_without_the_checksum_knowing(make_record, tmp_path)
 )  # fmt: skip
 def test_what_is_inconsistent_is_not_written(make_record, tmp_path, changes):
     with pytest.raises(UserError, match="not valid"):
-        write_record(make_record(**changes), tmp_path / "r.json")
+        save(make_record(**changes), tmp_path / "r.json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,20 +205,20 @@ def test_numbers_that_are_not_finite_are_refused_by_name(make_record, tmp_path, 
     record = make_record()
     record.epochs[1]["accuracy"] = value
     with pytest.raises(UserError, match=r"epochs\.1\.accuracy"):
-        write_record(record, tmp_path / "r.json")
+        save(record, tmp_path / "r.json")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "1e999"])
 def test_constants_that_are_no_json_are_refused(make_record, tmp_path, constant):
-    path = write_record(make_record(), tmp_path / "r.json")
+    path = save(make_record(), tmp_path / "r.json")
     path.write_text(path.read_text().replace('"accuracy": 50.0', f'"accuracy": {constant}'))
     with pytest.raises(UserError, match=r"r\.json.*not a finite number"):
-        read_record(path)
+        load(path, RunRecord)
 
 
 def test_every_truncation_is_refused_with_the_name_of_the_file(make_record, tmp_path):
-    path = write_record(make_record(), tmp_path / "cut.json")
+    path = save(make_record(), tmp_path / "cut.json")
     whole = path.read_bytes().rstrip()
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
@@ -234,8 +234,8 @@ def test_what_is_no_record_is_refused_not_left_out(tmp_path, content):
 
 
 def test_reading_a_folder_takes_all_records_sorted_by_path(make_record, tmp_path):
-    write_record(make_record(seed=2), tmp_path / "b" / "2.json")
-    write_record(make_record(seed=1), tmp_path / "a" / "deep" / "1.json")
+    save(make_record(seed=2), tmp_path / "b" / "2.json")
+    save(make_record(seed=1), tmp_path / "a" / "deep" / "1.json")
     (tmp_path / "metrics.jsonl").write_text("{broken")
     assert [r.seed for r in read_records(tmp_path, "rotation", "quick")] == [1, 2]
     assert read_records(tmp_path / "absent") == []
@@ -245,7 +245,7 @@ def test_reading_a_folder_takes_all_records_sorted_by_path(make_record, tmp_path
 
 def test_reading_one_file_that_is_missing_says_so(tmp_path):
     with pytest.raises(UserError, match="no record at"):
-        read_record(tmp_path / "absent.json")
+        load(tmp_path / "absent.json", RunRecord)
 
 
 def test_a_metric_that_a_record_lacks_is_named_not_a_traceback(make_record):
@@ -256,5 +256,5 @@ def test_a_metric_that_a_record_lacks_is_named_not_a_traceback(make_record):
 
 
 def test_the_file_says_what_it_is(make_record, tmp_path):
-    document = json.loads(write_record(make_record(), tmp_path / "r.json").read_text())
+    document = json.loads(save(make_record(), tmp_path / "r.json").read_text())
     assert (document["kind"], document["schema_version"]) == ("evograd-run-record", 1)

@@ -10,7 +10,7 @@ import torch
 
 from common.errors import UserError
 from common.hypergrad import T1T2
-from common.reporting import read_record
+from common.reporting import RunRecord, load
 from common.settings import ROOT
 from common.training import processes
 from tests.common.training.two_processes import CASES, estimate
@@ -65,7 +65,7 @@ def test_a_killed_process_ends_the_run_and_one_process_continues_it_with_the_sam
     assert (cut / "checkpoint.pt").exists() and not (cut / "record.json").exists()
     ended = end(start("run", cut, 0, count=1)) + end(whole)
     assert [status for status, _ in ended] == [0, 0], ended
-    first, second = (read_record(folder / "record.json") for folder in (alone, cut))
+    first, second = (load(folder / "record.json", RunRecord) for folder in (alone, cut))
     for part in ("config", "epochs", "traces", "final", "best", "data"):
         assert getattr(first, part) == getattr(second, part), part
 
