@@ -67,7 +67,7 @@ def collect_metric(
     """The metric of every run of one cell of a table, as Measured; None without runs.
 
     `source` says whether the last epoch or the best one is meant; `ci95` names the metric with
-    the half-width within a run. UserError when a run lacks the metric.
+    the half-width within a run.
     """
     runs = sorted(records, key=lambda record: record.seed)
     if not runs:
