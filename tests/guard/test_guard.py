@@ -11,7 +11,7 @@ QUICK = guard.EXPERIMENTS
 @pytest.mark.parametrize(
     "part", [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in guard.PARTS]
 )
-def test_numbers_are_those_that_are_kept(part, monkeypatch):
+def test_numbers_are_those_that_are_kept(part):
     kept, here = guard.load(), guard.environment()
     if kept["environment"] != here:
         pytest.skip(f"exact only where the values were made: {kept['environment']}, not {here}")
