@@ -71,6 +71,8 @@ def _candidates_figure(studied: Studied, folder: Path) -> Figure:
                 if along is not None:
                     axis.plot(x[-1] * 2, getattr(along, measure), **(style | {"linestyle": ""}),
                               fillstyle="none")  # fmt: skip
+            axis.plot([], [], color="#444444", lw=0.9, label="predicted (lines)")
+            axis.plot([], [], "o", color="#444444", fillstyle="none", label="two along g")
             axis.set_xscale("log", base=2)
             ticks = [*x, 2 * x[-1]]
             axis.set_xticks(ticks, [*map(str, x), "g"])

@@ -2,47 +2,44 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from common.reporting.figures import Figure, figure_style, new_figure, save_figure, series_styles
 from common.reporting.records import RunRecord
 
 
-def training_seconds(records: Sequence[RunRecord], steps_per_epoch: int) -> list[float]:
-    """Seconds of training at the end of each epoch, without evaluation.
-
-    Epoch × steps per epoch × the time of a step: the least over the runs of the median that each
-    measures after its training. Other work on a machine only ever adds to it.
-    """
-    step = min(record.cost["seconds"] for record in records)
-    epochs = min(len(record.epochs) for record in records)
-    return [step * steps_per_epoch * row["epoch"] for row in records[0].epochs[:epochs]]
+def training_seconds(records: Sequence[RunRecord]) -> float:
+    """Seconds of training in an epoch: the least over the runs of each run's median, without
+    evaluation. Other work on a machine only ever adds to it."""
+    return min(record.cost["seconds_per_epoch"] for record in records)
 
 
 def metric_against_seconds(
     groups: Mapping[str, Sequence[RunRecord]],
     metric: str,
     label: str,
-    steps_per_epoch: int,
     folder: Path,
     stem: str,
     title: str,
 ) -> Figure:
-    """A line for each group of runs (method's label -> its seeds): the mean over the seeds of
-    ``metric``, a field of the epochs."""
+    """``metric``, a field of the epochs, of every run: methods' runs by label, a style for each."""
     with figure_style():
-        fig, axis = new_figure(height=3.0)
+        fig, axis = new_figure(height=3.0 + 0.17 * (len(groups) + 1) // 2)
         for style, (name, records) in zip(series_styles(len(groups)), groups.items(), strict=True):
-            seconds = training_seconds(records, steps_per_epoch)
-            values = [fmean(r.epochs[i][metric] for r in records) for i in range(len(seconds))]
-            seeds = f"{len(records)} seed" + "s" * (len(records) > 1)
-            axis.plot(seconds, values, **style, label=f"{name} ({seeds})")
+            epoch = training_seconds(records)
+            seeds = f"{len(records)} run" + "s" * (len(records) > 1)
+            for index, record in enumerate(records):
+                axis.plot(
+                    [epoch * row["epoch"] for row in record.epochs],
+                    [row[metric] for row in record.epochs],
+                    **style | {"markevery": 0.2, "linewidth": 0.9, "markersize": 3.5},
+                    label="_" * (index > 0) + f"{name} ({seeds})",
+                )
         axis.set(xlabel="seconds of training", ylabel=label, xlim=(0, None))
         fig.legend(loc="outside lower center", ncols=2)
         shows = (
-            f"{label} by epoch against seconds of training, {title}: means over seeds. Seconds: "
-            "steps times the time of a step as measured by the least disturbed run (a single run "
-            "may have shared the machine); evaluation is left out"
+            f"{label} by epoch against seconds of training, {title}: a line per run. Seconds: "
+            "epochs times the least time of an epoch among a method's runs, without evaluation (a "
+            "single run may have shared the machine)"
         )
         return save_figure(
             fig, folder, stem, alt=f"{shows}. Lines for {', '.join(groups)}.", caption=f"{shows}."
