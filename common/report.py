@@ -1,16 +1,16 @@
 """What the reports of all experiments share: ordered runs, rows, differences, panels, the section.
 
 A place says where runs belong in the tables, apart from their method: the data set and its noise,
-the languages, the unseen domain. A label is the method with the run's variant, see
-``Experiment.label``.
+the languages, the unseen domain. A label is the method with the settings that are not the planned
+ones, see ``Experiment.label``.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from common.experiment import Experiment
@@ -38,9 +38,9 @@ Placing = Callable[[Mapping[str, Any]], Place]
 Group = dict[str, list[RunRecord]]
 """Runs by label."""
 INTERVAL_NOTE = "±: half-width of the 95 % confidence interval of the mean, by Student's t."
-_DISTURBED = (
+_COST_NOTES = (
     "Bytes are exact. ms: of the least disturbed run. Runs may have shared the machine; the cost "
-    "study measures methods in turns."
+    "study measures methods in turns.",
 )
 
 
@@ -71,6 +71,15 @@ def by_label(experiment: Experiment, records: Iterable[RunRecord]) -> Group:
     return by_place(experiment, records, lambda config: ()).get((), {})
 
 
+def as_planned(experiment: Experiment, group: Group, *allowed: str) -> Group:
+    """The runs whose settings are the planned ones, but for those allowed to differ."""
+    return {
+        label: runs
+        for label, runs in group.items()
+        if experiment.differences(runs[0].config).keys() <= {*allowed}
+    }
+
+
 def comparisons(
     experiment: Experiment,
     places: Iterable[Place],
@@ -82,7 +91,7 @@ def comparisons(
     ci95: str | None = None,
 ) -> list[Comparison]:
     """The paper's values and the measured ones: at each place what was run, then what is planned
-    and was not run. Runs with a variant have no published value.
+    and was not run. Runs whose settings are not the planned ones have no published value.
 
     ci95: see ``collect_metric``.
     """
@@ -126,6 +135,13 @@ def metric_number(
     return number(collect_metric(runs, metric, source), digits=digits)
 
 
+def interval_table(
+    title: str, columns: Sequence[str], rows: Sequence[Any], caption: str, *notes: str
+) -> Table:
+    """A table in which ± is half a 95 % interval, with a note that says so."""
+    return Table(title, pd.DataFrame(rows, columns=list(columns)), caption, (INTERVAL_NOTE, *notes))
+
+
 def labelled(experiment: Experiment, records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per run as in ``frame``, with the label in column ``method``."""
     runs = frame(records)
@@ -153,40 +169,35 @@ def step_costs(
     experiment: Experiment,
     title: str,
     records: Sequence[RunRecord],
-    setting: Callable[[Mapping[str, Any]], str] | None = None,
+    setting: Callable[[Mapping[str, Any]], str] = lambda config: "",
 ) -> Table:
     """The cost of a training step by label, relative to the baseline. setting: the name of the one
     that a run has; only the setting with most runs is shown."""
-    where = ""
-    if setting is not None:
-        names = [setting(record.config) for record in records]
-        most = max(sorted(set(names)), key=names.count)
-        records = [r for r, name in zip(records, names, strict=True) if name == most]
-        where = f", {most}"
-    costs = {label: [r.cost for r in runs] for label, runs in by_label(experiment, records).items()}
+    names = [setting(record.config) for record in records]
+    most = max(sorted(set(names)), key=names.count)
+    shown = [record for record, name in zip(records, names, strict=True) if name == most]
+    costs = {label: [r.cost for r in runs] for label, runs in by_label(experiment, shown).items()}
     baseline = experiment.methods[experiment.baseline].label
     caption = (
-        f"Base step and meta step together{where}. Peak: memory beyond what was in use before the "
-        "step."
+        f"Base step and meta step together{', ' * bool(most)}{most}. Peak: memory beyond what was "
+        "in use before the step."
     )
-    return cost_table(title, costs, baseline, caption, (_DISTURBED,))
+    return cost_table(title, costs, baseline, caption, _COST_NOTES)
 
 
-def mean_by_epoch(runs: Sequence[RunRecord], metric: str) -> tuple[list[float], np.ndarray]:
-    """Epochs, and the metric's mean over runs (as many epochs as the shortest has)."""
-    length = min(len(run.epochs) for run in runs)
-    values = [[row[metric] for row in run.epochs[:length]] for run in runs]
-    return [row["epoch"] for row in runs[0].epochs[:length]], np.mean(values, axis=0)
-
-
-def panels(count: int, most_columns: int) -> tuple[Any, list[Any]]:
-    """A figure with ``count`` panels in rows, whose axes are shared; its axes."""
-    columns = min(most_columns, count)
-    rows = -(-count // columns)
-    fig, axes = new_figure(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axis in axes.flat[count:]:
+def panels(titles: Sequence[str], columns: int = 3, height: float = 1.25) -> tuple[Any, list[Any]]:
+    """A figure with a panel for each title, in rows, whose axes are shared; its axes."""
+    columns = min(columns, len(titles))
+    rows = -(-len(titles) // columns)
+    fig, axes = new_figure(
+        rows, columns, height=0.3 + height * rows, sharex=True, sharey=True, squeeze=False
+    )
+    for axis in axes.flat[len(titles) :]:
         axis.set_visible(False)
-    return fig, list(axes.flat[:count])
+    for axis, title in zip(axes.flat, titles, strict=False):
+        title = fill(title.replace("estimator.", ""), 96 // columns, break_on_hyphens=False)
+        axis.set_title(title, fontsize=6.5)
+    return fig, list(axes.flat[: len(titles)])
 
 
 def written_section(
@@ -200,12 +211,5 @@ def written_section(
 ) -> Section:
     """The experiment's section; writes the tables into ``folder`` under their names."""
     write_tables(tables, folder)
-    return Section(
-        title=experiment.title,
-        intro=intro,
-        tables=tables,
-        figures=tuple(figures),
-        folder=folder,
-        runs=len(records),
-        planned_runs=len(experiment.planned(preset)),
-    )
+    planned = len(experiment.planned(preset))
+    return Section(experiment.title, intro, tables, tuple(figures), folder, len(records), planned)

@@ -5,13 +5,17 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 
+from common.errors import UserError
 from common.report import (
-    INTERVAL_NOTE,
+    Group,
     by_place,
     comparisons,
     difference,
+    interval_table,
     labelled,
     measured,
     number,
@@ -25,15 +29,21 @@ from common.reporting import (
     RunRecord,
     Section,
     Table,
+    collect_metric,
     comparison_table,
+    figure_style,
+    legend_below,
+    new_figure,
     published_value,
+    save_figure,
+    series_styles,
     write_table,
 )
 from common.reporting.frame import seed_means
 from common.reporting.records import load_folder
 from cross_domain_fewshot.config import EXPERIMENT, METHODS
-from cross_domain_fewshot.data import DOMAINS
-from cross_domain_fewshot.figures import Cells, contact_sheets, draw_figures
+from cross_domain_fewshot.data import DOMAINS, DomainSplit, open_domain
+from cross_domain_fewshot.models import BETA_START, GAMMA_START, ResNet, transforms
 from cross_domain_fewshot.noise_study import NoiseRecord, noise_table
 
 EPISODES_NOTE = (
@@ -43,8 +53,9 @@ EPISODES_NOTE = (
 _INTRO = """
 A few-shot learner is trained on four domains and tested on new classes of a fifth. Feature-wise
 transformation layers add noise to its features in training; the size of the noise is trained on
-the training loss (**FT**) or learned by hypergradients (**LFT**), so that what is learned on one
-training domain works on another. No transformation and FT are trained as in the authors' code, on
+the training loss (**FT**) or learned by hypergradients (**LFT**; by EvoGrad, or by **T1-T2**, the
+exact hypergradient of one unrolled training step), so that what is learned on one training domain
+works on another. No transformation and FT are trained as in the authors' code, on
 all four domains at once without auxiliary loss, and **controlled**: in LFT's training loop, FT's
 noise fixed. Accuracy is that at the last epoch unless said otherwise.
 """
@@ -65,6 +76,9 @@ EFFECTS = (
     ("EvoGrad instead of T1-T2", "LFT", METHODS["lft_evograd"].label, METHODS["lft_t1t2"].label),
 )
 """What is changed, in what, and the labels of the runs with and without the change."""
+Cells = dict[str, Group]
+"""Unseen domain -> label -> runs, for one setting."""
+_SHEET_CLASSES, _SHEET_IMAGES = 6, 8
 _METRICS = {"accuracy": "ci95", "best_accuracy": "best_ci95", "val_accuracy": "val_ci95"}
 """Metrics of a run, and their own intervals over episodes."""
 
@@ -88,10 +102,10 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         )
     for benchmark, own in of.items():
         for setting, cells in by_setting(own).items():
-            figures += draw_figures(benchmark, setting, cells, folder)
+            figures += _figures(benchmark, setting, cells, folder)
     for benchmark, own in of.items():
         if own:
-            figures += contact_sheets(benchmark, own[-1].config["image_size"], folder)
+            figures += _contact_sheets(benchmark, own[-1].config["image_size"], folder)
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
@@ -181,32 +195,19 @@ def embedded_table(records: Iterable[RunRecord]) -> Table:
                 )
                 numbers = (accuracy, *(_spread(gain, signed=True) for gain in gains), *others)
                 rows.append((setting, unseen, name, *numbers, str(len(cell))))
-    return Table(
+    return interval_table(
         "Embedded benchmark: few-shot accuracy (%) on the unseen domain",
-        pd.DataFrame(
-            rows,
-            columns=[
-                "setting",
-                "unseen domain",
-                "method",
-                "accuracy",
-                "− none",
-                "− none, controlled",
-                "best epoch",
-                "val",
-                "seeds",
-            ],
-        ),
-        caption="A benchmark of this project, of small images; its numbers are not comparable "
-        "with the paper's. Controlled: in the training loop of LFT, FT's noise fixed. − none and "
-        "− none, controlled: difference to the same seeds without transformations, trained either "
-        "way. Best epoch: with the weights of the best epoch on the base domain's val classes. "
-        "Val: there, at the last epoch.",
-        notes=(
-            f"{INTERVAL_NOTE[:-1]}; of a single run: over its test episodes.",
-            EPISODES_NOTE,
-        ),
-    )
+        ("setting", "unseen domain", "method", "accuracy", "− none", "− none, controlled",
+         "best epoch", "val", "seeds"),
+        rows,
+        "A benchmark of this project, of small images; its numbers are not comparable with the "
+        "paper's. Controlled: in the training loop of LFT, FT's noise fixed. − none and − none, "
+        "controlled: difference to the same seeds without transformations, trained either way. "
+        "Best epoch: with the weights of the best epoch on the base domain's val classes. Val: "
+        "there, at the last epoch.",
+        "Of a single run: over its test episodes.",
+        EPISODES_NOTE,
+    )  # fmt: skip
 
 
 def _mean_over_domains(runs: pd.DataFrame) -> pd.DataFrame:
@@ -235,10 +236,143 @@ def effects_table(records: Iterable[RunRecord]) -> Table:
             if found := measured(seed_means(changes)["mean"]):
                 mean = number(found, signed=True)
                 rows.append((setting, change, where, mean, str(found.n)))
-    return Table(
+    return interval_table(
         "Embedded benchmark: what the training protocol changes",
-        pd.DataFrame(rows, columns=["setting", "change", "in", "accuracy", "seeds"]),
-        caption="Difference in accuracy (points) between runs with and without the change, on the "
-        "same unseen domains and seeds: for each seed the mean over domains.",
-        notes=(INTERVAL_NOTE,),
+        ("setting", "change", "in", "accuracy", "seeds"),
+        rows,
+        "Difference in accuracy (points) between runs with and without the change, on the same "
+        "unseen domains and seeds: for each seed the mean over domains.",
     )
+
+
+def _figures(benchmark: str, setting: str, cells: Cells, folder: Path) -> list[Figure]:
+    """The figures of one setting, into ``folder``."""
+    figures = [_accuracy_figure(benchmark, setting, cells, folder)]
+    learned: Group = {}
+    for methods in cells.values():
+        for name, runs in methods.items():
+            if runs[0].method.startswith("lft"):
+                learned.setdefault(name, []).extend(runs)
+    if learned:
+        figures.append(_deviation_figure(benchmark, setting, learned, folder))
+    return figures
+
+
+def _stem(kind: str, benchmark: str, setting: str) -> str:
+    return "-".join([kind, benchmark, *setting.lower().replace(",", "").split()])
+
+
+def _accuracy_figure(benchmark: str, setting: str, cells: Cells, folder: Path) -> Figure:
+    """Accuracy per unseen domain, a marker per method; whiskers as in the tables."""
+    names = list(dict.fromkeys(name for methods in cells.values() for name in methods))
+    with figure_style():
+        fig, axis = new_figure(height=2.2)
+        for index, (name, style) in enumerate(zip(names, series_styles(len(names)), strict=True)):
+            shift = 0.12 * (index - (len(names) - 1) / 2)
+            found = [
+                (place + shift, collect_metric(methods[name], "accuracy", ci95="ci95"))
+                for place, methods in enumerate(cells.values())
+                if name in methods
+            ]
+            axis.errorbar(
+                [place for place, _ in found],
+                [measured.mean for _, measured in found],
+                [measured.ci95 or 0.0 for _, measured in found],
+                label=name,
+                **(style | {"linestyle": "none"}),
+            )
+        axis.set_xlim(-0.5, len(cells) - 0.5)
+        axis.set_xticks(range(len(cells)), list(cells))
+        axis.set(xlabel="unseen domain", ylabel="accuracy (%)")
+        axis.grid(False, axis="x")
+        legend_below(fig, axis)
+        return save_figure(
+            fig,
+            folder,
+            _stem("accuracy", benchmark, setting),
+            alt=f"Test accuracy on each unseen domain ({', '.join(cells)}), a marker for each of "
+            f"{', '.join(names)}.",
+            caption=f"Accuracy on the unseen domain ({setting}): mean over runs; whiskers: 95 % "
+            "confidence interval, of a single run over its episodes.",
+        )
+
+
+def layer_names(config: Mapping[str, Any]) -> list[str]:
+    """Short names of the transformation layers of a run's backbone: the number of the block, and s
+    if the layer is in its shortcut."""
+    with torch.device("meta"):
+        backbone = ResNet(config["backbone"], config["width"])
+    parts = (name.split(".") for name in transforms(backbone))
+    return [f"{int(number) + 1}{'s' if 'shortcut' in rest else ''}" for _, number, *rest in parts]
+
+
+def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path) -> Figure:
+    """Learned standard deviations by layer, gamma and beta, a line per method."""
+    config = next(iter(learned.values()))[0].config
+    names = layer_names(config)
+    places = np.arange(len(names))
+    shifts = 0.16 * (np.arange(len(learned)) - (len(learned) - 1) / 2)
+    titles = {"gamma": ("scale (gamma)", GAMMA_START), "beta": ("shift (beta)", BETA_START)}
+    with figure_style():
+        fig, axes = new_figure(columns=2, height=2.2)
+        for axis, (kind, (title, start)) in zip(axes, titles.items(), strict=True):
+            axis.axhline(start, color="#bb2222", lw=0.8, ls=":", label="start (FT)")
+            for style, shift, (name, runs) in zip(
+                series_styles(len(learned)), shifts, learned.items(), strict=True
+            ):
+                mean, low, high = (
+                    np.mean([run.curves[f"{kind}_{part}"] for run in runs], axis=0)
+                    for part in ("mean", "low", "high")
+                )
+                # A skewed layer's mean may lie outside the quartiles.
+                below, above = np.maximum(mean - low, 0), np.maximum(high - mean, 0)
+                axis.errorbar(
+                    places + shift, mean, (below, above), **(style | {"linestyle": "none"}),
+                    lw=0.9, label=name,
+                )  # fmt: skip
+            axis.set_xticks(places, names)
+            axis.set(title=title, xlabel="layer", ylabel="standard deviation")
+        legend_below(fig, axes[0])
+        return save_figure(
+            fig,
+            folder,
+            _stem("deviations", benchmark, setting),
+            alt="Learned standard deviations of the feature-wise transformations by layer, for "
+            f"scale and shift, for {', '.join(learned)}; a dotted line marks the start.",
+            caption=f"Learned standard deviations ({setting}): mean over the channels of a layer, "
+            "with their quartiles, averaged over runs and unseen domains. A layer is named by its "
+            "residual block, s for the shortcut.",
+        )
+
+
+def _contact_sheets(benchmark: str, image_size: int, folder: Path) -> list[Figure]:
+    """For each domain a sheet of images of its novel classes, a row per class. A domain whose
+    images are missing is left out: nothing else in the report needs them."""
+    figures = []
+    for domain in DOMAINS[benchmark]:
+        try:
+            split = open_domain(benchmark, domain, "novel", image_size, None, torch.device("cpu"))
+        except UserError as error:
+            print(f"images of {domain} left out: {error}")
+            continue
+        classes = min(_SHEET_CLASSES, len(split.class_names))
+        figures.append(_contact_sheet(benchmark, split, classes, folder))
+    return figures
+
+
+def _contact_sheet(benchmark: str, split: DomainSplit, classes: int, folder: Path) -> Figure:
+    sheet = split.contact_sheet(classes, _SHEET_IMAGES)
+    # (classes, images, 3, H, W) -> (classes * H, images * W, 3)
+    picture = sheet.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).cpu()
+    with figure_style():
+        fig, axis = new_figure(width=4, height=4 * picture.shape[0] / picture.shape[1])
+        axis.imshow(picture.numpy(), interpolation="nearest")
+        axis.set_axis_off()
+        return save_figure(
+            fig,
+            folder,
+            f"images-{benchmark}-{split.name}",
+            alt=f"Images of {classes} novel classes of the domain {split.name}, a row each.",
+            caption=f"{split.name}: novel classes, a row each: "
+            f"{', '.join(split.class_names[:classes])}.",
+        )

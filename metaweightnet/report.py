@@ -1,43 +1,59 @@
 """The label-noise experiment's tables and figures, from its run records."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from common.report import (
-    INTERVAL_NOTE,
     Group,
+    as_planned,
     by_place,
     comparisons,
     difference,
+    interval_table,
     labelled,
     measured,
     metric_number,
     number,
+    panels,
     step_costs,
     written_section,
 )
 from common.reporting import (
+    Figure,
     Published,
     RunRecord,
     Section,
     Table,
     comparison_table,
+    draw_runs,
+    figure_style,
+    legend_below,
+    metric_against_seconds,
+    new_figure,
     published_value,
+    save_figure,
+    series_styles,
 )
-from metaweightnet.config import EXPERIMENT, METHODS
-from metaweightnet.figures import draw_figures
+from metaweightnet.config import EXPERIMENT
+from metaweightnet.monitor import HISTOGRAM_BINS, HISTOGRAM_MAX, LOSS_GRID
 
-Groups = Mapping[tuple[str, str], Group]
-"""Data set and noise -> label -> runs."""
+Setting = tuple[str, str]
+"""Data set, and noise with its level."""
+Groups = Mapping[Setting, Group]
+METHODS = EXPERIMENT.methods
 _PLAIN, _EXACT = METHODS[EXPERIMENT.baseline].label, METHODS["t1t2_forward"].label
+_COMPARED = (EXPERIMENT.baseline, "evograd", "along_gradient", "t1t2_forward")
+"""Methods of the figure against seconds."""
+_DARK, _PALE = ({**style, "marker": ""} for style in series_styles(2))
 _ALIKE = 0.1
 """Relative weights that differ by less are called equal: both are 1 in plain training."""
 _INTRO = """
 A classifier learns from images of which many are labelled wrongly. A small network, the weight
-net, turns each image's loss into its weight; it is learned from a few clean images.
+net, turns each image's loss into its weight; it is learned from a few clean images, by EvoGrad or
+by **T1-T2**, the exact hypergradient of one unrolled training step.
 
 **Plain training** gives all images the same weight, a **frozen random weight net** never learns,
 **sign flipped** learns the opposite of EvoGrad's hypergradient: without a gap to these the
@@ -58,16 +74,16 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         title = f"Label noise: cost of one training step ({dataset})"
         own = [record for record in records if record.config["dataset"] == dataset]
         tables[f"cost-{dataset}"] = step_costs(EXPERIMENT, title, own)
-    figures = [f for setting, group in groups.items() for f in draw_figures(setting, group, folder)]
+    figures = [f for setting, group in groups.items() for f in _figures(setting, group, folder)]
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
-def by_setting(records: Iterable[RunRecord]) -> dict[tuple[str, str], Group]:
+def by_setting(records: Iterable[RunRecord]) -> dict[Setting, Group]:
     """Runs by data set and noise, and by label."""
     return by_place(EXPERIMENT, records, setting_of)
 
 
-def setting_of(config: Mapping[str, Any]) -> tuple[str, str]:
+def setting_of(config: Mapping[str, Any]) -> Setting:
     """Data set, and noise with its level, of a run."""
     detail = config["human_labels"] if config["noise"] == "human" else config["noise_level"]
     return config["dataset"], f"{config['noise']} {detail}"
@@ -109,14 +125,12 @@ def difference_table(groups: Groups) -> Table:
             found = (difference(EXPERIMENT, runs, name, other) for other in (_PLAIN, _EXACT))
             cells = (number(measured(values), signed=True) for values in found)
             rows.append((*setting, name, str(len(own)), *cells))
-    return Table(
+    return interval_table(
         "Label noise: differences between methods, in points of accuracy",
-        pd.DataFrame(
-            rows, columns=["data", "noise", "method", "runs", f"− {_PLAIN.lower()}", f"− {_EXACT}"]
-        ),
-        caption="Mean over seeds of the difference between runs of the same seed, which have the "
-        "same data, the same wrong labels and the same start; last epoch.",
-        notes=(INTERVAL_NOTE,),
+        ("data", "noise", "method", "runs", f"− {_PLAIN.lower()}", f"− {_EXACT}"),
+        rows,
+        "Mean over seeds of the difference between runs of the same seed, which have the same "
+        "data, the same wrong labels and the same start; last epoch.",
     )
 
 
@@ -131,7 +145,7 @@ def _weights_table(groups: Groups) -> Table:
     """Last and best epoch, and whether the weight net has learned anything."""
     columns = {"weight_right": "weight, right labels", "weight_wrong": "weight, wrong labels",
                "moved": "weight net moved"}  # fmt: skip
-    rows = tuple(
+    rows = [
         (
             *setting,
             name,
@@ -142,24 +156,124 @@ def _weights_table(groups: Groups) -> Table:
         )
         for setting, group in groups.items()
         for name, runs in group.items()
-    )
-    return Table(
+    ]
+    return interval_table(
         "Label noise: last and best epoch, and what the weight net has learned",
-        pd.DataFrame(
-            rows,
-            columns=[
-                "data",
-                "noise",
-                "method",
-                "last %",
-                "best %",
-                *columns.values(),
-                "equal weights",
-            ],
-        ),
-        caption="Best: the epoch with the highest test accuracy, an oracle choice: it needs test "
-        "labels. Weights: relative, mean over the last epoch. Moved: Euclidean distance of the "
-        "weight net's parameters from their start. Equal weights: runs in which the net has moved "
-        f"and yet weights right and wrong labels alike in the end, to within {_ALIKE:g}.",
-        notes=(INTERVAL_NOTE,),
+        ("data", "noise", "method", "last %", "best %", *columns.values(), "equal weights"),
+        rows,
+        "Best: the epoch with the highest test accuracy, an oracle choice: it needs test labels. "
+        "Weights: relative, mean over the last epoch. Moved: Euclidean distance of the weight "
+        "net's parameters from their start. Equal weights: runs whose weight net ended constant "
+        f"(right and wrong labels weigh the same, to within {_ALIKE:g}).",
     )
+
+
+def _figures(setting: Setting, group: Group, folder: Path) -> list[Figure]:
+    """The figures of one data set with one noise, into ``folder``."""
+    weighted = {name: runs for name, runs in group.items() if "weight_end" in runs[0].curves}
+    learned = {name: runs for name, runs in weighted.items() if "meta_loss" in runs[0].final}
+    plain = group.get(_PLAIN, [])
+
+    def accuracy(axis: Any, runs: Sequence[RunRecord]) -> None:
+        for own, style, label in ((plain, _PALE, _PLAIN.lower()), (runs, _DARK, "method")):
+            if own:
+                draw_runs(axis, own, "accuracy", style, label)
+
+    figures = [
+        _panels(
+            setting, group, folder, "accuracy", accuracy, ("epoch", "accuracy (%)"),
+            "Test accuracy by epoch, every run (thin) and their median, beside plain training",
+        )
+    ]  # fmt: skip
+    if weighted:
+        figures += [
+            _panels(
+                setting, weighted, folder, "weight-function", _functions, ("loss", "V(loss)"),
+                "The weight as a function of the loss, at the start and at the end of training, "
+                "one pair of lines per seed (a batch's weights are normalised, so only ratios "
+                "along a line matter)",
+            ),
+            _panels(
+                setting, weighted, folder, "weights", _histograms, ("relative weight", "share"),
+                "Relative weights of samples with right and with wrong labels in the last epoch "
+                "as shares of these samples, all seeds together (the last bin holds all larger "
+                "ones)",
+            ),
+        ]  # fmt: skip
+    if moved := as_planned(EXPERIMENT, learned):
+        figures.append(_movement(setting, moved, folder))
+    compared = as_planned(EXPERIMENT, group, "estimator.num_candidates")
+    compared = {name: runs for name, runs in compared.items() if runs[0].method in _COMPARED}
+    if learned and compared:
+        stem, where = _stem("seconds", setting), f"{setting[0]}, noise {setting[1]}"
+        figures.append(
+            metric_against_seconds(compared, "accuracy", "test accuracy (%)", folder, stem, where)
+        )
+    return figures
+
+
+def _functions(axis: Any, runs: Sequence[RunRecord]) -> None:
+    for run in runs:
+        for name, style in (("start", _PALE), ("end", _DARK)):
+            label = name if run is runs[0] else None
+            axis.plot(LOSS_GRID.numpy(), run.curves[f"weight_{name}"], **style, lw=0.9, label=label)
+    axis.set_ylim(-0.03, 1.03)
+
+
+def _histograms(axis: Any, runs: Sequence[RunRecord]) -> None:
+    edges = np.linspace(0, HISTOGRAM_MAX, HISTOGRAM_BINS + 1)
+    for name, style in (("right", _DARK), ("wrong", _PALE)):
+        counts = np.sum([run.curves[f"histogram_{name}"] for run in runs], axis=0)
+        if counts.sum():
+            look = {key: style[key] for key in ("color", "linestyle")}
+            axis.stairs(counts / counts.sum(), edges, **look, label=f"{name} labels")
+    axis.set_yscale("symlog", linthresh=0.01, linscale=0.5)
+    axis.set_ylim(0, 1)
+
+
+def _panels(
+    setting: Setting,
+    group: Group,
+    folder: Path,
+    stem: str,
+    draw: Callable[[Any, Sequence[RunRecord]], None],
+    labels: tuple[str, str],
+    shows: str,
+) -> Figure:
+    """A panel for each method."""
+    with figure_style():
+        fig, axes = panels(list(group))
+        for axis, runs in zip(axes, group.values(), strict=True):
+            draw(axis, runs)
+            axis.set(xlabel=labels[0], ylabel=labels[1])
+            axis.label_outer()
+        legend_below(fig, axes[-1])
+        return _save(fig, setting, folder, stem, shows, f"a panel for each of {', '.join(group)}")
+
+
+def _movement(setting: Setting, group: Group, folder: Path) -> Figure:
+    """Norm of the hypergradient and distance of the weight net, a style per method."""
+    quantities = {"hypergradient_norm": "hypergradient norm", "moved": "distance moved"}
+    with figure_style():
+        fig, axes = new_figure(columns=2)
+        for axis, (metric, label) in zip(axes, quantities.items(), strict=True):
+            for style, (name, runs) in zip(series_styles(len(group)), group.items(), strict=True):
+                draw_runs(axis, runs, metric, style, name)
+            axis.set(xlabel="epoch", ylabel=label, yscale="log")
+        legend_below(fig, axes[0])
+        shows = (
+            "Left: norm of the hypergradient that the weight net's optimiser is given, mean over "
+            "the epoch. Right: distance of the weight net from its start. Every run (thin) and "
+            "their median; other settings than the planned ones are in the tables"
+        )
+        return _save(fig, setting, folder, "movement", shows, f"lines for {', '.join(group)}")
+
+
+def _stem(name: str, setting: Setting) -> str:
+    return "-".join((name, *setting)).replace(" ", "-")
+
+
+def _save(fig: Any, setting: Setting, folder: Path, stem: str, shows: str, layout: str) -> Figure:
+    caption = f"{shows}. {setting[0]}, noise {setting[1]}."
+    alt = f"{caption} Drawn as {layout}."
+    return save_figure(fig, folder, _stem(stem, setting), alt=alt, caption=caption)

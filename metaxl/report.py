@@ -6,17 +6,21 @@ from statistics import median
 from typing import Any
 
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from common.report import (
-    INTERVAL_NOTE,
+    Group,
+    as_planned,
     by_label,
     by_place,
     comparisons,
     difference,
+    interval_table,
     labelled,
     measured,
     metric_number,
     number,
+    panels,
     step_costs,
     written_section,
 )
@@ -28,12 +32,22 @@ from common.reporting import (
     Table,
     collect_metric,
     comparison_table,
+    draw_runs,
+    figure_style,
+    legend_below,
+    metric_against_seconds,
+    new_figure,
     published_value,
+    save_figure,
+    series_styles,
 )
 from common.reporting.frame import seed_means
-from metaxl.config import EXPERIMENT, METHODS, PAPER_TARGETS
-from metaxl.figures import Groups, Setting, draw_figures
+from metaxl.config import EXPERIMENT, PAPER_TARGETS
 
+METHODS = EXPERIMENT.methods
+Setting = tuple[str, str, str]
+"""Data set, source and target language."""
+Groups = Mapping[Setting, Group]
 TITLES = {
     "wikiann": "WikiAnn",
     "embedded": "embedded corpus",
@@ -48,11 +62,12 @@ _REFERENCES = {
 _INTRO = """
 A tagger learns named entities from many sentences of a source language and 100 of a target
 language. A transformation network changes the source's representations; it is learned from half
-of each batch of target sentences. **Joint training** trains on both languages without it. **Joint
-training on halves** trains as the methods with a transformation network do, on the other half of
-each target batch, without the network: what a method gains over it is the network's. **Decay only**
-moves the network by its weight decay alone. **Target only** leaves the source out.
-F1 is entity-level, on test sentences of the target language, in percent.
+of each batch of target sentences, by EvoGrad or by **T1-T2**, the exact hypergradient of one
+unrolled training step. **Joint training** trains on both languages without it. **Joint training on
+halves** trains as the methods with a transformation network do, on the other half of each target
+batch, without the network: what a method gains over it is the network's. **Decay only** moves the
+network by its weight decay alone. **Target only** leaves the source out. F1 is entity-level, on
+test sentences of the target language, in percent.
 """
 
 
@@ -77,7 +92,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
             lambda run: f"{run['dataset']}, {run['source']} to {run['target']}",
         )
     for setting, group in groups.items():
-        figures += draw_figures(setting, group, folder)
+        figures += _figures(setting, group, folder)
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
@@ -126,14 +141,12 @@ def language_table(groups: Groups, dataset: str, source: str) -> Table:
         cells = (number(collect_metric(own, EXPERIMENT.metric)) for own in runs)
         rows.append((name, *cells, str(sum(map(len, runs)))))
     title = TITLES[dataset]
-    return Table(
+    return interval_table(
         f"{title[0].upper()}{title[1:]}: target F1 (%), from {source}",
-        pd.DataFrame(rows, columns=["method", *chosen, "runs"]),
-        caption="At the epoch with the best dev F1.",
-        notes=(
-            INTERVAL_NOTE,
-            f"Data: {title}, not the paper's, so not comparable with its numbers.",
-        ),
+        ("method", *chosen, "runs"),
+        rows,
+        "At the epoch with the best dev F1.",
+        f"Data: {title}, not the paper's, so not comparable with its numbers.",
     )
 
 
@@ -144,12 +157,12 @@ def gains_table(records: Sequence[RunRecord]) -> Table:
         gains = (_gains(runs, name, METHODS[reference].label) for reference in _REFERENCES)
         cells = (number(measured(values), signed=True) for values in gains)
         rows.append((name, *cells, str(len({setting_of(run.config) for run in own}))))
-    return Table(
+    return interval_table(
         "Cross-lingual: differences in target F1 (points)",
-        pd.DataFrame(rows, columns=["method", *_REFERENCES.values(), "targets"]),
-        caption="Method minus reference on the same seeds and target languages: for each seed the "
-        "mean over target languages, of seeds that have them all.",
-        notes=(INTERVAL_NOTE,),
+        ("method", *_REFERENCES.values(), "targets"),
+        rows,
+        "Method minus reference on the same seeds and target languages: for each seed the mean "
+        "over target languages, of seeds that have them all.",
     )
 
 
@@ -165,7 +178,7 @@ def details_table(groups: Groups) -> Table:
     finals = [runs[0].final for group in groups.values() for runs in group.values()]
     kinds = sorted({m.removeprefix(prefix) for f in finals for m in f if m.startswith(prefix)})
     metrics = (EXPERIMENT.metric, *(prefix + kind for kind in kinds), "test_f1", "source_dev_f1")
-    rows = tuple(
+    rows = [
         (
             f"{TITLES[dataset]}, {source} to {target}",
             name,
@@ -174,25 +187,14 @@ def details_table(groups: Groups) -> Table:
         )
         for (dataset, source, target), group in groups.items()
         for name, runs in group.items()
-    )
-    return Table(
+    ]
+    return interval_table(
         "Cross-lingual: best dev epoch, entity types, last epoch",
-        pd.DataFrame(
-            rows,
-            columns=[
-                "data",
-                "method",
-                "F1",
-                *kinds,
-                "F1, last epoch",
-                "source dev F1",
-                "network moved",
-            ],
-        ),
-        caption="F1 and its parts by type: target test sentences at the epoch with the best dev "
-        "F1. Source dev F1: at the last epoch, through the transformation network. Moved: "
-        "Euclidean distance of the transformation network's parameters from their start.",
-        notes=(INTERVAL_NOTE,),
+        ("data", "method", "F1", *kinds, "F1, last epoch", "source dev F1", "network moved"),
+        rows,
+        "F1 and its parts by type: target test sentences at the epoch with the best dev F1. "
+        "Source dev F1: at the last epoch, through the transformation network. Moved: Euclidean "
+        "distance of the transformation network's parameters from their start.",
     )
 
 
@@ -213,24 +215,97 @@ def decay_table(records: Sequence[RunRecord]) -> Table:
             )
             medians = (f"{median(values):.1e}" for values in (norms, decays, ratios))
             rows.append((TITLES[dataset], name, *medians, *ends, str(len(runs))))
-    return Table(
+    return interval_table(
         "Cross-lingual: what moves the transformation network",
-        pd.DataFrame(
-            rows,
-            columns=[
-                "data",
-                "method",
-                "hypergradient",
-                "weight decay",
-                "ratio",
-                "norm, end / start",
-                "cosine to decay",
-                "runs",
-            ],
-        ),
-        caption="Hypergradient and weight decay: Euclidean norms of the two terms that coupled "
-        "decay adds, the median over the logged steps of a run, and of these over runs. Norm: of "
-        "the network's parameters. Cosine: between the network's movement from its start and its "
-        "movement by coupled weight decay alone.",
-        notes=(INTERVAL_NOTE,),
-    )
+        ("data", "method", "hypergradient", "weight decay", "ratio", "norm, end / start",
+         "cosine to decay", "runs"),
+        rows,
+        "Hypergradient and weight decay: Euclidean norms of the two terms that coupled decay adds, "
+        "the median over the logged steps of a run, and of these over runs. Norm: of the network's "
+        "parameters. Cosine: between the network's movement from its start and its movement by "
+        "coupled weight decay alone.",
+        "Runs of all target languages together.",
+    )  # fmt: skip
+
+
+def _figures(setting: Setting, group: Group, folder: Path) -> list[Figure]:
+    """The figures of one target language, into ``folder``."""
+    dataset, source, target = setting
+    where = f"{source} to {target}, {dataset}"
+    planned = as_planned(EXPERIMENT, group)
+    figures = []
+    if planned:
+        compared = as_planned(EXPERIMENT, group, "estimator.num_candidates")
+        stem, label = _stem("seconds", setting), "target test F1 (%)"
+        figures = [
+            _curves_figure(setting, planned, where, folder),
+            metric_against_seconds(compared, "test_f1", label, folder, stem, where),
+        ]
+    transformed = {n: runs for n, runs in group.items() if "pca_source_after_x" in runs[0].curves}
+    if transformed:
+        figures.append(_representations_figure(setting, transformed, where, folder))
+    return figures
+
+
+def _stem(name: str, setting: Setting) -> str:
+    return "-".join((name, *setting))
+
+
+def _curves_figure(setting: Setting, group: Group, where: str, folder: Path) -> Figure:
+    """Dev and test F1 by epoch, a style per method."""
+    metrics = {"dev_f1": "target dev F1 (%)", "test_f1": "target test F1 (%)"}
+    with figure_style():
+        fig, axes = new_figure(columns=2, sharey=True)
+        for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
+            for style, (name, runs) in zip(series_styles(len(group)), group.items(), strict=True):
+                draw_runs(axis, runs, metric, style, name)
+            axis.set(xlabel="epoch", ylabel=label)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend_below(fig, axes[0])
+        return save_figure(
+            fig,
+            folder,
+            _stem("f1", setting),
+            alt=f"F1 on dev and test sentences of the target language by epoch ({where}), one line "
+            f"for each of {', '.join(group)}.",
+            caption=f"Learning curves ({where}): every run (thin), and their median. Runs with "
+            "other settings than the planned ones are in the tables.",
+        )
+
+
+def _representations_figure(setting: Setting, group: Group, where: str, folder: Path) -> Figure:
+    """Source words before and after the transformation, and target words, a panel per method."""
+    dark, light = series_styles(2)
+    shown = {
+        "source_before": ("source, before", {"color": "#EE99AA", "marker": "o"}),
+        "source_after": ("source, after", {"color": dark["color"], "marker": dark["marker"]}),
+        "target": ("target", {"color": light["color"], "marker": light["marker"]}),
+    }
+    titles = []
+    for name, runs in group.items():
+        before, after = runs[0].curves["centroid_distance"]
+        titles.append(f"{name}: {before:.2f} to {after:.2f}")
+    with figure_style():
+        fig, axes = panels(titles)
+        for axis, runs in zip(axes, group.values(), strict=True):
+            curves = runs[0].curves
+            for name, (label, style) in shown.items():
+                points = curves[f"pca_{name}_x"], curves[f"pca_{name}_y"]
+                axis.scatter(*points, s=4, linewidths=0, alpha=0.8, label=label, **style)
+            axis.set(xlabel="component 1", ylabel="component 2")
+            axis.tick_params(labelbottom=False, labelleft=False)
+            axis.label_outer()
+        legend_below(fig, axes[0], markerscale=2)
+        return save_figure(
+            fig,
+            folder,
+            _stem("representations", setting),
+            alt="Words of source and target language in the plane of the first two principal "
+            f"components ({where}), before and after the transformation network, in a panel for "
+            f"each of {', '.join(group)}.",
+            caption="What the classifier sees of source and target words, before and after the "
+            f"transformation of the source ({where}, seed {next(iter(group.values()))[0].seed}): "
+            "first two principal components of all points of a panel, each with its own. Numbers: "
+            "distance between the means of source and target, in units of the target's spread, "
+            "before and after.",
+        )

@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
+import torch
+from torch import Tensor
 
 from common.errors import UserError
 from common.report import (
-    INTERVAL_NOTE,
+    Group,
+    as_planned,
     by_label,
+    interval_table,
     metric_number,
+    panels,
     step_costs,
     written_section,
 )
@@ -21,56 +25,53 @@ from common.reporting import (
     Table,
     collect_metric,
     comparison_table,
+    figure_style,
+    legend_below,
     metric_against_seconds,
+    new_figure,
     published_value,
+    save_figure,
+    series_styles,
 )
-from rotation.config import EXPERIMENT, METHODS, PRESETS
-from rotation.figures import angle_figure, digits_figure
+from rotation.config import EXPERIMENT, PRESETS, Config
+from rotation.data import load_splits
+from rotation.models import rotate
 
+METHODS = EXPERIMENT.methods
+ByMethod = Mapping[str, Sequence[RunRecord]]
 _METRICS = {"rotated": "rotated %", "standard": "upright %", "angle_degrees": "angle °"}
+_TRUE = {"color": "#bb2222", "lw": 0.8, "ls": ":"}
 _INTRO = """
 LeNet learns from upright digits that a layer turns by a learned angle; the angle is learned from
-validation digits that are rotated by 30°. **rotated**: accuracy on test digits rotated by 30°.
-**upright**: on the same test digits turned back. **angle**: the learned angle. All at the last
-epoch.
+validation digits that are rotated by 30°, by EvoGrad or by **T1-T2**, the exact hypergradient of
+one unrolled training step. **rotated**: accuracy on test digits rotated by 30°. **upright**: on the
+same test digits turned back. **angle**: the learned angle. All at the last epoch.
 """
-ByMethod = Mapping[str, Sequence[RunRecord]]
 
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
-    unchanged = [record for record in records if not EXPERIMENT.variant(record.config)]
-    by_method = EXPERIMENT.by_method(unchanged)
+    groups = by_label(EXPERIMENT, records)
+    planned = [r for runs in as_planned(EXPERIMENT, groups).values() for r in runs]
+    by_method = EXPERIMENT.by_method(planned)
     tables: dict[str, Table] = {}
     figures: list[Figure] = []
     if records:
         tables["accuracy"] = _accuracy_table(by_method, preset)
-        tables["cost"] = step_costs(EXPERIMENT, "Rotation: cost of one training step", unchanged)
-    if len(unchanged) < len(records):
+    if planned:
+        tables["cost"] = step_costs(EXPERIMENT, "Rotation: cost of one training step", planned)
+    if len(planned) < len(records):
         tables["variants"] = _variant_table(records, by_method)
     learned = {m: runs for m, runs in by_method.items() if runs and m != EXPERIMENT.baseline}
     if learned:
-        config = PRESETS[preset]
-        # Whatever the number of candidates.
-        same = (
-            r
-            for r in records
-            if set(EXPERIMENT.differences(r.config)) <= {"estimator.num_candidates"}
-        )
+        compared = as_planned(EXPERIMENT, groups, "estimator.num_candidates")
+        label = "accuracy on rotated digits (%)"
         figures = [
-            angle_figure(learned, folder),
-            metric_against_seconds(
-                by_label(EXPERIMENT, same),
-                "rotated",
-                "accuracy on rotated digits (%)",
-                -(-config.train_size // config.batch_size),
-                folder,
-                "seconds",
-                "rotation",
-            ),
+            _angle_figure(learned, folder),
+            metric_against_seconds(compared, "rotated", label, folder, "seconds", "rotation"),
         ]
         try:
-            figures.append(digits_figure(learned, folder))
+            figures.append(_digits_figure(learned, folder))
         except UserError as error:  # MNIST is not needed for anything else here
             print(f"figure of digits left out: {error}")
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
@@ -102,23 +103,87 @@ def _accuracy_table(by_method: ByMethod, preset: str) -> Table:
 
 
 def _variant_table(records: Sequence[RunRecord], by_method: ByMethod) -> Table:
-    """Choices made differently from the preset, beside the preset's on the same seeds."""
-    words = [" ".join(EXPERIMENT.variant(record.config)) for record in records]
+    """Settings other than the preset's, beside the preset's on the same seeds."""
+    choices: Group = {"shuffle=False": [], "rotate=pixels": []}
+    for record in records:
+        choices.setdefault(" ".join(EXPERIMENT.variant(record.config)), []).append(record)
     rows = []
-    for choice in dict.fromkeys(["shuffle=False", "rotate=pixels", *filter(None, words)]):
-        others = [r for r, own in zip(records, words, strict=True) if own == choice]
-        for method, changed in EXPERIMENT.by_method(others).items():
+    for choice, others in choices.items():
+        for method, changed in EXPERIMENT.by_method(others if choice else []).items():
             seeds = {record.seed for record in changed}
             usual = [record for record in by_method[method] if record.seed in seeds]
             for metric, label in _METRICS.items():
                 if changed and metric in changed[0].final:
                     cells = (metric_number(runs, metric) for runs in (usual, changed))
                     rows.append((choice, METHODS[method].label, label, *cells, str(len(seeds))))
-    return Table(
-        "Rotation: open choices made differently",
-        pd.DataFrame(rows, columns=["choice", "method", "metric", "default", "changed", "seeds"]),
-        caption="shuffle=False: training images in the order of the data set. rotate=pixels: the "
-        "layer turns pixels, so that the corners become black, instead of normalised images, whose "
+    return interval_table(
+        "Rotation: settings other than the preset's",
+        ("choice", "method", "metric", "default", "changed", "seeds"),
+        rows,
+        "`shuffle=False`: training images in the order of the data set. `rotate=pixels`: the layer "
+        "turns pixels, so that the corners become black, instead of normalised images, whose "
         "corners become mean grey.",
-        notes=(INTERVAL_NOTE,),
     )
+
+
+def _angle_figure(by_method: ByMethod, folder: Path) -> Figure:
+    """Learned angle against iteration, a panel per method, a line per seed."""
+    names = [METHODS[method].label for method in by_method]
+    with figure_style():
+        fig, axes = panels(names, columns=2, height=1.7)
+        for axis, records in zip(axes, by_method.values(), strict=True):
+            for record, style in zip(records, series_styles(len(records)), strict=True):
+                axis.plot(
+                    record.traces["iteration"],
+                    record.traces["angle_degrees"],
+                    **style | {"marker": ""},
+                    label=f"seed {record.seed}",
+                )
+            axis.axhline(records[0].config["degrees"], **_TRUE, label="true angle")
+            axis.set(xlabel="iteration", ylabel="angle (degrees)")
+            axis.label_outer()
+        legend_below(fig, max(axes, key=lambda axis: len(axis.lines)))
+        return save_figure(
+            fig,
+            folder,
+            "angles",
+            alt="Learned angle in degrees against iteration, one line per seed, a panel each for "
+            f"{', '.join(names)}; a dotted line: the true angle.",
+            caption="The learned angle, one line per seed; the true angle is dotted.",
+        )
+
+
+def _digits_figure(by_method: ByMethod, folder: Path, count: int = 8) -> Figure:
+    """Digits upright, as each method's learned layer turns them, and truly rotated."""
+    config = Config(train_size=1, meta_size=1, test_size=count)
+    target = load_splits(config, torch.device("cpu")).test.batch(torch.arange(count))[0]
+
+    def turned(pixels: Tensor, degrees: float) -> Tensor:
+        return rotate(pixels, torch.deg2rad(torch.tensor(degrees)))
+
+    upright = turned(target, -config.degrees)
+    rows = {"upright": upright}
+    for method, records in by_method.items():
+        if method != "t1t2_higher":  # the same number as t1t2
+            angle = collect_metric(records, "angle_degrees").mean
+            name = METHODS[method].label.split(" (")[0].replace(" ", "\n")
+            rows[f"{name}\n{angle:.1f}°"] = turned(upright, angle)
+    rows[f"rotated\n{config.degrees:g}°"] = target
+    with figure_style():
+        fig, axes = new_figure(rows=len(rows), height=0.62 * len(rows))
+        for axis, (label, pixels) in zip(axes, rows.items(), strict=True):
+            strip = torch.cat(list(pixels[:, 0]), dim=1)
+            axis.imshow(1 - strip.numpy(), cmap="gray", vmin=0, vmax=1)
+            axis.set_ylabel(label, rotation=0, ha="right", va="center")
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+            axis.spines[:].set_visible(False)
+        return save_figure(
+            fig,
+            folder,
+            "digits",
+            alt="Rows of the same handwritten digits: upright, turned by each method's learned "
+            "angle, and rotated by the true angle; the learned rows look like the true one.",
+            caption="Test digits turned by the learned layer (mean angle over seeds), between the "
+            "upright and the truly rotated ones.",
+        )

@@ -51,6 +51,7 @@ def record_of(config: RunSettings, epochs: list[dict[str, float]], best: str, **
     """
     numbered = [{"epoch": number, **row} for number, row in enumerate(epochs, 1)]
     top = max(numbered, key=lambda row: row[best])
+    seconds = fields.pop("seconds")
     return RunRecord(
         experiment=config.experiment,
         method=config.method,
@@ -60,7 +61,7 @@ def record_of(config: RunSettings, epochs: list[dict[str, float]], best: str, **
         epochs=numbered,
         final=epochs[-1],
         best={best: {"value": top[best], "epoch": top["epoch"]}},
-        cost={"seconds": fields.pop("seconds"), "peak_bytes": 10_000_000},
+        cost={"seconds": seconds, "seconds_per_epoch": seconds, "peak_bytes": 10_000_000},
         data={},
         provenance={},
         **{"traces": {}, **fields},

@@ -1,11 +1,12 @@
 """Run records, the paper's numbers, statistics, tables, figures and the report."""
 
-from common.reporting.against_seconds import metric_against_seconds
 from common.reporting.comparisons import Comparison, comparison_table, cost_table
+from common.reporting.curves import draw_runs, metric_against_seconds
 from common.reporting.figures import (
     Figure,
     bar_style,
     figure_style,
+    legend_below,
     new_figure,
     save_figure,
     series_styles,
@@ -43,10 +44,12 @@ __all__ = [
     "collect_provenance",
     "comparison_table",
     "cost_table",
+    "draw_runs",
     "figure_style",
     "fill_blocks",
     "find_blocks",
     "judge",
+    "legend_below",
     "load",
     "metric_against_seconds",
     "new_figure",

@@ -103,6 +103,18 @@ def new_figure(
     return fig, fig.subplots(rows, columns, **subplots)
 
 
+def legend_below(fig: MatplotlibFigure, axis: Any, **keywords: Any) -> None:
+    """The legend of an axis's series, under the figure, which grows so that the axes keep their
+    size; as many columns as its words leave room for."""
+    handles, labels = axis.get_legend_handles_labels()
+    if not labels:
+        return
+    column = 0.05 * max(map(len, labels)) + 0.6  # inches, of text in 7.5 pt and its line
+    columns = min(max(1, int(fig.get_figwidth() / column)), len(labels))
+    fig.set_figheight(fig.get_figheight() + 0.05 + 0.165 * -(-len(labels) // columns))
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns, **keywords)
+
+
 def save_figure(
     fig: MatplotlibFigure, folder: str | Path, stem: str, alt: str, caption: str = ""
 ) -> Figure:

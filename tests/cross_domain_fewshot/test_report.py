@@ -6,12 +6,12 @@ import pytest
 
 from common.reporting import RunRecord
 from cross_domain_fewshot.config import PRESETS, Config
-from cross_domain_fewshot.figures import layer_names
 from cross_domain_fewshot.models import ResNet, deviation_curves
 from cross_domain_fewshot.report import (
     accuracy_table,
     effects_table,
     embedded_table,
+    layer_names,
     published_accuracy,
     section,
 )

@@ -127,4 +127,4 @@ def test_runs_that_differ_in_a_choice_stand_apart():
         record(42.0, method="evograd", layers=(1,)),
     ]
     (group,) = by_setting(records).values()
-    assert list(group) == ["EvoGrad", "EvoGrad, authors passes", "EvoGrad, layers 1"]
+    assert list(group) == ["EvoGrad", "EvoGrad faithful=True", "EvoGrad layers=1"]
