@@ -97,7 +97,7 @@ def _train(settings: Pretraining, texts: Sequence[str], folder: Path) -> None:
     blocks = text_blocks(texts, tokenizer)
     config = xlm_roberta_config(**settings.architecture(len(tokenizer)))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.default_generator.manual_seed(settings.seed)  # the CPU's alone
         model = XLMRobertaForMaskedLM._from_config(config, attn_implementation="sdpa")
         start_with_local_attention(model.roberta)
         _fit(model, blocks, tokenizer, settings)

@@ -3,6 +3,7 @@
 The labels are CC BY-NC 4.0 and in no package, so they are read from a folder of the user only.
 """
 
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,35 +53,27 @@ def read_cifar10n(folder: Path) -> Pieces:
     if path is None:
         raise Missing(f"neither {OFFICIAL_FILE} nor {PLAIN_FILE} in it")
     with reading(path):
-        _check_size(path)
-        arrays = _load_npz(path) if path.name == PLAIN_FILE else _load_torch(path)
-        return {
-            name: Piece(_label_bytes(arrays, k, path), f"{path} ({k})") for name, k in _KEYS.items()
-        }
+        arrays = _arrays(path)
+        pieces = {name: _label_bytes(arrays, key, path) for name, key in _KEYS.items()}
+    return {name: Piece(data, f"{path} ({_KEYS[name]})") for name, data in pieces.items()}
 
 
-def _check_size(path: Path) -> None:
-    """Damaged for a file that would fill the memory when it is unpacked."""
+def _arrays(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     if size > LARGEST:
         raise Damaged(f"{path} holds {size / 1e6:.0f} MB, which are not CIFAR-10N's labels")
-
-
-def _load_npz(path: Path) -> dict:
-    with np.load(path, allow_pickle=False) as stored:
-        return {key: stored[key] for key in stored.files}
-
-
-def _load_torch(path: Path) -> dict:
+    if path.name == PLAIN_FILE:
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
     # NumPy keeps this function under a private name that moved between versions 1 and 2.
-    reconstruct = np.empty(0).__reduce__()[0]
-    names = [f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")]
-    allowed: list[Any] = [np.ndarray, np.dtype, *((reconstruct, name) for name in names)]
+    rebuild = np.empty(0).__reduce__()[0]
+    allowed: list[Any] = [np.ndarray, np.dtype]
+    allowed += [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     allowed += [type(np.dtype(kind)) for kind in ("u1", "i1", "i2", "i4", "i8")]
-    with torch.serialization.safe_globals(allowed):
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -88,17 +81,15 @@ def _load_torch(path: Path) -> dict:
             raise Damaged(f"{path} is not a torch file of plain arrays") from error
 
 
-def _label_bytes(arrays: dict, key: str, path: Path) -> bytes:
+def _label_bytes(arrays: dict[str, Any], key: str, path: Path) -> bytes:
     if not isinstance(arrays, dict) or key not in arrays:
         raise Damaged(f"{path} lacks the labels {key}")
     labels = np.asarray(arrays[key])
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    whole = labels.ndim == 1 and labels.dtype.kind in "iu"
+    if not whole or not ((labels >= 0) & (labels < 10)).all():
         raise Damaged(
-            f"{path}: {key} is an array of {labels.dtype} with shape {labels.shape} "
-            "where a list of whole numbers is expected"
+            f"{path}: {key} ({labels.dtype}, {labels.shape}) is not a list of labels from 0 to 9"
         )
-    if labels.size and not (labels.min() >= 0 and labels.max() < 10):
-        raise Damaged(f"{path}: {key} has labels outside 0 to 9")
     return labels.astype(np.uint8).tobytes()
 
 

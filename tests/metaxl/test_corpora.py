@@ -13,8 +13,9 @@ import pytest
 
 from common.errors import UserError
 from metaxl import hub, masakhaner
-from metaxl.corpora import DATASETS, corpus_checksums, load_corpus, running_text, sample
-from metaxl.sentences import Sentence, checksum, counts, entity_types, label_list
+from metaxl.conll import parse_columns, parse_text, parse_wikiann, read_file
+from metaxl.corpora import corpus_checksums, load_corpus, running_text, sample
+from metaxl.sentences import Sentence, checksum, counts, entity_types
 
 
 @pytest.fixture(autouse=True)
@@ -92,42 +93,66 @@ def test_conll_with_any_ending_number_of_columns_and_types(tmp_path, write_corpu
     corpus = load_corpus("conll", "xx", tmp_path)
     assert corpus == EXPECTED
     assert entity_types(corpus["train"] + corpus["test"]) == ("LOC", "ORG", "PER")
-    path = tmp_path / "xx" / f"dev{suffix}"
-    path.write_text("-DOCSTART- X O\n\nfoo B-GPE\r\nbar I-GPE\r\n\r\n\r\n")
-    (sentence,) = load_corpus("conll", "xx", tmp_path)["dev"]
-    assert sentence == Sentence(("foo", "bar"), ("B-GPE", "I-GPE"))
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n", "\r"])
-def test_line_ends_of_every_system_give_the_same_sentences(tmp_path, write_corpus, end):
-    folder = write_corpus(tmp_path / "xx")
-    for path in folder.iterdir():
-        path.write_bytes(path.read_bytes().replace(b"\n", end.encode()))
-    assert load_corpus("conll", "xx", tmp_path) == EXPECTED
+LIMA = Sentence(("San", "Juan", "sings"), ("B-LOC", "I-LOC", "O"))
 
 
-def test_where_a_line_has_a_tab_the_tab_separates(tmp_path, write_corpus):
-    folder = write_corpus(tmp_path / "xx", lambda token, tag: f"{token}\tx y \t {tag} \t")
-    assert load_corpus("conll", "xx", tmp_path) == EXPECTED
-    (folder / "dev").write_text("San Juan\tB-LOC\nsings\tO\n")
-    (sentence,) = load_corpus("conll", "xx", tmp_path)["dev"]
-    assert sentence == Sentence(("San Juan", "sings"), ("B-LOC", "O"))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffSan B-LOC\nJuan I-LOC\nsings O",
+        "-DOCSTART- X O\n\nSan B-LOC\nJuan I-LOC\nsings O\n\n\n",
+        "San B-LOC\r\nJuan I-LOC\r\nsings O\r\n",
+        "San B-LOC\r\r\nJuan I-LOC\r\r\nsings O\r\r\n",
+        "San B-LOC\rJuan I-LOC\rsings O\r",
+        " San x  y B-LOC \nJuan\tx y \t I-LOC \t\nsings\t\tO\n",
+    ],
+)
+def test_one_sentence_in_the_forms_that_people_write(text, tmp_path):
+    (tmp_path / "file").write_bytes(text.encode())
+    assert read_file(tmp_path / "file", parse_columns) == [LIMA]
 
 
-@pytest.mark.parametrize("start", [0, 1])
-def test_a_first_column_of_numbers_is_refused(tmp_path, write_corpus, start):
-    folder = write_corpus(tmp_path / "xx")
-    for path in folder.iterdir():
-        sentences = path.read_text().strip("\n").split("\n\n")
-        numbered = [[f"{i} {r}" for i, r in enumerate(s.split("\n"), start)] for s in sentences]
-        path.write_text("\n\n".join("\n".join(rows) for rows in numbered))
-    with pytest.raises(UserError, match="numbers of the words in its first column"):
-        load_corpus("conll", "xx", tmp_path)
+def test_tokens_are_taken_as_they_are():
+    """Colons, blanks before a tab, invisible characters, those Python takes for line ends."""
+    tokens = ("10:30", "qu:", "San Juan", "\u200e", "a\u2028b", "c\x85", "d\u00a0e")
+    sentence = Sentence(tokens, ("B-PER",) * len(tokens))
+    for start, parse in (("qu:", parse_wikiann("qu")), ("", parse_columns)):
+        text = "".join(f"{start}{token}\tB-PER\n" for token in tokens)
+        assert parse_text(text, parse, None, "here") == [sentence]
+    assert parse_text("d\u00a0e B-PER", parse_columns, None, "")[0].tokens == ("d\u00a0e",)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (parse_wikiann("qu"), "qu:Lima\tB-LOC\nqu:Peru O\n", r"line 2: 'qu:Peru O'.*qu:token<TAB>"),
+        (parse_wikiann("qu"), "qu:Lima\tB-LOC\n\nen:Peru\tO\n", r"line 3: .*qu:token<TAB>tag"),
+        (parse_columns, "Lima B-DATE\n", r"line 1: 'B-DATE' is not .*PER, ORG, LOC"),
+        (parse_columns, "Juma B-PER\nleo\n", r"line 2: 'leo'.*a token, a blank or tab"),
+        (parse_columns, "a O\nLima S-LOC\n", r"line 2: 'S-LOC' is not an IOB2 tag"),
+        (parse_columns, "Lima LOC\n", r"line 1: 'LOC' is not an IOB2 tag"),
+        (parse_columns, "Lima B-\n", r"line 1: 'B-' is not an IOB2 tag"),
+        (parse_columns, "Lima\tNNP B-LOC\n", r"line 1: 'NNP B-LOC' is not an IOB2 tag"),
+        (parse_columns, "Lima O\n\nPeru O\n", r"no entity"),
+        (parse_columns, "1 Lima B-LOC\n2 Peru O\n\n1 Yes O\n", "numbers of the words"),
+        (parse_columns, "0\tLima\tB-LOC\tO\n1\tPeru\tO\tB-LOC", "numbers of the words"),
+        (parse_columns, "", r"is empty"),
+        (parse_columns, "\n \n\n", r"is empty"),
+        (parse_columns, "\udcff O", r"cannot be read as UTF-8"),
+    ],
+)
+def test_bad_files_are_named_in_one_sentence(parse, text, message, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=rf"{path}.*{message}") as caught:
+        read_file(path, parse, ("PER", "ORG", "LOC"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_training_part_of_one_sentence_is_refused(tmp_path, write_corpus):
-    folder = write_corpus(tmp_path / "xx")
-    path = folder / "train"
+    path = write_corpus(tmp_path / "xx") / "train"
     path.write_text(path.read_text().replace("\n\n", "\n"))
     with pytest.raises(UserError, match="blank line between sentences"):
         load_corpus("conll", "xx", tmp_path)
@@ -139,87 +164,29 @@ def test_the_folder_may_be_in_the_environment(tmp_path, write_corpus, monkeypatc
     assert load_corpus("wikiann", "qu") == EXPECTED
 
 
-def test_tokens_are_taken_as_they_are(tmp_path, write_corpus):
-    """Colons, invisible characters and characters that Python takes for line ends."""
-    folder = write_corpus(tmp_path / "qu", wikiann_line)
-    tokens = ("10:30", "qu:", "\u200e", "a\u2028b", "c\x85", "d\u00a0e")
-    text = "".join(f"qu:{token}\tB-PER\n" for token in tokens)
-    (folder / "dev").write_text("\ufeff" + text, encoding="utf-8")
-    assert load_corpus("wikiann", "qu", tmp_path)["dev"] == [Sentence(tokens, ("B-PER",) * 6)]
-    folder = write_corpus(tmp_path / "xx")
-    (folder / "dev").write_text("d\u00a0e B-PER\n", encoding="utf-8")
-    assert load_corpus("conll", "xx", tmp_path)["dev"] == [Sentence(("d\u00a0e",), ("B-PER",))]
-
-
-@pytest.mark.parametrize(
-    ("dataset", "language", "text", "message"),
-    [
-        ("wikiann", "qu", "qu:Lima\tB-LOC\nqu:Peru O\n", r"line 2: 'qu:Peru O'.*qu:token<TAB>tag"),
-        ("wikiann", "qu", "qu:Lima\tB-LOC\n\nen:Peru\tO\n", r"line 3: .*qu:token<TAB>tag"),
-        (
-            "wikiann",
-            "qu",
-            "qu:Lima\tB-DATE\n",
-            r"line 1: 'B-DATE' is not .*PER, ORG, LOC",
-        ),
-        ("masakhaner", "swa", "Juma B-PER\nleo\n", r"line 2: 'leo'.*a token, a blank or tab"),
-        ("masakhaner", "swa", "leo B-TIME\n", r"line 1: 'B-TIME'.*PER, ORG, LOC, DATE"),
-        ("conll", "xx", "a O\nLima S-LOC\n", r"line 2: 'S-LOC' is not an IOB2 tag"),
-        ("conll", "xx", "Lima LOC\n", r"line 1: 'LOC' is not an IOB2 tag"),
-        ("conll", "xx", "Lima B-\n", r"line 1: 'B-' is not an IOB2 tag"),
-        ("conll", "xx", "Lima\tNNP B-LOC\n", r"line 1: 'NNP B-LOC' is not an IOB2 tag"),
-        ("conll", "xx", "Lima O\n\nPeru O\n", r"dev has no entity"),
-        ("conll", "xx", "", r"dev is empty"),
-        ("conll", "xx", "\n \n\n", r"dev is empty"),
-        ("conll", "xx", b"\xff\xfe O\n", r"dev cannot be read as UTF-8"),
-    ],
-)
-def test_bad_files_are_named_in_one_sentence(
-    tmp_path, write_corpus, dataset, language, text, message
-):
-    folder = write_corpus(
-        tmp_path / language, wikiann_line if dataset == "wikiann" else lambda *row: " ".join(row)
-    )
-    (folder / "dev").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=message) as caught:
-        load_corpus(dataset, language, tmp_path)
-    assert str(folder / "dev") in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("dataset", ["wikiann", "masakhaner", "conll"])
-def test_a_folder_without_the_language_says_what_it_should_hold(tmp_path, dataset):
-    with pytest.raises(UserError, match=r"--data-dir") as caught:
+def test_what_is_missing_is_named(tmp_path, write_corpus, dataset):
+    with pytest.raises(UserError, match=rf"{tmp_path}.*swa/train"):
         load_corpus(dataset, "swa", tmp_path)
-    assert str(tmp_path) in str(caught.value)
-    assert "swa/train" in str(caught.value)
-
-
-def test_a_missing_file_is_named(tmp_path, write_corpus):
-    folder = write_corpus(tmp_path / "qu", wikiann_line)
-    (folder / "dev").unlink()
-    with pytest.raises(UserError, match=r"qu lacks dev"):
-        load_corpus("wikiann", "qu", tmp_path)
+    (write_corpus(tmp_path / "swa") / "dev").unlink()
+    with pytest.raises(UserError, match=r"swa lacks dev"):
+        load_corpus(dataset, "swa", tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("dataset", "language", "message"),
+    ("dataset", "message"),
     [
-        ("magic", "en", r"--dataset magic is unknown: use embedded, wikiann, masakhaner, conll"),
-        ("conll", "en", r"--data-dir or EVOGRAD_DATA"),
-        ("masakhaner", "en", r"'en'.*amh, hau.*--dataset conll"),
+        ("magic", r"--dataset magic is unknown: use embedded, wikiann, masakhaner, conll"),
+        ("conll", r"--data-dir or EVOGRAD_DATA"),
+        ("masakhaner", r"'en'.*amh, hau.*--dataset conll"),
+        ("wikiann", r"pyarrow.*--data-dir or EVOGRAD_DATA"),
     ],
 )
-def test_without_a_folder_it_says_what_to_fetch(dataset, language, message):
-    with pytest.raises(UserError, match=message):
-        load_corpus(dataset, language)
-
-
-def test_wikiann_without_pyarrow_says_what_to_do(monkeypatch):
+def test_without_a_folder_it_says_what_to_fetch(dataset, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"needs the package pyarrow.*--data-dir or EVOGRAD_DATA"):
-        load_corpus("wikiann", "qu")
+    with pytest.raises(UserError, match=message):
+        load_corpus(dataset, "en")
 
 
 @pytest.fixture
@@ -316,11 +283,6 @@ def test_masakhaner_is_downloaded_into_the_cache_and_verified(
     monkeypatch.setitem(masakhaner.CHECKSUMS["swa"], "dev", "0" * 64)
     with pytest.raises(UserError, match=r"MasakhaNER of the language swa.*--dataset conll"):
         load_corpus("masakhaner", "swa")
-
-
-def test_labels_and_languages():
-    assert label_list(("PER", "LOC")) == ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-    assert DATASETS["masakhaner"].types == ("PER", "ORG", "LOC", "DATE")
 
 
 def test_counts_take_entities_as_seqeval_does():

@@ -42,6 +42,10 @@ def expected_row(sentence, tokenizer, labels):
     return [*ids, tokenizer.eos_token_id], [*marks, IGNORED]
 
 
+def test_labels_are_iob2_tags():
+    assert LABELS == ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
+
+
 def test_the_first_subword_of_a_word_carries_its_label(tokenizer):
     tags = tuple(LABELS[i % len(LABELS)] for i in range(len(TRICKY)))
     sentences = [Sentence(TRICKY, tags), Sentence(("the", "Peruana"), ("O", "B-PER"))]

