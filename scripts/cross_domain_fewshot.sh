@@ -4,7 +4,7 @@
 # Plantae in a folder of yours (environment variable EVOGRAD_DATA). On two CPU cores: smoke half
 # a minute, quick a few minutes, study (five seeds, 140 runs) a night; paper (224 px, 400 epochs, 88 runs) is for GPUs.
 #
-#   bash scripts/cross_domain_fewshot.sh [--preset smoke|quick|study|paper] [--methods M ...] [--seeds S ...] [--jobs N]
+#   bash scripts/cross_domain_fewshot.sh [--preset smoke|quick|study|paper] [--methods M ...] [--seeds S ...] [--set KEY=VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 exec "$root/.venv/bin/python" -m scripts.sweep cross_domain_fewshot "$@"

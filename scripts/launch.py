@@ -4,79 +4,93 @@
 """
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
 
 from common.command import PARENT
-from common.files import INHERITED_LOCK, try_lock
-from common.runs import finished_record
+from common.errors import UserError
+from common.experiment import load_experiment
+from common.files import locked
+from common.runs import RECORD
 from common.settings import ROOT, RunSettings
 
 LOG = "run.log"
 
 
-def command(config: RunSettings, default: RunSettings) -> list[str]:
-    """The command line of a run: what differs from the preset's defaults."""
+class Busy(Exception):
+    """Another process works on the run."""
+
+
+def command(config: RunSettings) -> list[str]:
+    """The command line of a run: what differs from its preset."""
+    preset = load_experiment(config.experiment).presets[config.preset]
     words = [sys.executable, "-m", config.experiment, "--preset", config.preset]
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if value == getattr(default, field.name):
+    return words + _flags(config, preset, "--")
+
+
+def _flags(settings: Any, default: Any, prefix: str) -> list[str]:
+    words = []
+    for field in fields(settings):
+        value, usual = getattr(settings, field.name), getattr(default, field.name)
+        name = field.name.replace("_", "-")
+        if value == usual:
             continue
-        flag = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+        if field.name == "estimator":
+            words += _flags(value, usual, f"{prefix}{name}.")
+        elif isinstance(value, bool):
+            words.append(f"{prefix}{name}" if value else f"{prefix}no-{name}")
         else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{flag}", *map(str, values)]
+            words += [f"{prefix}{name}", *map(str, value if isinstance(value, tuple) else [value])]
     return words
 
 
 @dataclass(frozen=True)
 class LocalLauncher:
-    """Processes on this machine that end with this one, however it ends.
+    """Processes on this machine that end with this one, however it ends. slots: at a time."""
 
-    default: the preset's settings. slots: runs at a time. extra: words for every run's command
-    line.
-    """
-
-    default: RunSettings
     slots: int
-    extra: Sequence[str] = ()
 
-    def start(self, config: RunSettings) -> "LocalRun | None":
-        """Starts a run; None if another process works on it, or has just finished it."""
+    def start(self, config: RunSettings) -> "LocalRun":
+        """Starts a run; raises Busy if another process works on it."""
         directory = config.directory()
-        lock = try_lock(directory)
-        if lock is None:
-            return None
+        directory.mkdir(parents=True, exist_ok=True)
+        # Until it ends: no other sweep starts the run too, or writes its log.
+        lock = FileLock(directory / ".sweep.lock")
         try:
-            if finished_record(config) is not None:
-                return None
-            # The lock goes to the run, so that nobody else writes its log file either.
-            environment = {
-                INHERITED_LOCK: str(lock),
-                PARENT: str(os.getpid()),
-                "PYTHONPATH": os.pathsep.join(
-                    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-                ),
-                "PYTHONSAFEPATH": "1",  # the caller's folder may hold a "common" of its own
-            }
-            log = directory / LOG
-            with log.open("w") as output:
-                process = subprocess.Popen(
-                    [*command(config, self.default), *self.extra],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=os.environ | environment,
-                    pass_fds=[lock],
-                )
-        finally:
-            os.close(lock)
-        return LocalRun(config, log, process)
+            lock.acquire(blocking=False)
+            with locked(directory, patience=0):  # by the run, while it is made
+                pass
+        except (Timeout, UserError):
+            lock.release()
+            raise Busy from None
+        environment = {
+            PARENT: str(os.getpid()),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+            "PYTHONSAFEPATH": "1",  # the caller's folder may hold a "common" of its own
+        }
+        with _opened(directory / LOG) as output:
+            process = subprocess.Popen(
+                command(config),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=os.environ | environment,
+            )
+        return LocalRun(config, directory / LOG, process, lock)
+
+
+def _opened(log: Path) -> TextIO:
+    """A log to write to; nowhere if it cannot be written, which is no reason to stop a run."""
+    try:
+        return log.open("w")
+    except OSError:
+        return Path(os.devnull).open("w")
 
 
 @dataclass(frozen=True)
@@ -86,19 +100,25 @@ class LocalRun:
     config: RunSettings
     log: Path
     process: subprocess.Popen
+    lock: FileLock
 
     def ended(self) -> bool:
-        return self.process.poll() is not None
+        if self.process.poll() is not None:
+            self.lock.release()
+        return self.process.returncode is not None
 
     def failure(self) -> str | None:
-        """Of a run that has ended: None if it ended well, else the reason in a line."""
+        """Of a run that has ended: None if it has left its record, else the reason in a line."""
         if self.process.returncode == 0:
-            return None
+            there = (self.config.directory() / RECORD).exists()
+            return None if there else "it ended without a record"
         return last_line(self.log) or f"exit status {self.process.returncode}"
 
     def stop(self) -> None:
-        """Asks it to end in order."""
+        """Asks it to end in order, also if it is stopped (SIGSTOP)."""
         self.process.terminate()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
 
 
 def last_line(log: Path) -> str | None:

@@ -5,7 +5,7 @@
 # MB); study's last 50 runs need the labels of CIFAR-10N (EVOGRAD_DATA names their folder), paper
 # CIFAR-100 (169 MB, fetched).
 #
-#   bash scripts/metaweightnet.sh [--preset smoke|quick|study|paper] [--methods M ...] [--seeds S ...] [--jobs N]
+#   bash scripts/metaweightnet.sh [--preset smoke|quick|study|paper] [--methods M ...] [--seeds S ...] [--set KEY=VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 exec "$root/.venv/bin/python" -m scripts.sweep metaweightnet "$@"

@@ -4,7 +4,7 @@
 # 8 minutes, study (five seeds, 210 runs; half of them on MasakhaNER, EVOGRAD_DATA) a few hours.
 # Preset paper is for a GPU and needs WikiAnn (EVOGRAD_DATA) and XLM-R base.
 #
-#   bash scripts/metaxl.sh [--preset smoke|quick|study|paper] [--methods M ...] [--seeds S ...] [--jobs N]
+#   bash scripts/metaxl.sh [--preset smoke|quick|study|paper] [--methods M ...] [--seeds S ...] [--set KEY=VALUE ...]
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 exec "$root/.venv/bin/python" -m scripts.sweep metaxl "$@"

@@ -3,28 +3,37 @@
     python -m scripts.publish                      draw results/ and fill in the documents again
     python -m scripts.publish --collect rotation --preset paper    take over finished runs first
     python -m scripts.publish --collect benchmark --preset small   take over measurements of cost
-    python -m scripts.publish --check              exit status 1 if tables or documents disagree
+    python -m scripts.publish --check              exit status 1 if anything published is not right
 
 results/EXPERIMENT/PRESET/ holds the records of this project's own runs, and beside them the
 tables and figures made from them; results/benchmark/SIZE/ the same for the cost study, whose sizes
 are small and paper; results/benchmark/estimators/ the table of all estimators; results/peers/cpu/
 the comparison with other libraries, by scripts/peers.sh. In the documents, text between the markers
 ``generated: EXPERIMENT/PRESET/TABLE`` and ``end generated`` is the Markdown of a table.
+
+--check makes all of it again and compares, and compares the checksums of the records, of the
+embedded data and of the data sets in the cache.
 """
 
 import importlib
+import json
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
+import tyro
 from pandas import DataFrame
 
 from common import claims
-from common.command import Parser, run_command
+from common.command import run_command
 from common.cost_study.records import by_device, read_measurements, write_measurement
+from common.datasets.__main__ import LOADERS
+from common.datasets.fetch import Damaged, cached
 from common.errors import UserError
 from common.experiment import load_experiment
 from common.fidelity_study import report as fidelity_report
@@ -38,10 +47,12 @@ from common.reporting import (
     save,
     write_table,
 )
-from common.reporting.records import load
+from common.reporting.records import checksum, load
 from common.settings import ROOT
+from cross_domain_fewshot import embedded
+from metaxl.embedded import LANGUAGES, load_embedded
 from scripts import benchmark, fidelity, peer_tables
-from scripts.experiments import EXPERIMENTS
+from scripts.experiments import EXPERIMENTS, Name
 
 RESULTS = ROOT / "results"
 CLAIMS = ROOT / "docs" / "claims.json"
@@ -50,39 +61,39 @@ TABLES, FIGURES = ("md", "tex", "csv"), ("png", "pdf")
 _FOLDER = re.compile(r"(?<=\| )results/[^ |]+(?= \|)")
 
 
-def collect(experiment: str, preset: str, runs: Path) -> int:
-    """Copies finished runs' records into results/; returns how many."""
-    declared = load_experiment(experiment)
-    records = declared.records(preset, runs / experiment / preset)
+def collect(name: str, preset: str, runs: Path) -> int:
+    """Copies the records of finished runs, or of the cost study, into results/; returns how many.
+
+    A run of the same name is replaced, others stay.
+    """
+    folder = RESULTS / name / preset / "records"
+    if name == "benchmark":
+        measurements = read_measurements(runs / name / preset)
+        for device, found in by_device(measurements).items():
+            for measurement in found:
+                write_measurement(measurement, folder / device)
+        return len(measurements)
+    experiment = load_experiment(name)
+    records = experiment.records(preset, runs / name / preset)
     for record in records:
-        name = declared.run_name(record.config)
-        save(record, RESULTS / experiment / preset / "records" / f"{name}.json")
+        save(record, folder / f"{experiment.run_name(record.config)}.json")
     return len(records)
 
 
-def collect_costs(size: str, runs: Path) -> int:
-    """Copies the cost study's measurements into results/; returns how many."""
-    measurements = read_measurements(runs / "benchmark" / size)
-    for device, found in by_device(measurements).items():
-        for measurement in found:
-            write_measurement(measurement, RESULTS / "benchmark" / size / "records" / device)
-    return len(measurements)
-
-
-def kept_records(experiment: str, preset: str) -> list[RunRecord]:
+def kept_records(name: str, preset: str) -> list[RunRecord]:
     """The records of results/."""
-    return load_experiment(experiment).records(preset, RESULTS / experiment / preset / "records")
+    return load_experiment(name).records(preset, RESULTS / name / preset / "records")
 
 
 def draw(folder: Path) -> None:
     """Makes all tables and figures of results/ in ``folder``."""
-    for experiment in EXPERIMENTS:
-        report = importlib.import_module(f"{experiment}.report")
+    for name in EXPERIMENTS:
         for preset in PRESETS:
-            if records := kept_records(experiment, preset):
-                load_experiment(experiment).section(records, preset, folder / experiment / preset)
+            if records := kept_records(name, preset):
+                load_experiment(name).section(records, preset, folder / name / preset)
+        report = importlib.import_module(f"{name}.report")
         if hasattr(report, "draw_studies"):
-            report.draw_studies(RESULTS / experiment, folder / experiment)
+            report.draw_studies(RESULTS / name, folder / name)
     write_table(runs_table(), folder / "runs" / "all", "kept")
     claims.section(CLAIMS, claims.shipped_sources(RESULTS, EXPERIMENTS), folder / "claims" / "all")
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
@@ -165,29 +176,66 @@ def differences(suffixes: Sequence[str] = TABLES) -> list[str]:
     return wrong
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="python -m scripts.publish", description=__doc__)
-    parser.add_argument("--collect", nargs="+", default=[], choices=(*EXPERIMENTS, "benchmark"))
-    parser.add_argument("--preset", default="quick", choices=(*PRESETS, "small"))
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are")
-    parser.add_argument("--check", action="store_true", help="change nothing, only compare")
-    arguments = parser.parse_args(argv)
-    if arguments.check:
-        wrong = differences()
-        print("\n".join(wrong) or "results/ and the documents agree with the records")
-        sys.exit(1 if wrong else 0)
-    for experiment in arguments.collect:
-        if experiment == "benchmark":
-            count = collect_costs(arguments.preset, arguments.runs)
-        else:
-            count = collect(experiment, arguments.preset, arguments.runs)
-        print(f"{experiment} {arguments.preset}: {count} records")
-    with tempfile.TemporaryDirectory() as temporary:
-        fresh = Path(temporary)
-        draw(fresh)
-        for old in [p for p in RESULTS.glob("*/*/*.*") if p.is_file()]:
+def damaged() -> list[str]:
+    """Records, embedded files and data sets in the cache that are not what they were."""
+    wrong = []
+    for path in sorted(RESULTS.rglob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            whole = content.pop("sha256") == checksum(content)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            whole = False
+        if not whole:
+            wrong.append(f"{path.relative_to(RESULTS.parent)}: not a record, or changed")
+    parts: list[Any] = [partial(embedded.load, name) for name in embedded.recipe()["domains"]]
+    parts += [partial(load_embedded, language) for language in LANGUAGES]
+    parts += [partial(cached, dataset) for dataset, _ in LOADERS.values()]
+    for part in parts:
+        try:
+            part()
+        except (UserError, Damaged) as error:
+            wrong.append(str(error))
+    return wrong
+
+
+def replace_results(fresh: Path) -> None:
+    """Puts the files of a folder into results/, and takes away those that are no longer made."""
+    made = {path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()}
+    for name in sorted(made):
+        write_atomic(RESULTS / name, (fresh / name).read_bytes())
+    for old in RESULTS.glob("*/*/*.*"):
+        if old.is_file() and old.relative_to(RESULTS) not in made:
             old.unlink()
-        shutil.copytree(fresh, RESULTS, dirs_exist_ok=True)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do; without options, results/ and the documents are made again."""
+
+    collect: tuple[Name | Literal["benchmark"], ...] = ()
+    """Take over the finished runs of these first."""
+    preset: Literal["smoke", "quick", "study", "paper", "small"] = "quick"
+    """Of the runs; of the cost study the size."""
+    runs: Path = ROOT / "runs"
+    """Where the runs are."""
+    check: bool = False
+    """Change nothing, compare."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = tyro.cli(Options, args=argv, prog="python -m scripts.publish", description=__doc__)
+    if options.check:
+        wrong = damaged()
+        if not wrong:  # nothing can be drawn from damaged records
+            wrong = differences((*TABLES, *FIGURES))
+        print("\n".join(wrong) or "everything published is right")
+        sys.exit(1 if wrong else 0)
+    for name in options.collect:
+        count = collect(name, options.preset, options.runs)
+        print(f"{name} {options.preset}: {count} records")
+    with tempfile.TemporaryDirectory() as temporary:
+        draw(Path(temporary))
+        replace_results(Path(temporary))
     for document in documents():
         write_atomic(document, filled(document, RESULTS)[1])
 

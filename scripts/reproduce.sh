@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Reproduces the paper: set-up, data, runs, tables, figures; ends by naming the report.
 #
-#   bash scripts/reproduce.sh [experiment ...] [--preset smoke|quick|paper]
+#   bash scripts/reproduce.sh [experiment ...] [--preset smoke|quick|study|paper]
 #
 # Default: all experiments at preset quick (minutes on two CPU cores). Needs: Python 3.11 or newer
 # and, once, a connection for packages and data. Kill it at any time; the same command goes on.

@@ -1,119 +1,90 @@
 """Reproduces experiments: data, planned runs (several at a time), tables, figures, report.
 
     python -m scripts.sweep rotation --preset quick --methods evograd t1t2 --seeds 1 23
+    python -m scripts.sweep rotation --set estimator.sigma=0.001,0.01 --seeds 1 2 3
     python -m scripts.sweep --preset smoke
 
 A finished run is not repeated, a run that was cut off is continued. Each run's output is in
 run.log in its folder. Two of these commands at once share the work.
 """
 
-import argparse
 import contextlib
+import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
+import tyro
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from common.bounds import THREADS, Bounds
-from common.command import Parser, run_command
+from common.command import run_command
 from common.errors import UserError
 from common.experiment import Experiment, load_experiment
 from common.runs import finished_record
-from common.settings import RunSettings
+from common.settings import EstimatorSettings, RunSettings
 from common.training import choose_device, progress
-from scripts.experiments import EXPERIMENTS
-from scripts.launch import LocalLauncher, LocalRun
-from scripts.launch_slurm import (
-    SlurmQueue,
-    SubmititLauncher,
-    SubmittedRun,
-    add_arguments,
-    slurm_executor,
-)
+from scripts.experiments import EXPERIMENTS, Name
+from scripts.launch import Busy, LocalLauncher, LocalRun
+from scripts.launch_slurm import Job, SlurmLauncher, SlurmRun, slurm_launcher
 
-Launcher = LocalLauncher | SubmititLauncher
-Run = LocalRun | SubmittedRun
+Run = LocalRun | SlurmRun
 POLL_SECONDS = 0.5
+_TYPES: dict[str, Any] = get_type_hints(EstimatorSettings, include_extras=True)
 
 
-@dataclass
-class _Left:
-    """What is left of a sweep, and what became of the rest.
-
-    waiting: runs not begun. reasons: why runs have ended, None: well. failed: where to look.
-    """
-
-    waiting: list[RunSettings]
-    reasons: list[str | None] = field(default_factory=list)
-    failed: list[Path] = field(default_factory=list)
-
-    def note(self, config: RunSettings, reason: str | None, where: Path) -> None:
-        """A run has ended."""
-        self.reasons.append(reason)
-        if reason is not None:
-            self.failed.append(where)
-            tqdm.write(f"{config.run_name()} failed: {reason}", file=sys.stderr)
-
-    def settle(self) -> None:
-        """Takes out of the waiting runs those that have a record, or a damaged one."""
-        for config in list(self.waiting):
-            try:
-                finished = finished_record(config) is not None
-            except UserError as error:
-                self.waiting.remove(config)
-                self.note(config, f"error: {error}", config.directory())
-            else:
-                if finished:
-                    self.waiting.remove(config)
-
-    def give_up(self) -> None:
-        """If the first three runs have failed identically, the rest will too."""
-        if len(self.reasons) >= 3 and set(self.reasons) == {self.reasons[0]} != {None}:
-            self.waiting.clear()
-
-
-def sweep(configs: Sequence[RunSettings], launcher: Launcher, description: str) -> None:
+def sweep(
+    configs: Sequence[RunSettings], launcher: LocalLauncher | SlurmLauncher, description: str
+) -> None:
     """Carries out the runs; UserError names those that failed.
 
     A run that another process works on is left to it, and its record counts; if that process ends
     without one, the run is taken over. When the first three runs fail for the same reason, the
     others are not begun.
     """
-    left = _Left(list(configs))
-    left.settle()
-    waiting, failed = left.waiting, left.failed
-    done = len(configs) - len(waiting)
-    bar = tqdm(
-        total=len(configs),
-        desc=description,
-        dynamic_ncols=True,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs "
-        "[{elapsed}<{remaining}]{postfix}",
-    )
-    # The bar's own clock starts with what is done already, so that the time left is right.
-    bar.update(done)
-    bar.initial = done
+    reasons: list[str | None] = []
+    failed: list[Path] = []
+
+    def note(config: RunSettings, reason: str | None, where: Path) -> None:
+        reasons.append(reason)
+        if reason is not None:
+            failed.append(where)
+            tqdm.write(f"{config.run_name()} failed: {reason}", file=sys.stderr)
+
+    def to_do(config: RunSettings) -> bool:
+        """Whether a run is not finished; one with a damaged record has failed."""
+        try:
+            return finished_record(config) is None
+        except UserError as error:
+            note(config, f"error: {error}", config.directory())
+            return False
+
+    waiting = [config for config in configs if to_do(config)]
+    bar = _bar(description, len(configs), len(configs) - len(waiting))
     with bar, _stopped_together() as running:
         while waiting or running:
+            elsewhere = 0
             for config in list(waiting):
-                if len(running) < launcher.slots and (run := launcher.start(config)):
-                    running.append(run)
+                if len(running) >= launcher.slots:
+                    break
+                try:
+                    if to_do(config):
+                        running.append(launcher.start(config))
                     waiting.remove(config)
+                except Busy:
+                    elsewhere += 1
             time.sleep(POLL_SECONDS)
             for run in [run for run in running if run.ended()]:
                 running.remove(run)
-                left.note(run.config, run.failure(), run.log)
-            if len(running) < launcher.slots:
-                left.settle()
-            left.give_up()
+                note(run.config, run.failure(), run.log)
+            if len(reasons) >= 3 and set(reasons) == {reasons[0]} != {None}:
+                waiting.clear()
             names = [run.config.run_name() for run in running]
-            if waiting and len(running) < launcher.slots:
-                names.append(f"{len(waiting)} in another process")
+            names += [f"{elsewhere} in another process"] if elsewhere else []
             bar.set_postfix_str(", ".join(names), refresh=False)
             parts = sum(progress(run.config.directory()) for run in running)
             bar.update(len(configs) - len(waiting) - len(running) + parts - bar.n)
@@ -122,6 +93,17 @@ def sweep(configs: Sequence[RunSettings], launcher: Launcher, description: str) 
             f"{len(failed)} of {len(configs)} runs failed: see {failed[0]}; "
             "the same command goes on with them"
         )
+
+
+def _bar(description: str, total: int, done: int) -> tqdm:
+    """A progress bar whose time left does not count what was done before; none in a file."""
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]{postfix}"
+    bar = tqdm(total=total, desc=description, dynamic_ncols=True, bar_format=form, disable=None)
+    if bar.disable:
+        print(f"{description}: {total} runs, {done} of them finished", file=sys.stderr, flush=True)
+    bar.update(done)
+    bar.initial = done
+    return bar
 
 
 @contextlib.contextmanager
@@ -145,52 +127,47 @@ def default_jobs(device: str) -> int:
     return cores if cores <= 2 else cores // 2
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[Experiment]]:
-    """The command line; with one experiment named, a flag for each of its axes."""
-    parser = Parser(
-        prog="python -m scripts.sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all")
-    parser.add_argument("--preset", default="quick", help="smoke, quick, paper (default: quick)")
-    parser.add_argument("--methods", nargs="+", help="only these; also ones not planned")
-    parser.add_argument("--seeds", nargs="+", type=int, help="these instead of the planned ones")
-    parser.add_number("--jobs", int, Bounds(least=1, most=1024), help="runs at a time")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    parser.add_number("--threads", int, THREADS, help="CPU threads of each run (default: 1)")
-    parser.add_argument("--no-report", action="store_true", help="runs only")
-    parser.add_argument(
-        "--launcher", choices=("local", "slurm"), default="local", help="where runs are made"
-    )
-    add_arguments(parser)
-    words = sys.argv[1:] if argv is None else argv
-    named = [load_experiment(word) for word in EXPERIMENTS if word in words]
-    for axis, kind in _axes(named).items():
-        parser.add_argument(f"--{axis.replace('_', '-')}", nargs="+", type=kind, dest=axis)
-    arguments = parser.parse_intermixed_args(argv)
-    for name in arguments.experiments:
-        if name not in EXPERIMENTS:
-            raise UserError(f"{name} is no experiment: use {', '.join(EXPERIMENTS)}")
-    return arguments, [load_experiment(name) for name in arguments.experiments or EXPERIMENTS]
-
-
-def _axes(experiments: Sequence[Experiment]) -> dict[str, Any]:
-    """The axes of experiments by name, with what makes a value of a word."""
-    found = {}
-    for experiment in experiments:
-        default = next(iter(experiment.presets.values()))
-        for axis in experiment.axes:
-            kind = type(getattr(default, axis))
-            found[axis] = _truth if kind is bool else kind
+def settings_from(words: Sequence[str], config: type[RunSettings]) -> dict[str, list[Any]]:
+    """Values by dotted key from words like estimator.sigma=0.01 or epochs=2,4: the values that the
+    setting is to have in turn. A setting that is a list itself has values of the form 20:40."""
+    found: dict[str, list[Any]] = {}
+    types = get_type_hints(config, include_extras=True)
+    types |= {EstimatorSettings.PREFIX + name: kind for name, kind in _TYPES.items()}
+    for word in words:
+        key, equals, values = word.partition("=")
+        key = key.replace("-", "_")
+        if not equals or key not in types or key in ("preset", "estimator", "run_dir", "restart"):
+            raise UserError(f"--set {word}: write setting=value, with a setting that --help lists")
+        for value in values.split(","):
+            found.setdefault(key, []).append(_value(f"--set {word}", value, types[key]))
     return found
 
 
-def _truth(word: str) -> bool:
-    if word not in ("yes", "no"):
-        raise ValueError
-    return word == "yes"
+def _value(where: str, word: str, kind: Any) -> Any:
+    if word == "None":
+        return None
+    several = get_origin(kind) is tuple
+    try:
+        return TypeAdapter(kind).validate_strings(tuple(word.split(":")) if several else word)
+    except ValidationError as error:
+        raise UserError(f"{where}: {error.errors()[0]['msg']}") from None
+
+
+def chosen_runs(
+    experiment: Experiment, preset: str, chosen: Mapping[str, Sequence[Any]], words: Sequence[str]
+) -> list[RunSettings]:
+    """The planned runs with the chosen methods and seeds, and with every combination of the
+    settings in ``words``."""
+    changes = settings_from(words, experiment.config)
+    axes = {key: changes.pop(key) for key in experiment.axes if key in changes}
+    runs = [
+        run
+        for values in itertools.product(*changes.values())
+        for run in experiment.runs(
+            preset, {**chosen, **axes}, dict(zip(changes, values, strict=True))
+        )
+    ]
+    return list({run.run_name(): run for run in runs}.values())
 
 
 def prepare_data(experiment: Experiment, preset: str) -> None:
@@ -202,46 +179,77 @@ def prepare_data(experiment: Experiment, preset: str) -> None:
         print(f"{dataset.title}: {load().source}", file=sys.stderr, flush=True)
 
 
-def run_experiment(experiment: Experiment, arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class Options:
+    """Which runs, and how they are carried out."""
+
+    experiments: Annotated[tuple[Name, ...], tyro.conf.Positional] = ()
+    """Default: all."""
+    preset: str = "quick"
+    """smoke (seconds), quick (minutes), study (a night), paper (a GPU)."""
+    methods: tuple[str, ...] = ()
+    """Only these methods; also ones that are not planned. Default: the planned ones."""
+    seeds: tuple[int, ...] = ()
+    """These instead of the planned ones."""
+    set: tuple[str, ...] = ()
+    """setting=value for all runs, or setting=value,value for runs with each: estimator.sigma=0.01,
+    target_language=quy,tuk. The settings are those that python -m EXPERIMENT --help lists."""
+    jobs: int | None = None
+    """Runs at a time; default: by the machine, or as many as the cluster admits."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N."""
+    threads: int = 1
+    """CPU threads of each run."""
+    restart: bool = False
+    """Begin the runs anew, the finished ones too."""
+    report: bool = True
+    """Afterwards draw tables, figures and the report."""
+    launcher: Literal["local", "slurm"] = "local"
+    """Where runs are made: on this machine, or as jobs of a cluster."""
+    job: Annotated[Job, tyro.conf.arg(name="")] = field(default_factory=Job)
+
+
+def run_experiment(experiment: Experiment, options: Options) -> None:
     """Data and runs of one experiment."""
-    chosen = {"method": arguments.methods, "seed": arguments.seeds}
-    chosen |= {axis: getattr(arguments, axis, None) for axis in experiment.axes}
-    configs = experiment.runs(arguments.preset, chosen)
-    prepare_data(experiment, arguments.preset)
-    default, name = experiment.preset(arguments.preset), f"{experiment.name} {arguments.preset}"
-    extra = ["--device", arguments.device]
-    if arguments.threads is not None:
-        extra += ["--threads", str(arguments.threads)]
-    if arguments.launcher == "slurm":
-        executor = slurm_executor(arguments, name, arguments.jobs)
-        launcher: Launcher = SubmititLauncher(executor, SlurmQueue(), default, extra)
+    chosen = {"method": options.methods, "seed": options.seeds}
+    how = {n: getattr(options, n) for n in ("device", "threads", "restart")}
+    configs = [
+        replace(config, **how)
+        for config in chosen_runs(experiment, options.preset, chosen, options.set)
+    ]
+    prepare_data(experiment, options.preset)
+    name = f"{experiment.name} {options.preset}"
+    if options.launcher == "slurm":
+        launcher: LocalLauncher | SlurmLauncher = slurm_launcher(options.job, name, options.jobs)
     else:
-        jobs = arguments.jobs or min(default_jobs(arguments.device), len(configs))
-        launcher = LocalLauncher(default, jobs, extra)
+        launcher = LocalLauncher(options.jobs or default_jobs(options.device))
     sweep(configs, launcher, name)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments, experiments = parse(argv)
-    if arguments.launcher == "local":  # a cluster's nodes have other devices than this machine
-        choose_device(arguments.device)
+    options = tyro.cli(Options, args=argv, prog="python -m scripts.sweep", description=__doc__)
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs} must be at least 1")
+    if options.launcher == "local":  # a cluster's nodes have other devices than this machine
+        choose_device(options.device)
+    experiments = [load_experiment(n) for n in dict.fromkeys(options.experiments or EXPERIMENTS)]
     known = dict.fromkeys(preset for experiment in experiments for preset in experiment.presets)
-    if arguments.preset not in known:
-        raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(known)}")
-    chosen = [e for e in experiments if arguments.preset in e.presets]
+    if options.preset not in known:
+        raise UserError(f"--preset {options.preset} is unknown: use {', '.join(known)}")
+    chosen = [e for e in experiments if options.preset in e.presets]
     failed: dict[str, UserError] = {}
     # What one experiment lacks (data, say) does not keep the others from running.
     for experiment in chosen:
         try:
-            run_experiment(experiment, arguments)
+            run_experiment(experiment, options)
         except UserError as error:
             failed[experiment.name] = error
             if len(chosen) > 1:
                 print(f"{experiment.name}: {error}", file=sys.stderr)
-    if not arguments.no_report and len(failed) < len(chosen):
+    if options.report and len(failed) < len(chosen):
         from scripts import report  # draws figures: takes seconds to import
 
-        report.main(["--preset", arguments.preset, *(e.name for e in chosen)])
+        report.main(["--preset", options.preset])
     if len(chosen) == 1 and failed:
         raise failed[chosen[0].name]
     if failed:

@@ -7,6 +7,7 @@ own, written and read in the same way.
 
 import hashlib
 import json
+import os
 import textwrap
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -111,7 +112,10 @@ def load_folder(folder: str | Path, model: type[Kind]) -> list[Kind]:
     A missing folder has none. A file that is not such a record raises UserError: leaving it out
     without a word would change a table.
     """
-    return [load(path, model) for path in sorted(Path(folder).rglob("*.json"))]
+    # Unlike Path.rglob, also through links: a run's folder may lie on another disk.
+    walked = os.walk(folder, followlinks=True)
+    paths = [Path(inside) / name for inside, _, names in walked for name in names]
+    return [load(path, model) for path in sorted(paths) if path.suffix == ".json"]
 
 
 def read_records(

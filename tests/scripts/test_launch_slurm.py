@@ -1,13 +1,11 @@
-"""Runs as jobs: by submitit's local executor, and with programs in place of Slurm's own."""
+"""Runs as jobs: by submitit's local executor, and with programs in place of Slurm's own. A real
+Slurm is used by tests/reliability/test_slurm.py."""
 
-import argparse
 import os
 import re
 import signal
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import submitit
@@ -15,33 +13,7 @@ import submitit
 from common.errors import UserError
 from common.experiment import load_experiment
 from scripts import launch_slurm
-from scripts.launch_slurm import SlurmQueue, SubmititLauncher, add_arguments, slurm_executor
-from scripts.slurm_job import RunJob
-
-# Begun for the first time it leaves a checkpoint and goes on for long; then it ends with a record.
-RUN = """
-import os, pathlib, sys, time
-folder = pathlib.Path(sys.argv[1])
-if (folder / "checkpoint").exists():
-    (folder / "record.json").write_text("{}")
-else:
-    print("at work", flush=True)
-    (folder / "checkpoint").write_text(str(os.getppid()))
-    time.sleep(100)
-"""
-
-
-class LocalJobs(dict):
-    """Jobs of submitit's local executor that have not ended."""
-
-    def __contains__(self, job_id):
-        return super().__contains__(job_id) and not self[job_id].done()
-
-    def add(self, jobs):
-        self.update({job.job_id: job for job in jobs})
-
-    def cancel(self, job_id):
-        self[job_id].cancel()
+from scripts.launch_slurm import Job, RunJob, SlurmLauncher, SlurmQueue, slurm_launcher
 
 
 @pytest.fixture
@@ -50,43 +22,41 @@ def configs(tmp_path):
     return [replace(default, seed=seed, run_dir=tmp_path / f"run {seed}") for seed in (1, 2)]
 
 
-def until(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.05)
+class Interrupted(RunJob):
+    """Begun for the first time it goes on for long; then it ends with a record."""
+
+    def __call__(self):
+        begun = self.config.directory() / "begun"
+        if begun.exists():
+            (self.config.directory() / "record.json").write_text("{}")
+        else:
+            begun.write_text(str(os.getpid()))
+            time.sleep(100)
 
 
-def test_an_interrupted_job_is_requeued_and_continues(tmp_path, configs, monkeypatch):
-    monkeypatch.setattr(
-        launch_slurm,
-        "command",
-        lambda config, _: [sys.executable, "-c", RUN, str(config.directory())],
-    )
-    jobs = LocalJobs()
+def test_an_interrupted_job_is_requeued_and_continues(configs, tmp_path):
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=5)
-    launcher = SubmititLauncher(executor, jobs, configs[0])
-    run, cancelled = (launcher.start(config) for config in configs)
-    assert not run.ended() and not cancelled.ended()
-    job = run.config.directory() / "checkpoint"
-    until(lambda: job.exists() and job.read_text())
-    until((cancelled.config.directory() / "checkpoint").exists)
-    assert launcher.start(run.config).job_id == run.job_id  # not submitted twice
-    os.kill(int(job.read_text()), signal.SIGUSR2)  # as Slurm does before the time limit
-    cancelled.stop()
-    until(cancelled.ended)
-    assert cancelled.failure() == "at work"
-    until(run.ended)
-    assert run.failure() is None
-    assert launcher.start(cancelled.config).job_id is None  # to be submitted anew
+    folder = configs[0].directory()
+    folder.mkdir()
+    job = executor.submit(Interrupted(configs[0]))
+    begun = folder / "begun"
+    while not (begun.exists() and begun.read_text()):
+        time.sleep(0.05)
+    os.kill(int(begun.read_text()), signal.SIGUSR2)  # as Slurm does before the time limit
+    job.result()
+    assert (folder / "record.json").exists()
 
 
-def test_a_run_that_fails_fails_as_a_job(tmp_path):
-    log = tmp_path / "run.log"
-    with pytest.raises(RuntimeError, match="exit status 2"):
-        RunJob([sys.executable, "-c", "print('a reason'); raise SystemExit(2)"], tmp_path, log)()
-    assert log.read_text() == "a reason\n"
+def test_a_job_makes_the_run_and_writes_its_log(configs):
+    for config in configs:
+        config.directory().mkdir()
+    RunJob(configs[0])()
+    assert (configs[0].directory() / "record.json").exists()
+    (configs[1].directory() / "record.json").write_text("{")
+    with pytest.raises(UserError):
+        RunJob(configs[1])()
+    assert (configs[1].directory() / "run.log").read_text().startswith("error: ")
 
 
 @pytest.fixture
@@ -106,16 +76,10 @@ def slurm(tmp_path, monkeypatch):
     return tmp_path
 
 
-def options(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(words)
-
-
-def test_the_runs_of_a_grid_are_one_array(slurm, configs):
-    arguments = options("--partition", "gpu", "--time", "90", "--gpus", "1", "--mem", "8GB")
-    executor = slurm_executor(arguments, "toy_1d smoke", jobs=1)
-    launcher = SubmititLauncher(executor, SlurmQueue(seconds=0), configs[0], ["--threads", "1"])
+def test_the_runs_of_a_grid_are_one_array_and_are_not_submitted_twice(slurm, configs):
+    job = Job(partition="gpu", time=90, gpus=1, mem="8GB")
+    executor = slurm_launcher(job, "toy_1d smoke", 1).executor
+    launcher = SlurmLauncher(executor, SlurmQueue(seconds=0))
     (slurm / "queue").write_text("7_0\n7_1\n")
     runs = [launcher.start(config) for config in configs]
     assert [run.ended() for run in runs] == [False, False]
@@ -127,6 +91,8 @@ def test_the_runs_of_a_grid_are_one_array(slurm, configs):
     assert (asked["gpus-per-node"], asked["cpus-per-task"]) == ("1", "1")
     assert asked["signal"] == "USR2@90" and "requeue" in asked and "account" not in asked
     (slurm / "queue").write_text("7_1\n")
+    assert launcher.start(configs[1]).job_id == "7_1"  # watched, not submitted again
+    assert launcher.start(configs[0]).job_id is None
     assert [run.ended() for run in runs] == [True, False]
     assert runs[0].failure() == "job 7_0 ended before the run began"
     runs[1].stop()
@@ -141,17 +107,13 @@ def test_the_queue_keeps_its_last_answer_while_slurm_does_not_answer(slurm):
     assert "7_0" in queue and "7_1" not in queue
 
 
-def test_a_refusal_of_slurm_is_one_sentence(slurm, configs):
+def test_refusals_are_one_sentence(slurm, configs, monkeypatch):
     (slurm / "sbatch").write_text("#!/bin/sh\necho sbatch: invalid partition >&2; exit 1\n")
-    launcher = SubmititLauncher(slurm_executor(options(), "x", 1), SlurmQueue(0), configs[0])
-    run = launcher.start(configs[0])
+    run = slurm_launcher(Job(), "x", 1).start(configs[0])
     with pytest.raises(UserError, match=r"has refused the jobs: .*invalid partition"):
         run.ended()
-
-
-def test_without_slurm_the_launcher_says_so(monkeypatch, tmp_path: Path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="needs Slurm: sbatch is not on this machine"):
-        slurm_executor(options(), "x", None)
     with pytest.raises(UserError, match="--cpus 0 must be at least 1"):
-        slurm_executor(options("--cpus", "0"), "x", None)
+        slurm_launcher(Job(cpus=0), "x", None)
+    monkeypatch.setenv("PATH", str(slurm / "nothing"))
+    with pytest.raises(UserError, match="needs Slurm: sbatch is not on this machine"):
+        slurm_launcher(Job(), "x", None)

@@ -20,7 +20,7 @@ def test_tables_and_documents_say_what_the_records_say():
 
 def test_every_experiment_has_its_rooms():
     for name in EXPERIMENTS:
-        for room in ("config", "problem", "train", "report", "__main__"):
+        for room in ("config", "train", "report", "__main__"):
             assert (ROOT / name / f"{room}.py").exists(), f"{name}/{room}.py"
         assert (ROOT / name / "README.md").exists()
         assert (ROOT / "scripts" / f"{name}.sh").exists()
@@ -35,11 +35,11 @@ def test_shell_scripts_are_well_formed():
 def test_reproduce_refuses_what_it_does_not_know():
     command = ["bash", ROOT / "scripts" / "reproduce.sh", "--frobnicate"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2 and result.stderr.startswith("error: ")
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.returncode == 2 and "--frobnicate" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-COMMANDS = ("benchmark", "fidelity", "publish", "report", "sweep", "torture", "verify")
+COMMANDS = ("benchmark", "fidelity", "publish", "report", "sweep")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,6 +1,5 @@
 """Sweeps: which runs, several at a time, two sweeps at once, and how they end."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.files import locked, try_lock
-from rotation.config import EXPERIMENT, PRESETS, Config
+from common.files import locked
+from common.settings import ROOT
+from rotation.config import EXPERIMENT, Config
 from scripts import launch
-from scripts.launch import LocalLauncher, command, last_line
-from scripts.sweep import main, parse, sweep
-
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.launch import Busy, LocalLauncher, command, last_line
+from scripts.sweep import chosen_runs, main, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -25,24 +23,40 @@ def no_waiting(monkeypatch):
     monkeypatch.setattr("scripts.sweep.POLL_SECONDS", 0.01)
 
 
-def test_a_run_is_started_by_what_differs_from_its_preset():
-    run = EXPERIMENT.runs("quick", {"method": ["t1t2"], "seed": [7], "shuffle": [False]})[0]
-    assert command(run, PRESETS["quick"])[1:] == [
-        "-m", "rotation", "--preset", "quick", "--method", "t1t2", "--seed", "7", "--no-shuffle",
-    ]  # fmt: skip
+def test_settings_with_several_values_are_combined_and_named():
+    chosen = {"method": ["evograd", "baseline"], "seed": [1, 2]}
+    words = ["estimator.sigma=0.001,0.01", "epochs=3", "rotate=pixels", "shuffle=false"]
+    runs = chosen_runs(EXPERIMENT, "smoke", chosen, words)
+    names = {run.run_name() for run in runs}
+    rest = "epochs=3-rotate=pixels-shuffle=False"
+    assert names == {
+        f"{method}-seed{seed}-{rest}" for method in chosen["method"] for seed in (1, 2)
+    } | {
+        f"evograd-seed{seed}-estimator.sigma=0.01-{rest}" for seed in (1, 2)
+    }  # sigma changes nothing in the baseline
+
+
+@pytest.mark.parametrize("words", [["estimator.sigma=0.01", "rotate=pixels", "shuffle=no"], []])
+def test_a_run_is_started_by_what_differs_from_its_preset(words):
+    for run in chosen_runs(
+        EXPERIMENT, "quick", {"method": ["t1t2", "evograd"], "seed": [7]}, words
+    ):
+        interpreter, *options = command(run)
+        assert interpreter == sys.executable and options[:2] == ["-m", "rotation"]
+        assert EXPERIMENT.parse(options[2:]) == run
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("rotation --methods nonsense", "--method nonsense is unknown"),
-        ("rotation --seeds -1", "--seed -1 must lie between"),
-        ("rotation --jobs -1", "--jobs -1 must lie between"),
-        ("rotation --rotate sideways", "--rotate sideways is unknown"),
+        ("rotation --seeds -1", "--seed -1"),
+        ("rotation --jobs 0", "--jobs 0 must be at least 1"),
+        ("rotation --set rotate=sideways", "--set rotate=sideways"),
+        ("rotation --set estimator.sigma=0", "--set estimator.sigma=0"),
+        ("rotation --set sigma=1", "--set sigma=1: write setting=value"),
         ("rotation --device cpu:9", "--device cpu:9 is not there"),
         ("--preset huge", "--preset huge is unknown"),
-        ("nonsense", "nonsense is no experiment"),
-        ("toy_1d --rotate pixels", "unrecognized arguments"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(words, message):
@@ -50,19 +64,13 @@ def test_mistakes_are_named_before_anything_runs(words, message):
         main(words.split())
 
 
-def test_axes_are_flags_of_the_experiment_named():
-    arguments, (experiment,) = parse(["rotation", "--shuffle", "no", "--rotate", "pixels"])
-    assert (arguments.shuffle, arguments.rotate) == ([False], ["pixels"])
-    assert experiment is EXPERIMENT
-
-
 @dataclass
 class Ended:
     """A run that has ended already."""
 
     config: Config
-    log: Path
     reason: str | None
+    log: Path = Path("run.log")
 
     def ended(self):
         return True
@@ -81,7 +89,7 @@ class Failing:
 
     def start(self, config):
         self.started.append(config.seed)
-        return Ended(config, Path("run.log"), self.reasons.get(config.seed, "error: no data"))
+        return Ended(config, self.reasons.get(config.seed, "error: no data"))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +116,7 @@ def test_a_damaged_record_is_one_failure_among_the_runs(tmp_path):
     assert launcher.started == [0, 2, 3]
 
 
-# Stands for a run: takes its lock, says so, and leaves a mark after a while.
+# Stands for a run: takes its lock, says so, and leaves a record after a while.
 RUN = """
 import sys, time
 from pathlib import Path
@@ -119,45 +127,54 @@ def main():
     with locked(folder, patience=0):
         print("began", flush=True)
         time.sleep(seconds)
-        with (folder / "marks").open("a") as file:
+        with (folder / "record.json").open("a") as file:
             file.write("x")
 run_command(main)
 """
 
 
-def short_run(config: Config, default: Config, seconds: float = 0.3) -> list[str]:
+def short_run(config: Config, seconds: float = 0.3) -> list[str]:
     return [sys.executable, "-c", RUN, str(config.directory()), str(seconds)]
 
 
 @pytest.fixture
 def short_runs(monkeypatch):
-    """Runs that end soon, and count as finished when they have left their mark."""
+    """Runs that end soon, and are finished when they have left a record of any content."""
 
     def finished(config):
-        return (config.directory() / "marks").exists() or None
+        return (config.directory() / "record.json").exists() or None
 
     monkeypatch.setattr(launch, "command", short_run)
     monkeypatch.setattr("scripts.sweep.finished_record", finished)
-    monkeypatch.setattr(launch, "finished_record", finished)
 
 
 def test_a_run_of_another_process_is_left_to_it_and_its_record_counts(short_runs, tmp_path):
     configs = [Config(seed=seed, run_dir=tmp_path / str(seed)) for seed in range(4)]
-    other = LocalLauncher(Config(), 1).start(configs[2])
-    sweep(configs, LocalLauncher(Config(), 2), "test")
-    assert other.process.wait(10) == 0
-    assert [(tmp_path / str(n) / "marks").read_text() for n in range(4)] == ["x"] * 4
+    other = LocalLauncher(1).start(configs[2])  # of another sweep
+    direct = subprocess.Popen(short_run(configs[3], 2), cwd=ROOT, stdout=subprocess.PIPE)
+    assert direct.stdout.readline() == b"began\n"
+    sweep(configs, LocalLauncher(2), "test")
+    assert other.process.wait(10) == direct.wait(10) == 0
+    assert [(tmp_path / str(n) / "record.json").read_text() for n in range(4)] == ["x"] * 4
     assert other.log.read_text() == "began\n"  # of one process
 
 
 def test_a_run_whose_process_dies_is_taken_over(short_runs, tmp_path):
     config = Config(run_dir=tmp_path)
-    lock = try_lock(tmp_path)
-    holder = subprocess.Popen(["sleep", "1"], pass_fds=[lock])
-    os.close(lock)
-    assert LocalLauncher(Config(), 1).start(config) is None
-    sweep([config], LocalLauncher(Config(), 1), "test")
-    assert holder.wait() == 0 and (tmp_path / "marks").read_text() == "x"
+    dying = subprocess.Popen(short_run(config, 60), cwd=ROOT, stdout=subprocess.PIPE)
+    assert dying.stdout.readline() == b"began\n"
+    with pytest.raises(Busy):
+        LocalLauncher(1).start(config)
+    dying.kill()
+    sweep([config], LocalLauncher(1), "test")
+    assert dying.wait() == -9 and (tmp_path / "record.json").read_text() == "x"
+
+
+def test_a_run_that_ends_without_a_record_has_failed(monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, "command", lambda config: ["true"])
+    run = LocalLauncher(1).start(Config(run_dir=tmp_path))
+    run.process.wait(10)
+    assert run.ended() and run.failure() == "it ended without a record"
 
 
 SWEEP = f"""
@@ -169,9 +186,9 @@ from rotation.config import Config
 from scripts import launch
 from scripts.sweep import sweep
 from tests.scripts.test_sweep import short_run
-launch.command = lambda config, default: short_run(config, default, 60)
+launch.command = lambda config: short_run(config, 60)
 config = Config(run_dir=Path(sys.argv[1]))
-run_command(lambda: sweep([config], launch.LocalLauncher(Config(), 1), "test"))
+run_command(lambda: sweep([config], launch.LocalLauncher(1), "test"))
 """
 
 
@@ -185,8 +202,9 @@ def test_runs_end_with_their_sweep(how, tmp_path):
     process.send_signal(how)
     status = process.wait(20)
     assert status == (-9 if how == signal.SIGKILL else 128 + how)
-    assert b"Traceback" not in process.stderr.read()
+    said = process.stderr.read()
+    assert b"Traceback" not in said and b"\r" not in said
     with locked(tmp_path, patience=10):  # the run has let go
         pass
     assert "interrupted" in last_line(log)
-    assert not (tmp_path / "marks").exists()
+    assert not (tmp_path / "record.json").exists()

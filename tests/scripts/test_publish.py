@@ -1,0 +1,96 @@
+"""Publishing and its check, on a copy of what is published of one experiment; the report."""
+
+import json
+import shutil
+
+import pytest
+
+from common.errors import UserError
+from scripts import publish, report
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A copy of results/ of one experiment, which alone is drawn, just published."""
+    folder = tmp_path / "results"
+    shutil.copytree(publish.ROOT / "results" / "toy_1d", folder / "toy_1d")
+    monkeypatch.setattr(publish, "RESULTS", folder)
+    monkeypatch.setattr(publish, "EXPERIMENTS", ("toy_1d",))
+    monkeypatch.setattr(publish.benchmark, "draw", lambda *_: None)
+    monkeypatch.setattr(publish, "documents", list)
+    (folder / "toy_1d" / "paper" / "from_before.md").touch()
+    publish.main([])
+    assert not (folder / "toy_1d" / "paper" / "from_before.md").exists()
+    return folder
+
+
+def checked(capsys) -> str:
+    """What the check says; its exit status must agree."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        publish.main(["--check"])
+    said = capsys.readouterr().out
+    assert (said == "everything published is right\n") == (ended.value.code == 0)
+    return said
+
+
+def test_every_damaged_table_and_figure_is_named(results, capsys):
+    assert "right" in checked(capsys)
+    # One of each suffix: a byte changed; a missing one; one that no record gives.
+    kept = {path.suffix: path for path in results.glob("*/*/*.*")}
+    assert set(kept) == {".md", ".tex", ".csv", ".png", ".pdf"}
+    for path in kept.values():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    kept[".png"].unlink()
+    shutil.copy(kept[".md"], kept[".md"].with_name("more.md"))
+    said = checked(capsys)
+    for name in (*(path.name for path in kept.values()), "more.md"):
+        assert f"/{name}\n" in said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff", b"[]", b"{}", None],
+)
+def test_a_changed_record_is_named(content, results, capsys):
+    (path,) = results.glob("*/*/records/*.json")
+    record = json.loads(path.read_text())
+    name = next(iter(record["final"]))
+    record["final"][name] += 0.1
+    path.write_bytes(content or json.dumps(record).encode())
+    assert str(path.relative_to(results.parent)) in checked(capsys)
+
+
+def test_damaged_data_in_the_cache_are_named(results, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EVOGRAD_CACHE", str(tmp_path / "cache"))
+    dataset, _ = publish.LOADERS["mnist"]
+    dataset.cache.mkdir(parents=True)
+    for name in dataset.checksums:
+        (dataset.cache / name).write_bytes(b"x")
+    assert str(dataset.cache) in checked(capsys)
+
+
+def test_collecting_takes_over_the_runs_and_the_report_shows_all_that_can_be_read(
+    results, tmp_path, monkeypatch, capsys
+):
+    (path,) = results.glob("*/*/records/*.json")
+    runs = tmp_path / "runs"
+    folder = runs / "toy_1d" / "paper" / "elsewhere"
+    folder.mkdir(parents=True)
+    (tmp_path / "kept").mkdir()
+    shutil.move(path, tmp_path / "kept" / "record.json")
+    (folder.parent / "a-link").symlink_to(tmp_path / "kept")  # a run on another disk
+    publish.main(["--collect", "toy_1d", "--preset", "paper", "--runs", str(runs)])
+    assert path.exists()
+
+    broken = runs / "rotation" / "paper" / "run"
+    broken.mkdir(parents=True)
+    (broken / "record.json").write_text("{")
+    output = tmp_path / "report"
+    words = ["--preset", "paper", "--records", str(runs), "--output", str(output)]
+    with pytest.raises(UserError, match=r"the report lacks rotation: .*record\.json"):
+        report.main(words)
+    text = (output / "index.html").read_text()
+    assert "own runs" in text and "toy_1d" in text
