@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _LABELS = {"t1t2": "T1-T2 (double backward)", "t1t2_higher": "T1-T2 (through higher)"}
 METHODS = {
     "none": Method("No transformation", published="none"),
+    "both_domains": Method("No transformation, trained on both domains"),
     "ft": Method("FT", published="ft"),
     **{
         f"lft_{name}": replace(method, label=f"LFT, {method.label}")
@@ -45,9 +46,10 @@ AtLeastTwo = Annotated[int, Field(ge=2, lt=2**31)]
 class Config(RunSettings):
     """One run: a few-shot learner trained on four domains and tested on the fifth.
 
-    Methods: none, without feature-wise transformations; ft, with transformations that no
-    hypergradient learns; lft_*, with learned ones, by the estimator's name. Defaults: the paper's,
-    and those of the authors' released code where the text does not say.
+    Methods: none, without feature-wise transformations; both_domains, likewise, but in LFT's loop
+    and trained on the episodes of both domains: the simplest use of the same data; ft, with
+    transformations that no hypergradient learns; lft_*, with learned ones, by the estimator's name.
+    Defaults: the paper's, and those of the authors' released code where the text does not say.
     """
 
     experiment: ClassVar[str] = "cross_domain_fewshot"
@@ -131,7 +133,7 @@ class Config(RunSettings):
     @property
     def transformed(self) -> bool:
         """Whether the backbone has transformation layers."""
-        return self.method != "none"
+        return self.method not in ("none", "both_domains")
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -149,15 +151,21 @@ class Config(RunSettings):
         return METHODS[self.method].estimator is not None
 
     @property
+    def trains_on_unseen(self) -> bool:
+        """Whether episodes of the pseudo-unseen domain are used: for the hypergradient, or for the
+        base step too."""
+        return self.learned or self.method == "both_domains"
+
+    @property
     def paired(self) -> bool:
         """Whether an epoch's episodes are of one pseudo-seen and one pseudo-unseen domain, drawn
         for each epoch, instead of all seen domains."""
-        return self.learned or self.protocol in ("controlled", "pairs")
+        return self.trains_on_unseen or self.protocol in ("controlled", "pairs")
 
     @property
     def auxiliary(self) -> bool:
         """Whether the episodes' loss has a classification loss on the base domain added to it."""
-        return self.learned or self.protocol == "controlled"
+        return self.trains_on_unseen or self.protocol == "controlled"
 
     @property
     def trains_ft(self) -> bool:
@@ -182,7 +190,7 @@ class Config(RunSettings):
         if self.unseen not in domains or self.unseen == self.base_domain:
             possible = ", ".join(d for d in domains if d != self.base_domain)
             raise ValueError(f"--unseen {self.unseen} cannot be left out: use {possible}")
-        if self.learned and self.protocol != "released":
+        if self.trains_on_unseen and self.protocol != "released":
             raise ValueError(f"--protocol {self.protocol} is for methods none and ft: leave it out")
         if self.protocol == "fixed" and self.method != "ft":
             raise ValueError("--protocol fixed is for method ft: leave it out")

@@ -130,9 +130,11 @@ class Learner:
     ) -> dict[str, Tensor]:
         """One iteration: base step and meta step in the run's order; their metrics.
 
-        unseen: for methods with a meta step.
+        unseen: for the meta step; of methods without one, trained on as well.
         """
-        if self.meta is None or not self.meta.due():
+        if self.meta is None:
+            return self.base_step(seen, aux_batch, aux_weight, unseen)
+        if not self.meta.due():
             return self.base_step(seen, aux_batch, aux_weight)
         if self.meta_first:
             metrics = self.meta(self.params, seen, unseen)
@@ -141,10 +143,14 @@ class Learner:
         return metrics | self.meta(self.params, seen, unseen)
 
     def base_step(
-        self, seen: Episode, aux_batch: LabelledImages | None, aux_weight: float
+        self,
+        seen: Episode,
+        aux_batch: LabelledImages | None,
+        aux_weight: float,
+        unseen: Episode | None = None,
     ) -> dict[str, Tensor]:
-        """Adam on the episode loss with transformations active plus aux_weight times the auxiliary
-        loss; returns the losses by name.
+        """Adam on the episode loss (mean of two, if there is an ``unseen`` episode) with
+        transformations active plus aux_weight times the auxiliary loss; returns the losses by name.
 
         Each loss is differentiated separately and the gradients add up, so that only one graph is
         in memory at a time. The auxiliary loss comes first, in evaluation mode, so that this
@@ -158,12 +164,16 @@ class Learner:
             (aux_weight * loss).backward()
             losses["aux_loss"] = loss.detach()
         self.network.train()
-        loss = episode_loss(self.network, seen)
-        loss.backward()
+        episodes = [seen] if unseen is None else [seen, unseen]
+        train_losses = []
+        for episode in episodes:
+            loss = episode_loss(self.network, episode)
+            loss.backward(torch.full_like(loss, 1 / len(episodes)))
+            train_losses.append(loss.detach())
         self.optimizer.step()
         # Freed now: gradients must not take memory during the meta step.
         self.optimizer.zero_grad()
-        return {"train_loss": loss.detach(), **losses}
+        return {"train_loss": torch.stack(train_losses).mean(), **losses}
 
     @property
     def moved(self) -> float:
@@ -232,7 +242,7 @@ class FewShotTask:
         for seen, unseen in self.schedule():
             episode = self.streams["seen", seen].next()
             aux_batch = self.aux_batches.next() if self.aux_batches else None
-            other = self.streams["unseen", unseen].next() if self.learner.meta else None
+            other = self.streams["unseen", unseen].next() if self.config.trains_on_unseen else None
             yield self.learner.step(episode, other, aux_batch, weight)
 
     def schedule(self) -> Iterator[tuple[str, str | None]]:
@@ -287,7 +297,7 @@ class FewShotTask:
     def measure_cost(self) -> Cost:
         """Of a whole iteration, always on the same batches."""
         first = self.config.seen[0]
-        unseen = self.streams["unseen", first].next() if self.learner.meta else None
+        unseen = self.streams["unseen", first].next() if self.config.trains_on_unseen else None
         seen = self.streams["seen", first].next()
         aux_batch = self.aux_batches.next() if self.aux_batches else None
         return measure(

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cross_domain_fewshot.config import PRESETS
+from cross_domain_fewshot.config import EXPERIMENT, PRESETS
 from cross_domain_fewshot.pretrain import PretrainTask
-from cross_domain_fewshot.train import FewShotTask, run
+from cross_domain_fewshot.train import FewShotTask
 
 CPU = torch.device("cpu")
 
@@ -90,7 +90,7 @@ def test_the_paper_preset_runs_in_the_real_layout(backbone, photos, tmp_path):
             pretrained_dir=tmp_path / "pretrained",
             run_dir=tmp_path / method,
         )
-        record = run(config)
+        record = EXPERIMENT.run(config)
         assert record.config["image_size"] == 224
         assert 0 <= record.final["accuracy"] <= 100
         assert {"cub novel", "pretrained_backbone"} < set(record.data)

@@ -1,5 +1,6 @@
 """Whole runs at small size: every method, resume, pre-training, order of steps, evaluation."""
 
+import copy
 from collections import Counter
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from common.training import Cost
-from cross_domain_fewshot.config import CONTROLLED
+from cross_domain_fewshot.config import EXPERIMENT
 from cross_domain_fewshot.data import open_domain
 from cross_domain_fewshot.episodes import Episode, EpisodeStream, LabelledImages
 from cross_domain_fewshot.models import RelationNet, ResNet
@@ -17,7 +18,6 @@ from cross_domain_fewshot.train import (
     episode_accuracies,
     episode_loss,
     mean_and_ci95,
-    run,
 )
 from tests.experiments import small_settings
 
@@ -43,7 +43,7 @@ def no_cost(monkeypatch):
 
 
 def test_fixed_transformations_stay_and_the_controlled_loop_has_the_auxiliary_loss(small, no_cost):
-    record = run(small(method="ft", **CONTROLLED))
+    record = EXPERIMENT.run(small(method="ft", protocol="controlled"))
     assert record.final["moved"] == 0
     assert record.curves["gamma_mean"] == [pytest.approx(0.3)] * 7
     assert set(record.traces) == {"iteration", "train_loss", "aux_loss"}
@@ -52,7 +52,7 @@ def test_fixed_transformations_stay_and_the_controlled_loop_has_the_auxiliary_lo
 def test_a_methods_record_has_its_metrics_and_curves(small, no_cost):
     metrics = {"val_accuracy", "val_ci95", "accuracy", "ci95", "best_accuracy", "best_ci95"}
     for method in ("none", "ft", "lft_evograd"):
-        record = run(small(method=method, run_dir=small().run_dir / method))
+        record = EXPERIMENT.run(small(method=method, run_dir=small().run_dir / method))
         assert set(record.final) == metrics | ({"moved"} if method != "none" else set())
         assert "pretrained_backbone" in record.data
         assert record.best["val_accuracy"]["value"] == max(e["val_accuracy"] for e in record.epochs)
@@ -138,6 +138,7 @@ def test_the_order_of_the_steps_can_be_chosen(small):
                 calls.append(name)
                 return method(*arguments)
 
+            spy.due = lambda: True
             setattr(task.learner, name, spy)
         next(task.steps(1))
         assert calls == sorted(calls, reverse=order == "meta_first")  # base_step before meta
@@ -174,6 +175,36 @@ def test_the_base_step_adds_the_weighted_auxiliary_loss(small):
     assert not all(map(torch.equal, start, learner.params.values()))
 
 
+def test_the_simplest_use_of_both_domains_trains_on_the_mean_of_their_losses(small):
+    """In the learners' loop: the same episodes and the auxiliary loss, no transformation."""
+    task = FewShotTask(small(method="both_domains"), CPU)
+    learner = FewShotTask(small(method="lft_evograd"), CPU)
+    met = []
+    for each in (task, learner):
+        each.learner.step, original = lambda *batch: met.append(batch) or {}, each.learner.step
+        next(each.steps(1))
+        each.learner.step = original
+    for one, other in zip(met[0][:3], met[1][:3], strict=True):
+        assert all(map(torch.equal, one, other))
+    seen, unseen, aux_batch, weight = met[0]
+    assert not task.learner.hyper and not torch.equal(seen.support, unseen.support)
+
+    found = {}
+    task.learner.optimizer.register_step_pre_hook(
+        lambda *_: found.update({n: p.grad.clone() for n, p in task.learner.params.items()})
+    )
+    expected = FewShotTask(small(method="none"), CPU).network
+    auxiliary = copy.deepcopy(task.learner.auxiliary)
+    loss = task.learner.step(seen, unseen, aux_batch, weight)["train_loss"]
+    scores = auxiliary(expected.eval().backbone(aux_batch.images).mean((2, 3)))
+    (weight * torch.nn.functional.cross_entropy(scores, aux_batch.labels)).backward()
+    both = [episode_loss(expected.train(), episode) for episode in (seen, unseen)]
+    sum(both).div(2).backward()
+    assert loss.item() == pytest.approx(sum(both).item() / 2, rel=1e-6)
+    for name, p in expected.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, rtol=1e-3, atol=1e-5)
+
+
 def test_evaluation_in_groups_equals_episode_by_episode(small):
     torch.manual_seed(0)
     network = RelationNet(ResNet("resnet10", 8, "small"), 32)
@@ -208,7 +239,7 @@ def test_the_best_epochs_weights_are_tested_too(small, no_cost, monkeypatch):
         return (30.0 - len(tested) if name == "validation" else 50.0 + len(tested)), 1.0
 
     monkeypatch.setattr(FewShotTask, "accuracy", scripted)
-    record = run(config)
+    record = EXPERIMENT.run(config)
     assert [name for name, _ in tested] == ["validation", "validation", "test", "test"]
     first, last, of_last, of_best = (weights for _, weights in tested)
     assert torch.equal(of_last, last) and torch.equal(of_best, first)
