@@ -27,6 +27,7 @@ CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 _T1T2 = {"t1t2": "double backward", "t1t2_higher": "through higher", "t1t2_forward": "forward mode"}
 METHODS = {
     "plain": Method("Plain training", published="baseline_copied"),
+    "clean_only": Method("Clean images alone"),
     "frozen_vnet": Method("Frozen random weight net"),
     **estimator_methods(
         labels={
@@ -86,7 +87,7 @@ class Config(RunSettings):
     vnet_input: Literal["candidate", "model"] = "candidate"
     """EvoGrad: the losses that the weight net sees in the meta step: each candidate's own, as in
     the paper, or those of the unperturbed model (held), as always with finite_difference and
-    along_gradient; see problem.py."""
+    along_gradient; see train.py."""
 
     epochs: PositiveInt = 60
     """Passes over the training images."""

@@ -5,12 +5,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from common.cost_study.case import SHARED, CostCase, CostProblem, PublishedCost, Size
+from common.hypergrad.problem import leaves
 from common.reporting import published
 from metaweightnet.config import Config
-from metaweightnet.data import Split
-from metaweightnet.steps import Learner
+from metaweightnet.data import Batch, Split
+from metaweightnet.train import Learner, normalised
 
 WIDTHS, HIDDEN = "ResNet-32, label noise, by width", "ResNet-32, label noise, by weight net"
 DATASETS = "ResNet-32, label noise, by data set"
@@ -58,7 +61,7 @@ def build(config: Config, device: torch.device) -> CostProblem:
     index = torch.arange(config.batch_size, device=device)
     batch, outer_batch = split.batch(index), split.batch(index.flip(0))
     shared = {
-        row: learner_of(method=name).shared_step
+        row: partial(shared_step, learner_of(method=name))
         for row, name in SHARED.items()
         if config.width == 1
     }
@@ -73,6 +76,22 @@ def build(config: Config, device: torch.device) -> CostProblem:
         inner_lr=Config.learning_rate,
         steps={row: partial(step, batch, outer_batch) for row, step in shared.items()},
     )
+
+
+def shared_step(learner: Learner, batch: Batch, meta_batch: Batch) -> None:
+    """Both steps at the same parameters and weights: the base step hands over its loss, and the
+    losses that the weight net sees if they are held."""
+    assert learner.meta is not None
+    hyper = leaves(learner.meta.hyper)
+    losses = F.cross_entropy(learner.network(batch.images), batch.labels, reduction="none")
+    weights = normalised(functional_call(learner.vnet, hyper, (losses.detach(),)))
+    learner.optimizer.zero_grad()
+    anchor = learner.meta.shared_gradient((weights * losses).sum(), hyper)
+    if learner.config.holds_vnet_input:
+        batch = batch._replace(seen=losses.detach())
+    params = dict(learner.network.named_parameters())
+    learner.meta(params, batch, meta_batch, learner.hypergradient_factor(), anchor=anchor)
+    learner.optimizer.step()
 
 
 def published_costs() -> list[PublishedCost]:

@@ -7,6 +7,7 @@ same time, so that it needs no padded copy and no work on the host.
 import functools
 import hashlib
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,13 +26,21 @@ from common.errors import UserError
 from common.training import new_generator
 from metaweightnet.config import Config
 from metaweightnet.noise import noisy_labels
-from metaweightnet.problem import Batch
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 """Of CIFAR-10's training pixels, 0 to 255; as in the authors' code also used for CIFAR-100, and
 here for MNIST."""
 MNIST_TRAINING = 50_000
 """MNIST's training images used: the first ones, the same number as CIFAR's."""
+
+
+class Batch(NamedTuple):
+    """images: normalised, (N, 3, side, side). labels: (N,). seen: the losses (N,) that the weight
+    net sees in the inner loss, without gradient; None: those at the given parameters."""
+
+    images: Tensor
+    labels: Tensor
+    seen: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from common.fidelity_study.snapshots import (
 )
 from common.hypergrad import Tensors
 from metaweightnet.config import Config
-from metaweightnet.problem import Batch, MetaWeightProblem
-from metaweightnet.train import MetaWeightTask
+from metaweightnet.data import Batch
+from metaweightnet.train import MetaWeightProblem, MetaWeightTask
 
 CANDIDATE, HELD = "candidate", "held"
 """What the weight net sees in the inner loss: the candidate's own losses, as in the paper, or the

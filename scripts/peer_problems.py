@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from metaweightnet.models import ResNet, VNet
-from metaweightnet.problem import normalised
+from metaweightnet.train import normalised
 
 ETA = 0.1
 """The inner step size."""

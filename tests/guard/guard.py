@@ -54,6 +54,11 @@ RENAMED: dict[str, dict[str, str]] = {
 ADDED: dict[str, set[str]] = {
     "*": {"settings.every", "settings.estimator"},
     "*cross_domain_fewshot": {"settings.protocol"},
+    "*metaweightnet": {
+        f"{place}.{name}_accuracy"
+        for place in ("final", "epochs")
+        for name in ("meta", "fine_tuned")
+    },
 }
 """Patterns of new keys, as "settings.every" or "final.kappa"."""
 REMOVED_RUNS: dict[str, set[str]] = {}

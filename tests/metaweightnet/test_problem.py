@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2, T1T2Forward
+from metaweightnet.data import Batch
 from metaweightnet.models import ResNet, VNet
-from metaweightnet.problem import Batch, MetaWeightProblem, normalised
+from metaweightnet.train import MetaWeightProblem, normalised
 from tests.experiments import assert_equal, peak
 
 ETA = 0.1

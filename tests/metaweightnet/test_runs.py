@@ -1,15 +1,16 @@
 """Whole runs at small size: every method, resume, the controls, the record."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from common.training import Cost
+from common.training import Cost, new_generator
 from metaweightnet import train
 from metaweightnet.config import EXPERIMENT
 from metaweightnet.monitor import HISTOGRAM_BINS, Monitor
-from metaweightnet.train import MetaWeightTask, run
+from metaweightnet.train import MetaWeightTask
 
 CPU = torch.device("cpu")
 
@@ -18,9 +19,10 @@ CPU = torch.device("cpu")
 def test_a_record_tells_what_the_weights_did(method, small, monkeypatch):
     monkeypatch.setattr(train, "measure", lambda *_, **__: Cost(1, 1, 1, 1, 1, 1))
     config = small(method=method, noise_level=0.5)
-    record = run(config)
-    assert config.run_name() == f"cifar10-flip-0.5-{method}-seed1"
-    expected = {"accuracy", "train_loss", "weight_right", "weight_wrong"}
+    record = EXPERIMENT.run(config)
+    assert config.run_name().startswith(f"cifar10-flip-noise_level=0.5-{method}-seed1")
+    accuracies = {"accuracy", "meta_accuracy", "fine_tuned_accuracy"}
+    expected = accuracies | {"train_loss", "weight_right", "weight_wrong"}
     learned = {"meta_loss", "hypergradient_norm", "moved"} if method == "evograd" else set()
     assert set(record.final) == expected | learned
     curves = record.curves
@@ -99,33 +101,40 @@ def test_the_base_step_weights_the_losses_and_passes_no_gradient_to_the_weight_n
     assert all(p.grad is None for p in task.learner.vnet.parameters())
 
 
-@pytest.mark.parametrize("held", ["candidate", "model"])
-@pytest.mark.parametrize("method", ["anchored", "anchored_differences", "along_gradient_one_sided"])
-def test_a_shared_base_step_is_both_steps_at_the_same_parameters_and_weights(method, held, small):
-    config = small(method=method, vnet_input=held)
-    learners = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        task = MetaWeightTask(config, CPU)
-        learners.append(task.learner)
-    together, apart = learners
-    batch, meta_batch = task.train.batch(torch.arange(20)), task.meta.batch(torch.arange(20))
-    metrics, weights = together.shared_step(batch, meta_batch)
-    # Apart: the meta step on a copy, since its order is before the base step.
-    before = {name: p.detach().clone() for name, p in apart.vnet.named_parameters()}
-    expected = apart.meta_step(batch, meta_batch)
-    after = {name: p.detach().clone() for name, p in apart.vnet.named_parameters()}
-    apart.vnet.load_state_dict(before)
-    loss, expected_weights = apart.base_step(batch)
-    torch.testing.assert_close(metrics["train_loss"], loss)
-    torch.testing.assert_close(weights, expected_weights)
-    torch.testing.assert_close(metrics["meta_loss"], expected["meta_loss"])
-    assert metrics["hypergradient_norm"].item() == pytest.approx(
-        expected["hypergradient_norm"].item(), rel=0.02
+def test_clean_only_takes_as_many_steps_on_the_meta_images_alone(small):
+    task = MetaWeightTask(small(method="clean_only", augment=False), CPU)
+    seen = []
+    task.learner.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    assert len(list(task.steps(1))) == task.steps_per_epoch == len(seen)
+    clean = task.meta.batch(torch.arange(40)).images.flatten(1)
+    for images in seen:
+        nearest = (
+            torch.cdist(images.flatten(1), clean, compute_mode="donot_use_mm_for_euclid_dist")
+            .min(1)
+            .values
+        )
+        assert nearest.max() < 1e-3
+    assert "weight_wrong" not in task.monitor.means()
+
+
+def test_fine_tuning_is_sgd_on_the_meta_images_and_leaves_the_network_alone(small):
+    config = small(method="plain", meta_size=10, batch_size=20)
+    task = MetaWeightTask(config, CPU)
+    before = copy.deepcopy(task.learner.network.state_dict())
+    found = task.fine_tuned(task.learner.network)
+    after = task.learner.network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    network = copy.deepcopy(task.learner.network).train()
+    generator = new_generator(config.seed, "fine-tuning batches")
+    optimizer = torch.optim.SGD(
+        network.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    for name, p in together.vnet.named_parameters():
-        torch.testing.assert_close(p, after[name], rtol=0, atol=1e-4)
-    for one, two in zip(together.network.parameters(), apart.network.parameters(), strict=True):
+    for _ in range(50):
+        batch = task.meta.batch(torch.randperm(10, generator=generator))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(batch.images), batch.labels).backward()
+        optimizer.step()
+    for one, two in zip(found.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(one, two)
 
 
@@ -148,6 +157,7 @@ def test_the_monitors_means_and_histograms():
     for weight in (0.5, 1.5, 1.0):
         expected[int(weight * 20)] += 1
     expected[-1] += 1  # 3.0 and above
+    expected[0] += 2  # of the step without weights
     assert curves["histogram_right"] == expected
     monitor.clear()
     assert sum(monitor.histograms()["histogram_wrong"]) == 0

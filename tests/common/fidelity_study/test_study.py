@@ -19,9 +19,10 @@ from common.fidelity_study.snapshots import (
     train_until,
 )
 from common.reporting.records import save
+from metaweightnet.data import Batch
 from metaweightnet.fidelity import SharedTrunk, VmappedCandidates, last_stages
 from metaweightnet.models import ResNet, VNet
-from metaweightnet.problem import Batch, MetaWeightProblem
+from metaweightnet.train import MetaWeightProblem
 from rotation.config import PRESETS
 from scripts.fidelity import main
 from tests.common.hypergrad.problems import Quadratic

@@ -15,8 +15,9 @@ import torch
 from common.command import run_command
 from common.hypergrad import AnchoredEvoGrad, EvoGrad
 from common.training import Cost, loop, processes
+from metaweightnet.data import Batch
 from metaweightnet.models import VNet, build_network
-from metaweightnet.problem import Batch, MetaWeightProblem
+from metaweightnet.train import MetaWeightProblem
 from rotation import train
 from rotation.config import EXPERIMENT
 from rotation.data import Split, Splits
