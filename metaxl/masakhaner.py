@@ -51,8 +51,8 @@ def dataset(language: str) -> Dataset:
         checksums=CHECKSUMS[language],
         read=read,
         expected=f"{language}/train.txt, dev.txt and test.txt",
-        how_to_get=f"get the folder data of the GitHub repository {REPOSITORY} (files of your own "
-        "are read with --dataset conll)",
+        how_to_get=f"get the folder data of the GitHub repository {REPOSITORY}, or read files of "
+        "your own with --dataset conll",
         sources=(Official(files, "0.5 MB"),),
     )
 
