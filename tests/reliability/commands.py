@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.command import run_command
 from common.experiment import load_experiment
-from common.reporting import read_record
+from common.reporting.records import RunRecord, load
 from common.runs import RECORD
 
 EXPERIMENT = load_experiment("cross_domain_fewshot")
@@ -32,7 +32,7 @@ def words(folder: Path) -> list[str]:
 
 def numbers(folder: Path) -> list[object]:
     """What a run has measured, times and memory apart."""
-    record = read_record(folder / RECORD)
+    record = load(folder / RECORD, RunRecord)
     return [record.epochs, record.traces, record.final, record.best, record.curves]
 
 
