@@ -19,7 +19,7 @@ from common.settings import (
     PositiveInt,
     RunSettings,
 )
-from cross_domain_fewshot.data import BASE_DOMAIN, DOMAINS
+from cross_domain_fewshot.data import DOMAINS, domains_of
 
 if TYPE_CHECKING:
     from common.reporting import RunRecord, Section
@@ -65,8 +65,9 @@ class Config(RunSettings):
     workers: NonNegativeInt = 4
     """Threads that read image files ahead."""
 
-    benchmark: Literal["paper", "embedded"] = "paper"
-    """The five domains: photographs in your own folder, or the small ones shipped here."""
+    benchmark: str = "paper"
+    """The domains. paper: photographs in your own folder; embedded: the small ones shipped here;
+    NAME,NAME,NAME...: your own, of which the first is the base domain."""
     unseen: str = "cub"
     """The domain left out of training, on whose novel classes the result is measured."""
     backbone: Literal["resnet10", "resnet18", "resnet34"] = "resnet10"
@@ -138,12 +139,12 @@ class Config(RunSettings):
     @property
     def seen(self) -> tuple[str, ...]:
         """The domains of training."""
-        return tuple(d for d in DOMAINS[self.benchmark] if d != self.unseen)
+        return tuple(d for d in domains_of(self.benchmark) if d != self.unseen)
 
     @property
     def base_domain(self) -> str:
         """The domain of pre-training, auxiliary loss and validation."""
-        return BASE_DOMAIN[self.benchmark]
+        return domains_of(self.benchmark)[0]
 
     @property
     def learned(self) -> bool:
@@ -186,7 +187,12 @@ class Config(RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        domains = DOMAINS[self.benchmark]
+        domains = domains_of(self.benchmark)
+        if len(set(domains)) != len(domains) or len(domains) < 3 or "" in domains:
+            raise ValueError(
+                f"--benchmark {self.benchmark} is unknown: use {', '.join(DOMAINS)}, or at least "
+                "three domains of your own as NAME,NAME,NAME"
+            )
         if self.unseen not in domains or self.unseen == self.base_domain:
             possible = ", ".join(d for d in domains if d != self.base_domain)
             raise ValueError(f"--unseen {self.unseen} cannot be left out: use {possible}")

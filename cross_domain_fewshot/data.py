@@ -1,9 +1,9 @@
 """The domains: where their images come from and how they reach the device.
 
 "embedded": five small domains that ship with the project, 32 x 32 pixels. "paper": five domains of
-photographs in a folder of the user's, read by ``folders``; "own": the user's own domains, likewise.
-Both kinds answer a request for samples with a function that delivers them, so that other threads
-can read files ahead while the device computes. Samples are numbered class after class.
+photographs in a folder of the user's, read by ``folders``, as are the user's own domains. Both
+kinds answer a request for samples with a function that delivers them, so that other threads can
+read files ahead while the device computes. Samples are numbered class after class.
 """
 
 import functools
@@ -28,8 +28,6 @@ DOMAINS = {
     "embedded": ("sketches", "icons", "emoji", "latin", "devanagari"),
     "paper": ("miniImagenet", "cub", "cars", "places", "plantae"),
 }
-BASE_DOMAIN = {name: domains[0] for name, domains in DOMAINS.items()}
-"""The domain of pre-training, of the auxiliary loss and of validation."""
 LETTERS = ("latin", "devanagari")
 """Never mirrored: the mirror image of a letter is a different letter, or none."""
 ENLARGED = 1.15
@@ -37,6 +35,12 @@ ENLARGED = 1.15
 SMALL_SCALE, LARGE_SCALE = (0.5, 1.0), (0.08, 1.0)
 """Area of a random crop. Photographs: torchvision's default. Drawings of 32 pixels: at least half,
 since a smaller part would not show what it is."""
+
+
+def domains_of(benchmark: str) -> tuple[str, ...]:
+    """ "paper", "embedded", or the user's own: the names of folders with commas between them. The
+    first domain is that of pre-training, of the auxiliary loss and of validation."""
+    return DOMAINS.get(benchmark) or tuple(benchmark.split(","))
 
 
 class TensorImages:

@@ -42,7 +42,7 @@ from common.reporting import (
 from common.reporting.frame import seed_means
 from common.reporting.records import load_folder
 from cross_domain_fewshot.config import EXPERIMENT, METHODS
-from cross_domain_fewshot.data import DOMAINS, DomainSplit, open_domain
+from cross_domain_fewshot.data import DOMAINS, DomainSplit, domains_of, open_domain
 from cross_domain_fewshot.models import BETA_START, GAMMA_START, ResNet, transforms
 from cross_domain_fewshot.noise_study import NoiseRecord, noise_table
 
@@ -60,7 +60,7 @@ all four domains at once without auxiliary loss, and **controlled**: in LFT's tr
 noise fixed. Accuracy is that at the last epoch unless said otherwise.
 """
 _NONE, _FT = METHODS["none"].label, METHODS["ft"].label
-REFERENCES = (_NONE, f"{_NONE} protocol=controlled")
+REFERENCES: tuple[str, ...] = (_NONE, f"{_NONE} protocol=controlled")
 """What the others are compared with: none in the released way, and in the loop of the others."""
 EFFECTS = (
     ("mixed stream instead of pairs, no auxiliary loss", _NONE, _NONE, f"{_NONE} protocol=pairs"),
@@ -85,7 +85,8 @@ _METRICS = {"accuracy": "ci95", "best_accuracy": "best_ci95", "val_accuracy": "v
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
-    of = {b: [r for r in records if r.config["benchmark"] == b] for b in sorted(DOMAINS)}
+    names = sorted({*DOMAINS, *(r.config["benchmark"] for r in records)})
+    of = {b: [r for r in records if r.config["benchmark"] == b] for b in names}
     tables: dict[str, Table] = {}
     figures: list[Figure] = []
     if of["paper"]:
@@ -93,6 +94,8 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     if of["embedded"]:
         tables["embedded"] = embedded_table(of["embedded"])
         tables["effects"] = effects_table(of["embedded"])
+    for benchmark in of.keys() - DOMAINS:
+        tables[benchmark] = embedded_table(of[benchmark], benchmark)
     if records:
         tables["cost"] = step_costs(
             EXPERIMENT,
@@ -130,7 +133,7 @@ def _place(config: Mapping[str, Any]) -> tuple[str, str]:
 
 def _order(config: Mapping[str, Any]) -> tuple[Any, ...]:
     setting = (config[name] for name in ("backbone", "n_way", "n_shot"))
-    return *setting, DOMAINS[config["benchmark"]].index(config["unseen"])
+    return *setting, domains_of(config["benchmark"]).index(config["unseen"])
 
 
 def by_setting(records: Iterable[RunRecord]) -> dict[str, Cells]:
@@ -179,16 +182,23 @@ def _frames(records: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
     }
 
 
-def embedded_table(records: Iterable[RunRecord]) -> Table:
-    """Accuracy by unseen domain and method on the embedded benchmark, for which nothing is
-    published. The last block has the mean over the unseen domains, for the methods and seeds with
-    runs on all of them."""
+def embedded_table(records: Iterable[RunRecord], benchmark: str = "embedded") -> Table:
+    """Accuracy by unseen domain and method on a benchmark for which nothing is published.
+
+    The last block has the mean over the unseen domains, for the methods and seeds with runs on all
+    of them.
+    """
+    title, about = "Embedded benchmark", "of this project, of small images"
+    references = REFERENCES
+    if benchmark != "embedded":
+        title, about = f"Domains {benchmark}", "of your own"
+        references = tuple(r.replace(_NONE, f"{_NONE} benchmark={benchmark}") for r in REFERENCES)
     rows = []
     for setting, runs in _frames(records).items():
         everything = pd.concat([runs, _mean_over_domains(runs)])
         for unseen, own in everything.groupby("unseen", sort=False):
             for name, cell in own.groupby("method", sort=False):
-                gains = (difference(EXPERIMENT, own, name, other) for other in REFERENCES)
+                gains = (difference(EXPERIMENT, own, name, other) for other in references)
                 accuracy, *others = (
                     _spread(cell[f"final.{metric}"], cell[f"final.{ci95}"].iloc[0])
                     for metric, ci95 in _METRICS.items()
@@ -196,11 +206,11 @@ def embedded_table(records: Iterable[RunRecord]) -> Table:
                 numbers = (accuracy, *(_spread(gain, signed=True) for gain in gains), *others)
                 rows.append((setting, unseen, name, *numbers, str(len(cell))))
     return interval_table(
-        "Embedded benchmark: few-shot accuracy (%) on the unseen domain",
+        f"{title}: few-shot accuracy (%) on the unseen domain",
         ("setting", "unseen domain", "method", "accuracy", "− none", "− none, controlled",
          "best epoch", "val", "seeds"),
         rows,
-        "A benchmark of this project, of small images; its numbers are not comparable with the "
+        f"A benchmark {about}; its numbers are not comparable with the "
         "paper's. Controlled: in the training loop of LFT, FT's noise fixed. − none and − none, "
         "controlled: difference to the same seeds without transformations, trained either way. "
         "Best epoch: with the weights of the best epoch on the base domain's val classes. Val: "
@@ -349,7 +359,7 @@ def _contact_sheets(benchmark: str, image_size: int, folder: Path) -> list[Figur
     """For each domain a sheet of images of its novel classes, a row per class. A domain whose
     images are missing is left out: nothing else in the report needs them."""
     figures = []
-    for domain in DOMAINS[benchmark]:
+    for domain in domains_of(benchmark):
         try:
             split = open_domain(benchmark, domain, "novel", image_size, None, torch.device("cpu"))
         except UserError as error:
@@ -361,7 +371,7 @@ def _contact_sheets(benchmark: str, image_size: int, folder: Path) -> list[Figur
 
 
 def _contact_sheet(benchmark: str, split: DomainSplit, classes: int, folder: Path) -> Figure:
-    sheet = split.contact_sheet(classes, _SHEET_IMAGES)
+    sheet = split.contact_sheet(classes, min(_SHEET_IMAGES, *split.class_sizes[:classes]))
     # (classes, images, 3, H, W) -> (classes * H, images * W, 3)
     picture = sheet.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).cpu()
     with figure_style():

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from common.errors import UserError
 from cross_domain_fewshot.config import EXPERIMENT, PRESETS
 from cross_domain_fewshot.pretrain import PretrainTask
+from cross_domain_fewshot.report import embedded_table
 from cross_domain_fewshot.train import FewShotTask
 
 CPU = torch.device("cpu")
@@ -101,3 +103,30 @@ def test_the_paper_preset_runs_in_the_real_layout(backbone, photos, tmp_path):
     exact, through_higher = hypergradients["lft_t1t2"], hypergradients["lft_t1t2_higher"]
     assert exact == pytest.approx(through_higher, rel=1e-3)
     assert exact[0] > 0 and hypergradients["lft_evograd"][0] > 0
+
+
+def test_domains_of_ones_own_are_trained_on_and_reported(write_photos, tmp_path):
+    """Three folders in place of the five, the first the base domain."""
+    for name in ("photos", "paint", "icons"):
+        data = write_photos(name, classes=(5, 5, 5), images=6, plain=False)
+    config = replace(
+        PRESETS["smoke"], benchmark="photos,paint,icons", unseen="icons", data_dir=data,
+        device="cpu", threads=1, pretrained_dir=tmp_path / "pretrained",
+    )  # fmt: skip
+    records = [
+        EXPERIMENT.run(replace(config, method=method, run_dir=tmp_path / method))
+        for method in ("none", "lft_evograd")
+    ]
+    named = {"photos base", "paint base", "photos val", "icons novel", "pretrained_backbone"}
+    assert set(records[1].data) == named
+    learned = embedded_table(records, config.benchmark).rows[1]
+    assert learned[2] == "LFT, EvoGrad benchmark=photos,paint,icons"
+    gain = records[1].final["accuracy"] - records[0].final["accuracy"]
+    assert (
+        str(learned[4]).lstrip("+\N{MINUS SIGN}") == f"{abs(gain):.2f}"
+    )  # to none, on its domains
+    for benchmark in ("photos", "photos,paint", "photos,photos,icons", "photos,,icons"):
+        with pytest.raises(UserError, match="at least three domains"):
+            replace(config, benchmark=benchmark)
+    with pytest.raises(UserError, match="--unseen photos cannot be left out: use paint, icons"):
+        replace(config, unseen="photos")
