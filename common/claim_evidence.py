@@ -36,7 +36,8 @@ class Source:
 
 class Judged(NamedTuple):
     """What a comparison gives. p: of "supported" and of "contradicted", to be corrected; None where
-    no test decides. decide: how many seeds would. single: one pair of runs, no interval."""
+    no test decides. decide: how many seeds would. single: one pair of runs, no interval.
+    difference: of methods, by seed."""
 
     measured: str = MISSING
     sample: str = "0"
@@ -44,6 +45,7 @@ class Judged(NamedTuple):
     p: tuple[float, float] | None = None
     decide: str = ""
     single: bool = False
+    difference: Measured | None = None
 
 
 # --- comparisons of runs
@@ -96,6 +98,7 @@ def _paired(comparison: Comparison, source: Source, margin: float) -> Judged | N
         p=p if difference.n > 1 else None,
         decide=_deciding(difference, distance, level, seed_hours),
         single=difference.n == 1,
+        difference=difference,
     )
 
 

@@ -5,6 +5,7 @@ a claim's verdict is that of its comparisons at the largest size. The rule is ``
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from common.claim_evidence import KINDS, Comparison, Judged, Source, Verdict
 from common.cost_study.records import by_device, read_measurements
 from common.experiment import load_experiment
 from common.reporting import MISSING, Section, Table, write_tables
+from common.reporting.forest import ForestRow
 from common.reporting.statistics import LEVEL, holm
 
 RULE = (
@@ -77,6 +79,37 @@ def section(path: Path, sources: Sequence[Source], folder: Path) -> Section:
     }
     write_tables(tables, folder)
     return Section("Claims of the paper", _INTRO, tables, folder=folder)
+
+
+def answer(path: Path, sources: Sequence[Source], own: str) -> tuple[str, list[ForestRow]]:
+    """One sentence on the claims of a file, and a row for every difference between methods at its
+    largest size; rows of the source whose words are ``own`` follow."""
+    claims = json.loads(path.read_text(encoding="utf-8"))
+    findings = judge_claims(claims, sources)
+    verdicts = [
+        verdict_of([f for f in findings if f.claim == index])
+        for index in range(len(claims["claims"]))
+    ]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(sorted(verdicts)))
+    sentence = f"Of the paper's {len(verdicts)} claims, as far as the runs go: {counts}."
+    best = _largest([f for f in findings if f.source is None or f.source.words != own])
+    rows = []
+    for f in [*best.values(), *(f for f in findings if f.source and f.source.words == own)]:
+        if f.judged.difference is not None and "variant" not in f.comparison:
+            title = load_experiment(f.comparison["experiment"]).title.split(" (")[0]
+            stated = re.match(r"[+−]\d+\.\d+", f.comparison["published"])
+            mine = f.source.words == own
+            rows.append(
+                ForestRow(
+                    f"{title}: {f.comparison['what']}",
+                    f.judged.difference.mean,
+                    f.judged.difference.ci95,
+                    float(stated[0].replace("−", "-")) if stated and not mine else None,
+                    verdict=f.judged.verdict,
+                    own=mine,
+                )
+            )
+    return sentence, rows
 
 
 def judge_claims(claims: Mapping[str, Any], sources: Sequence[Source]) -> list[Finding]:

@@ -185,12 +185,14 @@ def step_costs(
     return cost_table(title, costs, baseline, caption, _COST_NOTES)
 
 
-def panels(titles: Sequence[str], columns: int = 3, height: float = 1.25) -> tuple[Any, list[Any]]:
-    """A figure with a panel for each title, in rows, whose axes are shared; its axes."""
+def panels(
+    titles: Sequence[str], columns: int = 3, height: float = 1.25, share: bool = True
+) -> tuple[Any, list[Any]]:
+    """A figure with a panel for each title, in rows; its axes, which are shared by default."""
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
     fig, axes = new_figure(
-        rows, columns, height=0.3 + height * rows, sharex=True, sharey=True, squeeze=False
+        rows, columns, height=0.3 + height * rows, sharex=share, sharey=share, squeeze=False
     )
     for axis in axes.flat[len(titles) :]:
         axis.set_visible(False)

@@ -10,20 +10,14 @@ from pathlib import Path
 
 import tyro
 
-from common import claims
 from common.command import run_command
 from common.errors import UserError
 from common.experiment import load_experiment
 from common.files import check_writable
-from common.reporting import RunRecord, Section, utc_now, write_report
+from common.overview import write_page
+from common.reporting import RunRecord, Section
 from common.settings import ROOT
 from scripts.experiments import EXPERIMENTS
-
-_INTRO = """
-EvoGrad takes the gradient of the validation loss with respect to hyperparameters without
-second-order derivatives, by one step of an evolutionary update. Each section below repeats one
-experiment of the paper and sets what was measured beside what was published.
-"""
 
 
 @dataclass(frozen=True)
@@ -56,17 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             problems.append(f"the report lacks {name}: {error}")
     if sections:
         folder = str(options.records / "EXPERIMENT" / options.preset)
-        sources = claims.shipped_sources(ROOT / "results", EXPERIMENTS)
-        sources.append(claims.Source(options.preset, folder, own, words="own runs"))
-        judged = claims.section(ROOT / "docs" / "claims.json", sources, output / "claims")
-        path = write_report(
-            [judged, *sections],
-            output / "index.html",
-            f"EvoGrad, reproduced (preset {options.preset})",
-            [record.provenance for records in own.values() for record in records],
-            f"{_INTRO}\n\nWritten {utc_now()}.",
-        )
-        print(f"report: {path}", flush=True)
+        print("\n".join(write_page(options.preset, own, folder, sections, output)), flush=True)
     elif not problems:
         raise UserError(
             f"{options.records} holds no finished runs of preset {options.preset}: "

@@ -68,7 +68,8 @@ def write_report(
     file is missing.
     """
     path = Path(path)
-    parts = [f"# {escape_markdown(title)}", intro, *(_figure(f, path.parent) for f in figures)]
+    first = "".join(_figure(figure, path.parent) for figure in figures)
+    parts = [f"# {escape_markdown(title)}", intro, f'<div class="first">{first}</div>']
     lines = ["| section | runs | verdicts |", "|---|---|---|"]
     for s in sections:
         link = f"[{escape_markdown(s.title)}](#{slugify(s.title, '-')})"
@@ -163,7 +164,13 @@ def _document(title: str, text: str) -> str:
         word = cell[1]
         return f'<td class="verdict {word.replace(" ", "-")}">{SIGNS[word]} {word}</td>'
 
+    def block(row: re.Match[str]) -> str:
+        return f'<tr class="block"><td colspan="{row[0].count("<td")}">{row[1]}</td></tr>'
+
     body = re.sub(rf"<td[^>]*>({'|'.join(SIGNS)})</td>", verdict, body)
+    # Markdown has no cell over several columns: a bold cell followed by empty ones heads a block.
+    empty = r"(?:\s*<td[^>]*></td>)+"
+    body = re.sub(rf"<tr>\s*<td[^>]*><strong>(.*?)</strong></td>{empty}\s*</tr>", block, body)
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return f"""<!DOCTYPE html>

@@ -1,0 +1,186 @@
+"""The report of one's own runs: first the answer (claims, metric against seconds), then whether
+they have the numbers of the runs that the project ships, then every experiment."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from common import claims
+from common.experiment import Experiment, load_experiment
+from common.report import Group, as_planned, by_label
+from common.reporting import (
+    Figure,
+    RunRecord,
+    Section,
+    Table,
+    figure_style,
+    legend_below,
+    new_figure,
+    save_figure,
+    series_styles,
+    utc_now,
+    write_report,
+    write_tables,
+)
+from common.reporting.curves import epoch_seconds
+from common.reporting.forest import forest_plot
+from common.settings import ROOT
+
+_INTRO = """
+EvoGrad takes the gradient of the validation loss with respect to hyperparameters by one step of an
+evolutionary update, without second-order derivatives; **T1-T2** is the exact hypergradient of one
+unrolled training step. In the few-shot experiment, **FT** trains feature-wise transformations on
+the training loss, **LFT** learns them by hypergradients. Filled marks: runs that the project ships;
+open blue marks: the runs of this report. Written
+"""
+_OWN = "own runs"
+_SHOWN = ("evograd", "t1t2", "t1t2_forward")
+"""Estimators beside the baseline; of the two ways to compute T1-T2 the first that was run."""
+_CLOSE = 1e-3
+"""Relative difference of metrics up to which runs are equal to the last digits."""
+_MADE_WITH = ("torch", "device", "cpu", "torch_threads")
+
+
+def write_page(
+    preset: str,
+    own: Mapping[str, Sequence[RunRecord]],
+    place: str,
+    sections: Sequence[Section],
+    output: Path,
+) -> list[str]:
+    """Writes ``output``/index.html; returns its first screen in lines of text, and where it is.
+
+    own: runs of the preset by experiment. place: where they lie. sections: the experiments'.
+    """
+    experiments = {name: load_experiment(name) for name in own}
+    results, stated = ROOT / "results", ROOT / "docs" / "claims.json"
+    sources = claims.shipped_sources(results, list(own))
+    sources.append(claims.Source(preset, place, own, words=_OWN))
+    sentence, rows = claims.answer(stated, sources, _OWN)
+    figures = [forest_plot(rows, output / "claims"), seconds_figure(own, experiments, output)]
+    shipped = {
+        name: experiment.records(preset, results / name / preset / "records")
+        for name, experiment in experiments.items()
+        if preset in experiment.presets
+    }
+    tables = {"same-numbers": same_numbers(experiments.values(), own, shipped)}
+    write_tables(tables, output)
+    judged = claims.section(stated, sources, output / "claims")
+    path = write_report(
+        [judged, Section("Your runs", tables=tables, folder=output), *sections],
+        output / "index.html",
+        f"EvoGrad, reproduced (preset {preset})",
+        [record.provenance for records in own.values() for record in records],
+        f"**{sentence}** {_INTRO.strip()} {utc_now()}.",
+        [figure for figure in figures if figure is not None],
+    )
+    return [sentence, *map(str, rows), f"report: {path}"]
+
+
+def seconds_figure(
+    runs: Mapping[str, Sequence[RunRecord]],
+    experiments: Mapping[str, Experiment],
+    folder: Path,
+    stem: str = "seconds",
+) -> Figure | None:
+    """The final metric of every run against its seconds of training: a panel for each experiment,
+    at the place with most runs. None without runs.
+
+    runs: by experiment.
+    """
+    chosen = {name: _main_runs(experiments[name], found) for name, found in runs.items()}
+    chosen = {name: groups for name, groups in chosen.items() if groups}
+    if not chosen:
+        return None
+    series = dict.fromkeys(kind for groups in chosen.values() for kind in groups)
+    styles = dict(zip(series, series_styles(len(series)), strict=True))
+    columns = min(2, len(chosen))
+    with figure_style():
+        rows = -(-len(chosen) // columns)
+        fig, axes = new_figure(rows, columns, width=4.4, height=0.2 + 1.5 * rows, squeeze=False)
+        for axis in axes.flat[len(chosen) :]:
+            axis.set_visible(False)
+        for axis, (name, groups) in zip(axes.flat, chosen.items(), strict=False):
+            for kind, found in groups.items():
+                x = [epoch_seconds(found) * r.epochs[-1]["epoch"] for r in found]
+                y = [r.final[experiments[name].metric] for r in found]
+                axis.plot(x, y, **styles[kind] | {"linestyle": "none"})
+            axis.set_title(experiments[name].title.split(" (")[0], fontsize=6.5)
+            axis.set(xlabel="seconds", ylabel=experiments[name].metric.replace("_", " "))
+            axis.set_xlim(left=0)
+        for kind, style in styles.items():
+            axes.flat[0].plot([], [], **style | {"linestyle": "none"}, label=kind)
+        legend_below(fig, axes.flat[0])
+        shows = (
+            "Each run: its metric (%) at the end against the seconds of training (of its method's "
+            "least disturbed run), at the data set, domain or language with most runs"
+        )
+        panels = ", ".join(experiments[name].title for name in chosen)
+        alt = f"{shows}; panels: {panels}; for {', '.join(series)}."
+        return save_figure(fig, folder, stem, alt=alt, caption=f"{shows}.")
+
+
+def _main_runs(experiment: Experiment, records: Sequence[RunRecord]) -> Group:
+    """Runs with planned settings of baseline, EvoGrad and T1-T2, at the place with most of them."""
+    kinds = {experiment.baseline: "baseline"}
+    for name, method in experiment.methods.items():
+        if method.estimator in _SHOWN and name.removeprefix("lft_") in _SHOWN:
+            kinds[name] = "EvoGrad" if method.estimator == "evograd" else "T1-T2"
+    planned = as_planned(experiment, by_label(experiment, records)).values()
+    places: dict[str, Group] = {}
+    for record in (r for runs in planned for r in runs if "seconds_per_epoch" in r.cost):
+        if record.method in kinds:
+            place = str(experiment.place(record.config))
+            places.setdefault(place, {}).setdefault(kinds[record.method], []).append(record)
+    return max(places.values(), key=lambda group: sum(map(len, group.values())), default={})
+
+
+def same_numbers(
+    experiments: Iterable[Experiment],
+    own: Mapping[str, Sequence[RunRecord]],
+    shipped: Mapping[str, Sequence[RunRecord]],
+) -> Table:
+    """Own runs beside shipped ones with the same settings: how many have the same final metrics."""
+    rows = []
+    for experiment in experiments:
+        known = {experiment.run_name(r.config): r for r in shipped.get(experiment.name, ())}
+        pairs = [
+            (record, known[name])
+            for record in own.get(experiment.name, ())
+            if (name := experiment.run_name(record.config)) in known
+        ]
+        if pairs:
+            far = [_distance(mine.final, theirs.final) for mine, theirs in pairs]
+            differing = [p for p, distance in zip(pairs, far, strict=True) if distance > 0]
+            made = {
+                f"{key} {mine.provenance.get(key)} instead of {theirs.provenance.get(key)}"
+                for mine, theirs in differing
+                for key in _MADE_WITH
+                if mine.provenance.get(key) != theirs.provenance.get(key)
+            }
+            equal, close = sum(d == 0 for d in far), sum(0 < d <= _CLOSE for d in far)
+            counts = equal, close, len(pairs) - equal - close
+            because = "; ".join(sorted(made)) or ("–" if not differing else "not known")
+            rows.append((experiment.title, str(len(pairs)), *map(str, counts), because))
+    columns = ["experiment", "runs", "same numbers", "to the last digits", "different", "because"]
+    return Table(
+        "Your runs and those that the project ships",
+        pd.DataFrame(rows, columns=columns),
+        f"Runs with the same settings and seeds. To the last digits: within {_CLOSE:g} of a "
+        "metric's value.",
+    )
+
+
+def _distance(mine: Mapping[str, float], theirs: Mapping[str, float]) -> float:
+    """The largest relative difference of a metric; infinite if one lacks it."""
+    if mine.keys() != theirs.keys():
+        return float("inf")
+    return max(
+        (
+            abs(mine[k] - theirs[k]) / max(abs(theirs[k]), 1e-12)
+            for k in mine
+            if mine[k] != theirs[k]
+        ),
+        default=0.0,
+    )
