@@ -2,13 +2,12 @@
 
     python -m cross_domain_fewshot.noise_study --seeds 1 2 3 --output FOLDER
 
-At the start and at the end of a training with LFT and EvoGrad, in float64, on several pairs of
-episodes: the spread of the candidates' losses, and the cosine of EvoGrad's hypergradient to the
-exact one-step hypergradient (T1-T2), once with one noise for all candidates of a hypergradient and
-once with noise drawn anew for each. The exact one depends on the noise too: estimates are compared
-with the one of the same noise, and with the mean over many draws. One JSON file per seed; an
-existing file is kept. ``scripts.publish`` makes the table from the files in
-results/cross_domain_fewshot/noise/records.
+In float64, on several pairs of episodes at the start and at the end of a training with EvoGrad:
+the spread of the candidates' losses, and the cosine of EvoGrad's hypergradient to the exact
+one-step one (T1-T2), once with one noise for all candidates of a hypergradient and once with noise
+drawn anew for each. The exact one depends on the noise too: estimates are compared with the one of
+the same noise, and with the mean over many draws. One JSON file per seed; ``scripts.publish`` makes
+the table from those in results/cross_domain_fewshot/noise/records.
 """
 
 import math
@@ -16,14 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import torch
+import tyro
 from torch import Tensor
 
-from common.bounds import THREADS, Bounds
-from common.command import Parser, run_command
+from common.command import run_command
+from common.errors import UserError
 from common.fidelity_study.metrics import cosine, flat_gradient
 from common.fidelity_study.snapshots import cast
 from common.files import check_writable
@@ -143,28 +143,18 @@ def noise_table(records: Sequence[NoiseRecord]) -> Table:
         means = found[name].map(lambda d: fmean(d) if d else math.nan, na_action="ignore")
         found[name] = means
     rows: list[tuple[Any, ...]] = []
-    for moment, at_moment in found.groupby("moment", sort=False):
-        exact = at_moment[at_moment["noise"] == "exact"]
-        gaps = "–", "–", "–", "–"
-        rows.append((moment, "T1-T2, one draw", *gaps, "1", _interval(exact["to_mean"])))
-        most = at_moment[at_moment["K"] == max(CANDIDATES)]
-        spread = most.groupby("noise")["loss_variance"].mean()
+    for moment, own in found.groupby("moment", sort=False):
+        exact = _interval(own.loc[own["noise"] == "exact", "to_mean"])
+        rows.append((moment, "T1-T2, one draw", "–", "–", "–", "–", "1", exact))
+        spread = own[own["K"] == max(CANDIDATES)].groupby("noise")["loss_variance"].mean()
         share = 100 * (1 - spread["shared"] / spread["separate"])
-        for noise in ("shared", "separate"):
-            for count in CANDIDATES:
-                cell = at_moment[(at_moment["noise"] == noise) & (at_moment["K"] == count)]
-                rows.append(
-                    (
-                        moment,
-                        f"EvoGrad, {noise}",
-                        str(count),
-                        Number(math.sqrt(spread[noise]), digits=3),
-                        f"{share:.1f}" if noise == "separate" else "–",
-                        Number(cell["largest_weight"].mean()),
-                        _interval(cell["to_same"]) if noise == "shared" else "–",
-                        _interval(cell["to_mean"]),
-                    )
-                )
+        for (noise, count), cell in own[own["K"] > 0].groupby(["noise", "K"], sort=False):
+            shared = noise == "shared"
+            sd, weight = math.sqrt(spread[noise]), cell["largest_weight"].mean()
+            same = _interval(cell["to_same"]) if shared else "–"
+            numbers = Number(sd, digits=3), "–" if shared else f"{share:.1f}", Number(weight)
+            method = f"EvoGrad, {noise}"
+            rows.append((moment, method, f"{count}", *numbers, same, _interval(cell["to_mean"])))
     pairs = found.groupby(["seed", "pair"]).ngroups
     columns = ["moment", "hypergradient, noise", "K", "sd of losses", "share of noise %",
                "largest weight", "cosine, same draw", "cosine, mean over draws"]  # fmt: skip
@@ -188,34 +178,30 @@ def _interval(means: pd.Series) -> Number | str:
     return number(measured(means), digits=3)
 
 
-def main() -> None:
-    parser = Parser(
-        prog="python -m cross_domain_fewshot.noise_study",
-        description="Measures the transformations' noise in EvoGrad's candidates.",
-    )
-    parser.add_number("--seeds", int, Bounds(0, 2**32 - 1), nargs="+", default=[1, 2, 3])
-    parser.add_argument("--preset", choices=("smoke", "quick"), default="quick")
-    pairs = Bounds(least=1, most=1000)
-    parser.add_number("--pairs", int, pairs, default=3, help="of episodes, at each moment")
-    parser.add_number("--threads", int, THREADS, default=0, help="of torch; 0: its choice")
-    default = ROOT / "runs/cross_domain_fewshot/noise"
-    parser.add_argument("--output", type=Path, default=default, help=f"default {default}")
-    options = parser.parse_args()
-    check_writable(options.output)
-    for seed in options.seeds:
-        path = options.output / f"seed{seed}.json"
+def main(
+    seeds: tuple[int, ...] = (1, 2, 3),
+    preset: Literal["smoke", "quick"] = "quick",
+    pairs: int = 3,
+    threads: int = 0,
+    output: Path = ROOT / "runs/cross_domain_fewshot/noise",
+) -> None:
+    """Measures the transformations' noise in EvoGrad's candidates, on so many pairs of episodes at
+    the start and at the end of a training. A seed whose file is in ``output`` is not measured
+    again."""
+    check_writable(output)
+    if pairs < 1:
+        raise UserError(f"--pairs {pairs} must be at least 1")
+    base = replace(PRESETS[preset], method="lft_evograd", threads=threads)
+    for config in [replace(base, seed=seed) for seed in seeds]:
+        path = output / f"seed{config.seed}.json"
         if path.exists():
             load(path, NoiseRecord)
             continue
-        preset = PRESETS[options.preset]
-        config = replace(preset, method="lft_evograd", seed=seed, threads=options.threads)
-        rows = measure_seed(config, options.pairs)
-        record = NoiseRecord(
-            seed=seed, config=config.result_settings(), rows=rows, provenance=collect_provenance()
-        )
-        save(record, path)
+        rows = measure_seed(config, pairs)
+        settings, provenance = config.result_settings(), collect_provenance()
+        save(NoiseRecord(seed=config.seed, config=settings, rows=rows, provenance=provenance), path)
         print(path)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: tyro.cli(main, prog="python -m cross_domain_fewshot.noise_study"))

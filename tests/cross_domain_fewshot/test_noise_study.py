@@ -1,11 +1,9 @@
 """The study of the candidates' noise, on a problem whose answers are known."""
 
-import sys
-
 import pytest
 import torch
 
-from common.command import run_command
+from common.errors import UserError
 from common.hypergrad import EvoGrad
 from common.reporting.records import load_folder
 from cross_domain_fewshot import noise_study
@@ -95,35 +93,14 @@ def test_the_table_has_shares_and_intervals():
     assert made["end", "EvoGrad, separate", "2"] == ["0.200", "75.0", "0.75", "–", "0.000 ± 0.000"]
 
 
-def test_a_finished_seed_is_not_measured_again(monkeypatch, tmp_path, capsys):
+def test_a_finished_seed_is_not_measured_again(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(noise_study, "measure_seed", lambda c, pairs: calls.append(c.seed) or [])
-    arguments = ["noise_study", "--seeds", "4", "5", "--output", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    run_command(noise_study.main)
-    run_command(noise_study.main)
+    noise_study.main((4, 5), output=tmp_path)
+    noise_study.main((4, 5), output=tmp_path)
     assert calls == [4, 5]
     assert [record.seed for record in load_folder(tmp_path, NoiseRecord)] == [4, 5]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--pairs 0", "--pairs 0 must lie between 1 and 1000"),
-        ("--seeds 1 -1", "--seeds -1 must lie between"),
-        ("--threads 9999", "--threads 9999 must lie between"),
-        ("--output FOLDER/seed4.json", "seed4.json"),
-        ("--seeds 4 --output FOLDER", "seed4.json is not a valid evograd-fewshot-noise"),
-    ],
-)
-def test_mistakes_are_refused_before_anything_is_measured(
-    words, message, monkeypatch, tmp_path, capsys
-):
-    monkeypatch.setattr(noise_study, "measure_seed", lambda *_: pytest.fail("it has begun"))
-    (tmp_path / "seed4.json").write_text("{")
-    words = ["noise_study", "--output", str(tmp_path / "new"), *words.split()]
-    monkeypatch.setattr(sys, "argv", [word.replace("FOLDER", str(tmp_path)) for word in words])
-    with pytest.raises(SystemExit) as ended:
-        run_command(noise_study.main)
-    error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.startswith("error: ") and message in error
+    for mistake in ({"pairs": 0}, {"seeds": (6, -1)}, {"threads": 9999}):
+        with pytest.raises(UserError):
+            noise_study.main(**{"seeds": (6,), **mistake}, output=tmp_path)
+    assert calls == [4, 5]
