@@ -10,9 +10,13 @@ from typing import Any
 from common.hypergrad import (
     T1T2,
     AnchoredEvoGrad,
+    AnchoredEvoGradDifferences,
     Estimator,
     EvoGrad,
     EvoGradAlongGradient,
+    EvoGradDifferences,
+    EvoGradForward,
+    EvoGradGraph,
     FiniteDifference,
     ForwardMode,
     HigherT1T2,
@@ -32,8 +36,8 @@ class Entry:
     """An estimator as command lines and pages know it.
 
     name: that of the method. kind: the class. label: in tables and figures. needs, exactness,
-    choose: for the page that compares the estimators. fixed: arguments that make it this entry
-    (EvoGrad's mode). shares: it takes the base step's loss at theta (``anchor``).
+    choose: for the page that compares the estimators. fixed: arguments that make it this entry.
+    shares: it takes the base step's loss at theta (``anchor``).
     """
 
     name: str
@@ -72,23 +76,23 @@ _ENTRIES = (
     Entry("evograd", EvoGrad, "EvoGrad", "first derivatives",
           "an estimate: in expectation the direction of T1T2; noise shrinks as 1 / √K",
           "large networks, hyperparameters anywhere; the least memory"),
-    Entry("evograd_graph", EvoGrad, "EvoGrad graph",
+    Entry("evograd_graph", EvoGradGraph, "EvoGrad graph",
           "first derivatives; memory for K graphs where lambda acts inside the network",
-          "the same number", "reading, checking, vmap: the textbook", fixed={"mode": "graph"}),
-    Entry("evograd_forward", EvoGrad, "EvoGrad forward",
+          "the same number", "reading, checking, vmap: the textbook"),
+    Entry("evograd_forward", EvoGradForward, "EvoGrad forward",
           "forward-mode derivatives of the outer loss", "the same number",
-          "lambda after the network (loss weights), where even a plain step's memory is too much",
-          fixed={"mode": "forward"}),
+          "lambda after the network (loss weights), where even a plain step's memory is too much"),
     Entry("anchored", AnchoredEvoGrad, "AnchoredEvoGrad", "first derivatives",
           "an estimate as EvoGrad's for K = 2",
           "a base step that hands over its loss at theta, which saves a forward", shares=True),
-    Entry("differences", EvoGrad, "EvoGrad by differences", _BY_FORWARDS,
+    Entry("differences", EvoGradDifferences, "EvoGrad by differences", _BY_FORWARDS,
           "EvoGrad's number up to O(σ²), kinks and rounding",
-          "no backward pass through the network at all", fixed={"mode": "differences"}),
-    Entry("anchored_differences", EvoGrad, "EvoGrad by differences, anchored", _BY_FORWARDS,
+          "no backward pass through the network at all"),
+    Entry("anchored_differences", AnchoredEvoGradDifferences,
+          "EvoGrad by differences, anchored", _BY_FORWARDS,
           "AnchoredEvoGrad's number up to O(σ²), kinks and rounding",
           "the cheapest training step: a base step that hands over its loss, and three forwards",
-          fixed={"mode": "differences", "anchored": True}, shares=True),
+          shares=True),
     Entry("along_gradient", EvoGradAlongGradient, "EvoGradAlongGradient", _BY_RADIUS,
           "a central difference along dL_V/dtheta at theta: no sampling noise",
           "first order without sampling noise, for the price of EvoGrad", fixed=_SOFTMAX),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from common.hypergrad import Hypergradient
+from common.hypergrad import EvoGradGraph, Hypergradient
 from common.training import MetaStep, Part, new_generator
 from metaxl.config import Config
 from metaxl.models import Tagger, is_head
@@ -154,7 +154,7 @@ class Learner:
         and back-propagated through."""
         heads = {name: tensor for name, tensor in self.params.items() if is_head(name)}
         rest = {name: tensor for name, tensor in self.params.items() if not is_head(name)}
-        estimator = replace(self.meta.estimator, mode="graph", common_noise=False)
+        estimator = EvoGradGraph(**vars(self.meta.estimator) | {"common_noise": False})
         hyper = {**self.meta.hyper, **rest}
         result = estimator(
             self.repeated_problem, heads, hyper, batch, meta, generator=self.meta.generator

@@ -23,6 +23,7 @@ from common.hypergrad import (
     Estimator,
     EvoGrad,
     EvoGradAlongGradient,
+    EvoGradDifferences,
     FiniteDifference,
     HyperOptimizer,
     ImplicitCG,
@@ -212,7 +213,7 @@ def terms(work: Work) -> int:
 
 OURS: dict[tuple[Claim, str], Callable[[Work], Estimator]] = {
     ("at theta", "EvoGrad, K = 2"): lambda work: EvoGrad(),
-    ("at theta", "EvoGrad by differences"): lambda work: EvoGrad(mode="differences"),
+    ("at theta", "EvoGrad by differences"): lambda work: EvoGradDifferences(),
     ("at theta", "AnchoredEvoGrad"): lambda work: AnchoredEvoGrad(),
     ("at theta", "EvoGradAlongGradient"): lambda work: EvoGradAlongGradient(1e-2),
     ("one step", "FiniteDifference"): lambda work: FiniteDifference(ETA, radius=0.1),

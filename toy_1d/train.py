@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from common.hypergrad import EvoGrad
+from common.hypergrad import EvoGradGraph
 from common.reporting import RunRecord, collect_provenance, save, utc_now
 from common.runs import RECORD, finished_record
 from common.training import choose_device, configure, new_generator
@@ -22,7 +22,7 @@ def evograd(config: Config, candidates: int, x: Tensor, lam: Tensor, noise: Tens
     The estimator handles one problem; vmap runs it over all N at once.
     """
     options = config.estimator
-    estimator = EvoGrad(candidates, options.sigma, options.temperature, mode="graph")
+    estimator = EvoGradGraph(candidates, options.sigma, options.temperature)
 
     def one(x: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
         result = estimator(

@@ -26,7 +26,7 @@ from common.fidelity_study.metrics import (
 )
 from common.fidelity_study.settings import TAU, Options, Setting, expected_step, settings
 from common.fidelity_study.snapshots import Pair, PlannedSnapshot, Snapshot, cast
-from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient
+from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient, EvoGradDifferences
 from common.hypergrad.problem import BilevelProblem
 from common.training import autocast
 
@@ -98,8 +98,7 @@ def precision_rows(bench: Bench, options: Options) -> list[Row]:
     kinds: list[tuple[str, float | str, Any]]
     kinds = [("EvoGrad, sigma", s, EvoGrad(sigma=s)) for s in options.sigmas]
     kinds += [
-        ("EvoGrad by differences, sigma", s, EvoGrad(sigma=s, mode="differences"))
-        for s in options.sigmas
+        ("EvoGrad by differences, sigma", s, EvoGradDifferences(sigma=s)) for s in options.sigmas
     ]
     kinds += [("along g, radius", r, EvoGradAlongGradient(r, TAU)) for r in options.radii]
     kinds += [("T1-T2", "", T1T2(snapshot.inner_lr))]

@@ -4,7 +4,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.fidelity_study.snapshots import Snapshot
-from common.hypergrad import T1T2, AnchoredEvoGrad, EvoGrad, EvoGradAlongGradient, FiniteDifference
+from common.hypergrad import (
+    T1T2,
+    AnchoredEvoGrad,
+    AnchoredEvoGradDifferences,
+    EvoGrad,
+    EvoGradAlongGradient,
+    EvoGradDifferences,
+    FiniteDifference,
+)
 
 TAU = EvoGrad().temperature
 """The paper's temperature, of all variants."""
@@ -94,8 +102,8 @@ def settings(snapshot: Snapshot, options: Options, brief: bool) -> list[Setting]
             "antithetic": replace(paper, antithetic=True),
             "gaussian": replace(paper, perturbation="gaussian"),
             "one at theta": AnchoredEvoGrad(),
-            "by differences": replace(paper, mode="differences"),
-            "one at theta, by differences": AnchoredEvoGrad(mode="differences"),
+            "by differences": EvoGradDifferences(),
+            "one at theta, by differences": AnchoredEvoGradDifferences(),
         } | {name: replace(paper, perturb=which) for name, which in snapshot.parts.items()}
         found += [Setting("kind", n, e, reading, draws) for n, e in kinds.items()]
         for count in options.brief_candidates:

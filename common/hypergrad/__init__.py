@@ -11,7 +11,15 @@ It leaves parameters, buffers, ``.grad`` and torch's random states as they were 
 from .along_gradient import EvoGradAlongGradient, FiniteDifference
 from .base import Anchor, Estimate, Estimator, InnerSGD, OneStep, Point
 from .checks import NotFiniteError
-from .evograd import AnchoredEvoGrad, EvoGrad, textbook_evograd
+from .evograd import EvoGrad
+from .evograd_variants import (
+    AnchoredEvoGrad,
+    AnchoredEvoGradDifferences,
+    EvoGradDifferences,
+    EvoGradForward,
+    EvoGradGraph,
+    textbook_evograd,
+)
 from .higher_t1t2 import HigherT1T2
 from .hyper_optimizer import HyperOptimizer
 from .implicit import ImplicitCG, Neumann
@@ -25,9 +33,10 @@ from .unrolled import ForwardMode, Unrolled
 __version__ = "0.2.0"
 
 __all__ = [
-    "T1T2", "Anchor", "AnchoredEvoGrad", "BatchedCandidates", "BilevelProblem", "Estimate",
-    "Estimator", "EvoGrad", "EvoGradAlongGradient", "FiniteDifference", "ForwardMode", "HigherT1T2",
-    "HyperOptimizer", "Hypergradient", "ImplicitCG", "InnerSGD", "LayerSampled", "LearnedLR",
-    "Neumann", "NotFiniteError", "OneStep", "Point", "Reversible", "T1T2Forward", "T1T2MixedMode",
-    "Tensors", "Unrolled", "textbook_evograd",
+    "T1T2", "Anchor", "AnchoredEvoGrad", "AnchoredEvoGradDifferences", "BatchedCandidates",
+    "BilevelProblem", "Estimate", "Estimator", "EvoGrad", "EvoGradAlongGradient",
+    "EvoGradDifferences", "EvoGradForward", "EvoGradGraph", "FiniteDifference", "ForwardMode",
+    "HigherT1T2", "HyperOptimizer", "Hypergradient", "ImplicitCG", "InnerSGD", "LayerSampled",
+    "LearnedLR", "Neumann", "NotFiniteError", "OneStep", "Point", "Reversible", "T1T2Forward",
+    "T1T2MixedMode", "Tensors", "Unrolled", "textbook_evograd",
 ]  # fmt: skip

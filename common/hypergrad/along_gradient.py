@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from .base import Estimate, Estimator, GivenAnchor, LossGradient, Point, check_positive
-from .candidates import coefficients_of, softmax_weights
+from .evograd import coefficients_of, softmax_weights
 from .inner_step import InnerStep, check_inner_step, current, stepped
 from .problem import Grads, Tensors, norm, zeros_for_none
 from .t1t2 import LookAhead
@@ -97,7 +97,8 @@ class EvoGradAlongGradient(Estimator):
         signs = (0, 1) if self.one_sided else (1, -1)
         sides = [_side(at, direction, length, s * self.radius) for s in signs if s]
         if self.one_sided:
-            sides.insert(0, at.anchor(anchor))
+            at.given = anchor
+            sides.insert(0, at.anchor())
         losses = torch.stack([loss for loss, _ in sides])
         if tau is not None:
             weights = softmax_weights(losses, tau)
@@ -111,7 +112,7 @@ class EvoGradAlongGradient(Estimator):
             "losses": losses,
             "weights": weights,
             "coefficients": coefficients,
-            "outer_grad_norm": norm(g),
+            "outer_grad_norm": length if direction is g else norm(g),
         }
         return Estimate(outer_loss, _difference(at, sides, coefficients[0]), direct, diagnostics)
 

@@ -7,7 +7,6 @@ has an inner step size) with one method, ``estimate``, and an entry in common/es
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor
 from . import checks
 from .inner_step import InnerLR, InnerStep, LearnedLR, Stepped, check_inner_step, current, stepped
 from .problem import (
-    UNUSED_HYPER,
     BilevelProblem,
     Grads,
     Hypergradient,
@@ -76,8 +74,9 @@ class Point:
 
     theta: the parameters to differentiate by, without a graph; frozen ones (requires_grad False)
     count only if all are. params: the caller's own tensors of the same names. hyper: lambda as
-    leaves. The losses take any part of theta in place of its values here. They replay their seeds,
-    so the same parameters give the same number.
+    leaves (not inside torch.func.vmap). The losses take any part of theta in place of its values
+    here. They replay their seeds, so the same parameters give the same number. given: the base
+    step's loss at theta.
     """
 
     def __init__(
@@ -93,52 +92,53 @@ class Point:
     ) -> None:
         self.problem, self.inner_batches, self.outer_batch = problem, inner_batches, outer_batch
         self.seeds, self.at_seed = seeds, at_seed
-        self.values, self.hyper_values = _plain(params), _plain(hyper)
+        self.given: GivenAnchor = None
+        # Values without a graph; copies of inference tensors, which cannot have one.
+        self.values, self.hyper_values = (
+            {n: t.clone() if t.is_inference() else t.detach() for n, t in tensors.items()}
+            for tensors in (params, hyper)
+        )
         trained = [n for n, p in params.items() if p.requires_grad] or list(params)
         self.params = {n: params[n] for n in trained}
         self.theta = {n: self.values[n] for n in trained}
-        self.originals = [*params.values(), *hyper.values()]
         # Under torch.func's transforms, tensors have no values to look at.
         self.transformed = torch._C._functorch.peek_interpreter_stack() is not None
-        on_cpu = self.originals[0].device.type == "cpu"
+        self.hyper = {} if self.transformed else leaves(self.hyper_values)
+        on_cpu = next(iter(params.values())).is_cpu
         self.check_finite = (on_cpu if finite is None else finite) and not self.transformed
         self.examination = checks.examination_of(problem)
 
-    @cached_property
-    def hyper(self) -> dict[str, Tensor]:
-        """lambda as leaves that require a gradient (not possible inside torch.func.vmap)."""
-        return leaves(self.hyper_values)
-
     def evaluate(
-        self, loss: Callable[..., Tensor], seed: int, theta: Tensors, hyper: Tensors, batch: Any
+        self, loss: str, seed: int, theta: Tensors, hyper: Tensors | None, batch: Any
     ) -> Tensor:
-        """A loss of the problem at any part of theta, seeded, under the caller's autocast."""
+        """A loss of the problem, by name, at any part of theta, seeded, under the caller's
+        autocast, with a graph to ``hyper`` (None: to lambda)."""
         with self.at_seed(seed):
-            return loss(self.values | dict(theta), dict(hyper), batch)
+            value = getattr(self.problem, loss)(
+                self.values | dict(theta), dict(self.hyper if hyper is None else hyper), batch
+            )
+        if loss != "inner_losses":
+            checks.check_scalar(self.examination.names[loss], value, self.check_finite)
+        return value
 
     def inner_loss(
         self, theta: Tensors, hyper: Tensors | None = None, step: int = 0, variation: int = 0
     ) -> Tensor:
-        """L_T at ``theta`` on the batch of ``step``, with a graph to ``hyper`` (None: to lambda);
-        ``variation`` changes the seed."""
-        hyper, seed = self.hyper if hyper is None else hyper, self.seeds.inner[step] ^ variation
-        batch = self.inner_batches[step]
-        loss = self.evaluate(self.problem.inner_loss, seed, theta, hyper, batch)
-        return checks.check_scalar("inner_loss", loss, self.check_finite)
+        """L_T at ``theta`` on the batch of ``step``; ``variation`` changes the seed."""
+        seed = self.seeds.inner[step] ^ variation
+        return self.evaluate("inner_loss", seed, theta, hyper, self.inner_batches[step])
 
     def outer_loss(self, theta: Tensors, hyper: Tensors | None = None) -> Tensor:
-        """L_V at ``theta``, with a graph to ``hyper`` (None: to lambda)."""
-        hyper, seed = self.hyper if hyper is None else hyper, self.seeds.outer
-        loss = self.evaluate(self.problem.outer_loss, seed, theta, hyper, self.outer_batch)
-        return checks.check_scalar("outer_loss", loss, self.check_finite)
+        """L_V at ``theta``."""
+        return self.evaluate("outer_loss", self.seeds.outer, theta, hyper, self.outer_batch)
 
     def refuse_compiled(self, loss: str, derivative: str) -> None:
         """ValueError if torch.compile has made the loss, whose functions lack the derivative."""
-        if loss in self.examination.compiled:
+        if any("CompiledFunction" in node for node in self.examination.nodes[loss]):
             raise ValueError(
-                f"this estimator needs {derivative} of {loss}, which a loss compiled by "
-                "torch.compile does not have: hand over the loss uncompiled, or take an estimator "
-                "of first derivatives (EvoGradAlongGradient, FiniteDifference)"
+                f"this estimator needs {derivative} of {self.examination.names[loss]}, which a "
+                "loss compiled by torch.compile does not have: hand over the loss uncompiled, or "
+                "take an estimator of first derivatives (EvoGradAlongGradient, FiniteDifference)"
             )
 
     def moved(
@@ -146,8 +146,9 @@ class Point:
     ) -> dict[str, Tensor]:
         """theta + scale * by; ValueError if rounding takes it. setting, value: what sets it."""
         total = added(theta, by, scale)
-        if not self.transformed:
-            self.examination.check_resolution((setting, value), theta, total, by, scale)
+        if (setting, value) not in self.examination.resolved and not self.transformed:
+            hyper = self.hyper_values
+            self.examination.check_resolution((setting, value), theta, total, by, scale, hyper)
         return total
 
     def outer_step(self, theta: Tensors) -> tuple[Tensor, dict[str, Tensor], Tensors | None]:
@@ -165,9 +166,10 @@ class Point:
         loss = self.inner_loss(theta, variation=variation)
         return loss.detach(), gradients_or_none(loss, self.hyper)
 
-    def anchor(self, given: GivenAnchor) -> LossGradient:
-        """L_T and dL_T/dlambda at theta, from the base step if it hands them over. A function is
+    def anchor(self) -> LossGradient:
+        """L_T and dL_T/dlambda at theta, from the base step if it has ``given`` them. A function is
         called at the inner loss's seed, so its dropout masks are those of the candidates."""
+        given = self.given
         if given is None:
             return self.hyper_gradient(self.theta)
         if callable(given):
@@ -213,35 +215,36 @@ class Estimator(ABC):
         arguments of ``estimate``. The first call with a problem evaluates both losses once more, to
         find mistakes that would make the number wrong (ValueError, TypeError; see checks.py).
         """
+        found = checks.examination_of(problem)
         for what, tensors in (("params", params), ("hyper", hyper)):
-            checks.check_tensors(what, tensors, known=checks.examination_of(problem).passed)
+            if not found.passed or type(tensors) is not dict:
+                checks.check_tensors(what, tensors)
         batches, seeds = self.inner_batches(inner_batch), self.draw_seeds(generator)
         with own_modes([*params.values(), *hyper.values()]) as at_seed:
             finite = self.check_finite
             at = Point(problem, params, hyper, batches, outer_batch, seeds, at_seed, finite)
-            self._examine(at)
-            with at.examination.buffers_watched():
-                found = self.estimate(at, **given)
-            grads = zeros_for_none(found.indirect, at.hyper_values)
-            if found.direct is not None:
-                grads = added(grads, found.direct)
+            if not at.transformed:
+                if not found.passed:
+                    found.examine(at)
+                # lambda may also act on the inner steps alone.
+                rates = isinstance(getattr(self, "inner_lr", None), LearnedLR)
+                if not (found.inner_depends or rates):
+                    raise ValueError(found.unused_hyper())
+            try:
+                estimate = self.estimate(at, **given)
+            except RuntimeError as error:
+                if (known := checks.explained(error, type(self).__name__, found)) is None:
+                    raise
+                raise known from error
+            if found.buffers:
+                found.check_buffers()
+            grads = zeros_for_none(estimate.indirect, at.hyper_values)
+            if estimate.direct is not None:
+                grads = added(grads, estimate.direct)
             if at.check_finite:
                 for name, grad in grads.items():
                     checks.check_finite(f"the hypergradient of {name!r}", grad)
-        return Hypergradient(grads, found.outer_loss, found.diagnostics)
-
-    def _examine(self, at: Point) -> None:
-        """Looks for mistakes in a problem that is new."""
-        found = at.examination
-        if not found.passed and not at.transformed:
-            theta = leaves(at.theta)
-            for name, loss in (("inner_loss", at.inner_loss), ("outer_loss", at.outer_loss)):
-                found.look_at(name, loss, theta, at.hyper, at.originals)
-            found.passed = True
-        # lambda may also act on the inner steps alone.
-        rates = isinstance(getattr(self, "inner_lr", None), LearnedLR)
-        if not (found.depends or rates or at.transformed):
-            raise ValueError(UNUSED_HYPER)
+        return Hypergradient(grads, estimate.outer_loss, estimate.diagnostics)
 
     @abstractmethod
     def estimate(self, at: Point) -> Estimate:
@@ -284,8 +287,3 @@ class OneStep(Estimator):
 
     def __post_init__(self) -> None:
         check_inner_step(self.inner_lr, optimizers=True)
-
-
-def _plain(tensors: Tensors) -> dict[str, Tensor]:
-    """The values without a graph; copies of inference tensors, which cannot have one."""
-    return {n: t.clone() if t.is_inference() else t.detach() for n, t in tensors.items()}

@@ -1,11 +1,14 @@
-"""Hypergradients in a training loop of one's own: ordinary modules in, ``.grad`` and steps out."""
+"""Hypergradients in your own training loop: ordinary modules in, ``.grad`` and steps out."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
 
 from .base import Estimator
 from .checks import check_scalar
@@ -24,17 +27,19 @@ class HyperOptimizer:
             ...                                  # the model's own training step, as ever
 
     model: the network, called as usual inside the losses, ``model(x)``, in training or evaluation
-    mode as the caller wishes. During a call its parameters are those of a candidate. Frozen
-    parameters (``requires_grad`` False) stay as they are. Buffers are cloned for every evaluation,
-    so that batch norm's running statistics do not move.
+    mode as the caller wishes; a loss may change the mode, which is put back after it. During a call
+    its parameters are those of a candidate. Frozen parameters (``requires_grad`` False) stay as
+    they are. Buffers are cloned for every evaluation, so that batch norm's running statistics do
+    not move. Of a DistributedDataParallel model the hypergradients are averaged over the ranks.
     hyper: a module, a mapping of tensors or an iterable of named tensors (``named_parameters()``).
     Parts of the model itself may be hyperparameters; then they do not count as its parameters.
     train_loss, valid_loss: ``loss(model, hyper, batch)``, a scalar. Given a module, ``hyper`` is
     that module, else a dict.
-    estimator: any of this package. Those of several steps take a sequence of training batches.
+    estimator: any of this package. Those of several steps take a list of training batches.
     ``inner_lr`` of those of one step may be the model's own optimizer.
     optimizer: of the hyperparameters, and of nothing else.
     generator: source of the estimator's random numbers; torch's global CPU generator if None.
+    every: ``step`` acts at every ``every``-th call, the first included.
 
     Mixed precision: ``torch.autocast`` inside the losses or around the call applies to the losses
     only. In bfloat16 the losses of close candidates differ by rounding only: take T1T2, or a larger
@@ -54,45 +59,70 @@ class HyperOptimizer:
         estimator: Estimator,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator | None = None,
+        every: int = 1,
     ) -> None:
+        if not isinstance(estimator, Estimator):
+            kind = estimator.__name__ if inspect.isclass(estimator) else type(estimator).__name__
+            raise TypeError(
+                f"estimator must be an instance, such as EvoGradAlongGradient(), got {kind}"
+            )
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
         self.estimator, self.optimizer, self.generator = estimator, optimizer, generator
         self.problem = ModuleProblem(model, hyper, train_loss, valid_loss)
         self.hyper = self.problem.hyper
-        self._sum: dict[str, Tensor] = {}
+        self.every, self.calls = every, 0
         _check_optimizer(optimizer, self.problem.given, self.hyper)
 
-    def step(self, train_batch: Any, valid_batch: Any, weight: float = 1.0) -> Hypergradient:
-        """``backward``, then a step of the optimizer."""
-        result = self.backward(train_batch, valid_batch, weight)
+    def step(self, train_batch: Any, valid_batch: Any) -> Hypergradient | None:
+        """``zero_grad``, ``backward`` and a step of the optimizer; None at the calls that
+        ``every`` leaves out."""
+        self.calls += 1
+        if (self.calls - 1) % self.every:
+            return None
+        self.zero_grad()
+        result = self.backward(train_batch, valid_batch)
         self.optimizer.step()
-        self._sum = {}
         return result
 
-    def backward(self, train_batch: Any, valid_batch: Any, weight: float = 1.0) -> Hypergradient:
-        """Sets the hyperparameters' ``.grad`` to the hypergradient, and returns it.
+    def zero_grad(self) -> None:
+        """Empties the hyperparameters' ``.grad``, in which the model's own backward pass may have
+        left dL_T/dlambda."""
+        for tensor in self.hyper.values():
+            tensor.grad = None
 
-        Calls before the next ``step`` add up: for the mean over n pairs of batches, n - 1 calls of
-        ``backward`` and one of ``step``, each with weight = 1 / n. Whatever else stood in ``.grad``
-        (the model's own backward pass leaves dL_T/dlambda there) is replaced.
+    def backward(self, train_batch: Any, valid_batch: Any, weight: float = 1.0) -> Hypergradient:
+        """Adds ``weight`` times the hypergradient to the hyperparameters' ``.grad``; returns it.
+
+        For the mean over n pairs of batches, or to clip:
+
+            hyper_optimizer.zero_grad()
+            for train_batch, valid_batch in pairs:
+                hyper_optimizer.backward(train_batch, valid_batch, weight=1 / len(pairs))
+            torch.nn.utils.clip_grad_norm_(hyper.values(), 1.0)
+            hyper_optimizer.optimizer.step()
         """
         at = self.problem, self.problem.params(), self.hyper
         result = self.estimator(*at, train_batch, valid_batch, self.generator)
+        if isinstance(self.problem.model, DistributedDataParallel):
+            for grad in result.grads.values():
+                dist.all_reduce(grad.div_(dist.get_world_size()))
         for name, grad in result.grads.items():
-            grad = grad if weight == 1 else weight * grad
-            self._sum[name] = self._sum[name] + grad if name in self._sum else grad
-            self.hyper[name].grad = self._sum[name].clone()
+            tensor, grad = self.hyper[name], grad.clone() if weight == 1 else weight * grad
+            tensor.grad = grad if tensor.grad is None else tensor.grad + grad
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """Hyperparameters, optimizer and generator, to go on with the same numbers.
+        """Hyperparameters, optimizer, generator and calls, to go on with the same numbers.
 
-        Without a generator of its own, the caller saves torch's global random state. What
-        ``backward`` has added up since the last step is left out.
+        Without a generator of its own, the caller saves torch's global random state. ``.grad`` is
+        left out.
         """
         return {
             "hyper": {name: tensor.detach().clone() for name, tensor in self.hyper.items()},
             "optimizer": self.optimizer.state_dict(),
             "generator": None if self.generator is None else self.generator.get_state(),
+            "calls": self.calls,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -108,43 +138,52 @@ class HyperOptimizer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.generator is not None:
             self.generator.set_state(state["generator"])
-        self._sum = {}
+        self.calls = state["calls"]
+        self.zero_grad()
 
 
-class ModuleProblem(nn.Module):
-    """The BilevelProblem of losses that call modules: a module that holds them.
+class ModuleProblem:
+    """The BilevelProblem of losses that call modules.
 
-    Each evaluation puts, by ``functional_call``, the estimator's parameters in place of the
-    modules' own, with clones of their buffers. ``hyper``: what of ``given`` is not frozen.
+    Each evaluation puts the estimator's parameters in place of the modules' own, with clones of
+    their buffers, as ``functional_call`` does, but looks up where they belong once per ``params``.
+    ``hyper``: what of ``given`` is not frozen.
     """
 
+    loss_names: ClassVar = {"inner_loss": "train_loss", "outer_loss": "valid_loss"}
+
     def __init__(self, model: nn.Module, hyper: Hyper, train_loss: Loss, valid_loss: Loss) -> None:
-        super().__init__()
         self.model = model
         self.module = hyper if isinstance(hyper, nn.Module) else None
         self.losses = {"train_loss": train_loss, "valid_loss": valid_loss}
-        self.given: dict[str, Tensor] = dict(
-            hyper.named_parameters() if isinstance(hyper, nn.Module) else hyper
-        )
+        self.given = _named(hyper)
         self.hyper = {
             n: t
             for n, t in self.given.items()
             if not isinstance(t, nn.Parameter) or t.requires_grad
         }
         _check_hyper(self.hyper)
-        # Hyperparameters that are parts of the model have a name there too.
-        names = {id(tensor): name for name, tensor in self.hyper.items()}
-        self.names_in_model = {
-            n: names[id(p)] for n, p in model.named_parameters() if id(p) in names
-        }
+        self.params()
 
     def params(self) -> dict[str, Tensor]:
-        """theta: the model's parameters that are trained."""
-        return {
-            n: p
-            for n, p in self.model.named_parameters()
-            if p.requires_grad and n not in self.names_in_model
+        """theta: the model's parameters that are trained. Looks up all tensors' places."""
+        hyper = {id(t) for t in self.hyper.values()}
+        params: dict[str, Tensor] = {
+            n: p for n, p in self.model.named_parameters() if p.requires_grad and id(p) not in hyper
         }
+        parts = [self.model] if self.module is None else [self.model, self.module]
+        # Of modules in both, or twice in one, once.
+        self.modules = list({id(m): m for part in parts for m in part.modules()}.values())
+        places: dict[int, list[tuple[Any, str]]] = {}  # tied weights have several
+        self.buffers: list[tuple[Any, str]] = []
+        for module in self.modules:
+            parameters, buffers = module._parameters, module._buffers
+            for key, tensor in parameters.items():
+                places.setdefault(id(tensor), []).append((parameters, key))
+            self.buffers += [(buffers, key) for key, b in buffers.items() if b is not None]
+        self.of_params = {n: places[id(p)] for n, p in params.items()}
+        self.of_hyper = {n: places.get(id(t), []) for n, t in self.hyper.items()}
+        return params
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: Any) -> Tensor:
         """L_T, the train_loss."""
@@ -155,18 +194,48 @@ class ModuleProblem(nn.Module):
         return self._evaluate("valid_loss", params, hyper, batch)
 
     def _evaluate(self, loss: str, params: Tensors, hyper: Tensors, batch: Any) -> Tensor:
-        replaced = {n: b.clone() for n, b in self.named_buffers()}
-        replaced |= {f"model.{n}": p for n, p in params.items()}
-        if self.module is None:
-            replaced |= {f"model.{n}": hyper[name] for n, name in self.names_in_model.items()}
-        else:  # functional_call also puts them where the model shares them
-            replaced |= {f"module.{n}": h for n, h in hyper.items()}
-        return functional_call(self, replaced, (loss, self.given | dict(hyper), batch))
+        with self._in_place(params, hyper):
+            given = self.given | dict(hyper) if self.module is None else self.module
+            return check_scalar(loss, self.losses[loss](self.model, given, batch))
 
-    def forward(self, loss: str, hyper: dict[str, Tensor], batch: Any) -> Tensor:
-        """A loss by name, while the tensors are in place."""
-        given = hyper if self.module is None else self.module
-        return check_scalar(loss, self.losses[loss](self.model, given, batch))
+    @contextmanager
+    def _in_place(self, params: Tensors, hyper: Tensors) -> Iterator[None]:
+        """The tensors, and clones of the buffers, in the modules; modes are put back too."""
+        pairs = [(self.of_params[n], t) for n, t in params.items()]
+        pairs += [(self.of_hyper[n], t) for n, t in hyper.items()]
+        modes = [module.training for module in self.modules]
+        before: list[tuple[Any, str, Tensor]] = []
+        try:
+            shared: dict[int, Tensor] = {}  # a buffer in two places stays one
+            for held, key in self.buffers:
+                buffer = held[key]
+                before.append((held, key, buffer))
+                held[key] = shared.setdefault(id(buffer), buffer.clone())
+            for places, tensor in pairs:
+                for held, key in places:
+                    before.append((held, key, held[key]))
+                    held[key] = tensor
+            yield
+        finally:
+            for held, key, tensor in reversed(before):
+                held[key] = tensor
+            for module, mode in zip(self.modules, modes, strict=True):
+                if module.training != mode:
+                    module.training = mode
+
+
+def _named(hyper: Hyper) -> dict[str, Tensor]:
+    if isinstance(hyper, nn.Module):
+        return dict(hyper.named_parameters())
+    if isinstance(hyper, Mapping):
+        return dict(hyper)
+    pairs = list(hyper)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise TypeError(
+            "hyper must be a module, or tensors by name, such as module.named_parameters() or "
+            "{'name': tensor}; module.parameters() has no names"
+        )
+    return dict(pairs)
 
 
 def _check_hyper(hyper: Tensors) -> None:

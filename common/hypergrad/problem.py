@@ -90,10 +90,11 @@ def gradients_or_none(
     output_grads: Sequence[Tensor] | None = None,
     create_graph: bool = False,
     retain_graph: bool = False,
-) -> Mapping[Any, Tensor | None]:
+) -> dict[Any, Tensor | None]:
     """Vector-Jacobian product by name; None for inputs that no output depends on."""
     outputs = [output] if isinstance(output, Tensor) else list(output)
-    vectors = output_grads or [torch.ones_like(o) for o in outputs]
+    # None stands for one.
+    vectors: Sequence[Tensor | None] = output_grads or [None] * len(outputs)
     connected = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
     if not connected:
         return dict.fromkeys(inputs)
@@ -129,10 +130,10 @@ def gradients_by_both(
     create_graph: bool = False,
 ) -> tuple[Grads, Grads]:
     """``gradients_or_none`` by theta and by lambda, whose names may coincide, in one backward."""
-    both = {("theta", n): t for n, t in params.items()}
-    both |= {("lambda", n): t for n, t in hyper.items()}
-    found = gradients_or_none(output, both, output_grads, create_graph)
-    return {n: found["theta", n] for n in params}, {n: found["lambda", n] for n in hyper}
+    both = dict(enumerate([*params.values(), *hyper.values()]))
+    found = list(gradients_or_none(output, both, output_grads, create_graph).values())
+    count = len(params)
+    return dict(zip(params, found, strict=False)), dict(zip(hyper, found[count:], strict=True))
 
 
 def zeros_for_none(
@@ -155,7 +156,7 @@ def outer_step(
     theta = leaves(theta)
     loss = loss_at(theta, hyper)
     g, direct = gradients_by_both(loss, theta, hyper)
-    none = all(grad is None for grad in direct.values())
+    none = not any(grad is not None for grad in direct.values())
     return loss.detach(), zeros_for_none(g, theta), None if none else zeros_for_none(direct, hyper)
 
 
@@ -172,11 +173,13 @@ def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[st
         else:
             total = torch.add(tensor, right[name], alpha=scale)
         # A scalar parameter of 16 bits plus a longer number would be as long as that.
-        sums[name] = with_strides_of(tensor, total.to(tensor.dtype))
+        if total.dtype != tensor.dtype:
+            total = total.to(tensor.dtype)
+        sums[name] = total if total.stride() == tensor.stride() else strided_as(tensor, total)
     return sums
 
 
-def with_strides_of(like: Tensor, tensor: Tensor) -> Tensor:
+def strided_as(like: Tensor, tensor: Tensor) -> Tensor:
     """``tensor`` itself, or a copy of it in the memory format of ``like``."""
     return tensor if tensor.stride() == like.stride() else torch.empty_like(like).copy_(tensor)
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -48,28 +48,54 @@ def perturbation(
 AtSeed = Callable[[int], AbstractContextManager[Any]]
 """Seeds torch's global generators; gives the context of a loss, the caller's autocast."""
 
+_NOTHING = nullcontext()
+
+
+class _OfModule:
+    """The generator of a kind of device that has one only (MPS), by its module's functions."""
+
+    def __init__(self, device: torch.device) -> None:
+        module = torch.get_device_module(device)
+        try:
+            self.get_state, self.set_state = module.get_rng_state, module.set_rng_state
+            self.manual_seed = module.manual_seed
+        except AttributeError:
+            raise ValueError(
+                f"the random numbers of device {device} cannot be seeded, since torch.{device.type}"
+                " lacks get_rng_state: dropout would differ between evaluations"
+            ) from None
+
+
+def _generator_of(device: torch.device) -> Any:
+    generators = getattr(torch.get_device_module(device), "default_generators", None)
+    return generators[device.index or 0] if generators else _OfModule(device)
+
 
 @contextmanager
 def own_modes(tensors: Sequence[Tensor]) -> Iterator[AtSeed]:
     """Gradients on, inference mode and autocast off: the caller's autocast is meant for the losses,
     not for sums over parameters. Puts the generators' states back at the end.
 
-    Covers the CPU generator and those of the CUDA devices of the tensors; not generators that a
-    loss holds itself, nor those of numpy and ``random``.
+    Covers the CPU generator and those of the tensors' devices (CUDA, MPS, XPU); not generators that
+    a loss holds itself, nor those of numpy and ``random``, which two evaluations find.
     """
-    indices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
-    generators = [torch.default_generator, *(torch.cuda.default_generators[i] for i in indices)]
-    states = [generator.get_state() for generator in generators]
     kind = tensors[0].device.type
-    autocast = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    devices = {t.device for t in tensors if not t.is_cpu}
+    generators = [torch.default_generator, *map(_generator_of, devices)]
+    states = [generator.get_state() for generator in generators]
+    autocast = torch.is_autocast_enabled(kind) and (kind, torch.get_autocast_dtype(kind))
 
     def at_seed(seed: int) -> AbstractContextManager[Any]:
         for generator in generators:
             generator.manual_seed(seed)
-        return torch.autocast(kind, *autocast)
+        return torch.autocast(*autocast) if autocast else _NOTHING
 
     try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(kind, enabled=False):
+        with (
+            torch.inference_mode(False) if torch.is_inference_mode_enabled() else _NOTHING,
+            torch.autocast(kind, enabled=False) if autocast else _NOTHING,
+            torch.enable_grad(),
+        ):
             yield at_seed
     finally:
         for generator, state in zip(generators, states, strict=True):

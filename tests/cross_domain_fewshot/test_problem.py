@@ -12,6 +12,7 @@ from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.episodes import Episode
 from cross_domain_fewshot.models import RelationNet, ResNet, split_parameters
 from cross_domain_fewshot.train import FeatureTransformProblem
+from tests.common.hypergrad.problems import EVOGRADS
 from tests.experiments import peak
 
 ETA = 0.01
@@ -131,7 +132,7 @@ def test_finite_difference_is_the_difference_of_two_gradients(setting):
     assert (near - exact).norm() < 1e-3 * exact.norm()
 
 
-@pytest.mark.parametrize("mode", ["streaming", "graph", "forward"])
+@pytest.mark.parametrize("mode", EVOGRADS)
 @pytest.mark.parametrize("count", [2, 3])
 def test_evograd_is_its_definition(setting, mode, count):
     """sum_k <g, theta_k> dw_k/dlambda, candidate by candidate, g at the merged parameters."""
@@ -152,7 +153,7 @@ def test_evograd_is_its_definition(setting, mode, count):
     merged = {n: sum(w[k] * candidates[k][n] for k in range(count)) for n in names}
     outer_loss, g_outer = setting.gradient(setting.unseen, False, names, merged)
     dots = [sum((g_outer[n] * candidates[k][n]).sum() for n in names) for k in range(count)]
-    found = setting.estimate(EvoGrad(count, 1e-3, temperature, mode=mode), noise=noise)
+    found = setting.estimate(EVOGRADS[mode](count, 1e-3, temperature), noise=noise)
     for n in setting.hyper:
         mean = sum(w[k] * loss_grads[k][n] for k in range(count))
         expected = sum(
@@ -253,4 +254,4 @@ def test_evograds_memory_does_not_grow_with_the_candidates():
     assert abs(two - eight) <= 8 * lambda_bytes < 0.01 * plain
     assert two <= 1.15 * plain
     assert peak(meta_step(T1T2(1e-3))) > 1.5 * plain
-    assert peak(meta_step(EvoGrad(8, mode="graph"))) > 2 * eight
+    assert peak(meta_step(EVOGRADS["graph"](8))) > 2 * eight

@@ -10,6 +10,7 @@ from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2, T1T2Fo
 from metaweightnet.data import Batch
 from metaweightnet.models import ResNet, VNet
 from metaweightnet.train import MetaWeightProblem, normalised
+from tests.common.hypergrad.problems import EVOGRADS
 from tests.experiments import assert_equal, peak
 
 ETA = 0.1
@@ -115,20 +116,20 @@ def test_held_losses_leave_t1t2_as_it_is(setting):
         assert_equal(found.grads, setting.t1t2(), rtol=1e-7)
 
 
-@pytest.mark.parametrize("mode", ["streaming", "graph", "forward"])
+@pytest.mark.parametrize("mode", EVOGRADS)
 def test_evograd_equals_the_chain_rule_on_copied_networks(setting, mode):
     g = torch.Generator().manual_seed(4)
     noise = {
         n: 1e-3 * torch.randn(2, *p.shape, generator=g, dtype=p.dtype).sign()
         for n, p in setting.params.items()
     }
-    found = setting.estimate(EvoGrad(mode=mode, temperature=0.05), noise=noise).grads
+    found = setting.estimate(EVOGRADS[mode](temperature=0.05), noise=noise).grads
     assert_equal(found, setting.evograd(noise, 0.05), rtol=1e-7)
 
 
 @pytest.mark.parametrize(
     "estimator",
-    [EvoGrad(), EvoGrad(mode="forward"), T1T2(ETA), T1T2Forward(ETA), FiniteDifference(ETA)],
+    [EvoGrad(), EVOGRADS["forward"](), T1T2(ETA), T1T2Forward(ETA), FiniteDifference(ETA)],
 )
 def test_running_statistics_and_parameters_stay_as_they_are(setting, estimator):
     before = copy.deepcopy(setting.network.state_dict())

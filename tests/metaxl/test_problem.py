@@ -14,6 +14,7 @@ from metaxl.models import Tagger, is_head
 from metaxl.problem import InnerBatch, MetaXLProblem, SharedEncoderProblem, token_loss
 from metaxl.steps import Learner
 from metaxl.transformation import Transformation
+from tests.common.hypergrad.problems import EVOGRADS
 from tests.experiments import assert_equal
 
 ETA = 0.1
@@ -143,7 +144,7 @@ def test_candidates_with_encoders_of_their_own_are_refused(setting):
 
 
 @pytest.mark.parametrize("layers", LAYERS)
-@pytest.mark.parametrize("mode", ["streaming", "graph", "forward"])
+@pytest.mark.parametrize("mode", EVOGRADS)
 def test_evograd_is_the_chain_rule_on_copied_taggers(setting, layers, mode):
     made = setting(layers=layers, dropout=False)
     g = torch.Generator().manual_seed(4)
@@ -152,7 +153,7 @@ def test_evograd_is_the_chain_rule_on_copied_taggers(setting, layers, mode):
         for n, p in made.params.items()
         if is_head(n)
     }
-    found = made.estimate(EvoGrad(temperature=0.05, mode=mode, perturb=is_head), noise=noise)
+    found = made.estimate(EVOGRADS[mode](temperature=0.05, perturb=is_head), noise=noise)
 
     transformation, losses, candidates = copy.deepcopy(made.transformation), [], []
     for k in range(2):

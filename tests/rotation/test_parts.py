@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2
+from common.hypergrad import T1T2, FiniteDifference, HigherT1T2
 from common.training import seed_everything
 from rotation.config import Config
 from rotation.data import rotate_images
 from rotation.models import LeNet, normalise, rotate, rotation_layer
 from rotation.problem import Batch, RotationProblem
 from rotation.steps import Learner
+from tests.common.hypergrad.problems import EVOGRADS
 
 
 def smooth_images(count: int = 3, dtype=torch.float64) -> torch.Tensor:
@@ -134,8 +135,8 @@ def test_evograd_equals_a_difference_over_the_angle(arguments):
 
     h = 1e-6
     expected = (validation_loss(hyper["angle"] + h) - validation_loss(hyper["angle"] - h)) / (2 * h)
-    for mode in ("graph", "streaming", "forward"):
-        grad = EvoGrad(2, sigma, tau, mode=mode)(*arguments, noise=noise).grads["angle"].item()
+    for kind in EVOGRADS.values():
+        grad = kind(2, sigma, tau)(*arguments, noise=noise).grads["angle"].item()
         assert grad == pytest.approx(expected, rel=1e-5)
     assert abs(expected) > 1e-6
 

@@ -7,7 +7,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from common.hypergrad import EvoGrad, EvoGradForward, EvoGradGraph
 from common.training.cost import TensorMemory
+
+EVOGRADS = {"graph": EvoGradGraph, "backward": EvoGrad, "forward": EvoGradForward}
+"""The ways to EvoGrad's exact number."""
 
 
 def seeded(seed: int = 5) -> torch.Generator:

@@ -15,6 +15,7 @@ from common.hypergrad import (
     Estimator,
     EvoGrad,
     EvoGradAlongGradient,
+    EvoGradForward,
     FiniteDifference,
     Hypergradient,
     ImplicitCG,
@@ -183,7 +184,6 @@ REFUSED = [
         ({"sigma": NAN}, "sigma"),
         ({"temperature": -1.0}, "temperature"),
         ({"perturbation": "uniform"}, "perturbation"),
-        ({"mode": "reverse"}, "mode"),
     )),
     (AnchoredEvoGrad, {"sigma": 0.0}, "sigma"),
     (AnchoredEvoGrad, {"temperature": -1.0}, "temperature"),
@@ -231,7 +231,7 @@ def test_inner_lr_must_be_positive(name):
         small(REGISTRY[name], inner_lr=0.0)
 
 
-def test_streaming_peak_does_not_grow_with_candidates():
+def test_evograds_peak_does_not_grow_with_candidates():
     """Up to what is inherent: K losses, K gradients of lambda's size."""
     problem = Wide()
     hyper_bytes = 4 * 32
@@ -242,15 +242,15 @@ def test_streaming_peak_does_not_grow_with_candidates():
 
 def test_forward_saves_no_activations_whatever_the_number_of_candidates():
     problem = Wide()
-    streaming = problem.saved(EvoGrad(2))
-    few, many = (problem.saved(EvoGrad(count, mode="forward")) for count in (2, 16))
-    assert few < streaming / 1000
+    plain_evograd = problem.saved(EvoGrad(2))
+    few, many = (problem.saved(EvoGradForward(count)) for count in (2, 16))
+    assert few < plain_evograd / 1000
     assert many <= 8 * few  # K small vectors after the network, nothing inside it
-    peaks = [problem.peak(EvoGrad(count, mode="forward")) for count in (2, 16)]
+    peaks = [problem.peak(EvoGradForward(count)) for count in (2, 16)]
     assert peaks[1] < 1.01 * peaks[0]
 
 
-def test_a_plain_steps_memory_bounds_streaming():
+def test_a_plain_steps_memory_bounds_evograd():
     problem = Wide()
 
     def plain():
@@ -264,12 +264,12 @@ def test_a_plain_steps_memory_bounds_streaming():
 
 
 def test_forward_peak_does_not_grow_with_depth():
-    """The memory of inference: streaming's peak grows by the activations of eight more blocks."""
-    forward = [Wide(depth).peak(EvoGrad(2, mode="forward")) for depth in (4, 12)]
-    streaming = [Wide(depth).peak(EvoGrad(2)) for depth in (4, 12)]
+    """The memory of inference: EvoGrad's peak grows by the activations of eight more blocks."""
+    forward = [Wide(depth).peak(EvoGradForward(2)) for depth in (4, 12)]
+    plain_evograd = [Wide(depth).peak(EvoGrad(2)) for depth in (4, 12)]
     assert forward[1] < 1.02 * forward[0]
-    assert streaming[1] > 2 * streaming[0]
-    assert forward[1] < 0.5 * streaming[1]
+    assert plain_evograd[1] > 2 * plain_evograd[0]
+    assert forward[1] < 0.5 * plain_evograd[1]
 
 
 def test_forward_differentiates_without_double_backward_memory():

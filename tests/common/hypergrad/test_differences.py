@@ -3,8 +3,20 @@
 import pytest
 import torch
 
-from common.hypergrad import EvoGrad
+from common.hypergrad import (
+    AnchoredEvoGrad,
+    AnchoredEvoGradDifferences,
+    EvoGrad,
+    EvoGradDifferences,
+)
 from tests.common.hypergrad.problems import Network, Quadratic, relative, seeded
+
+
+def kinds(anchored: bool):
+    """EvoGrad by backward, and by forwards."""
+    if anchored:
+        return AnchoredEvoGrad, AnchoredEvoGradDifferences
+    return EvoGrad, EvoGradDifferences
 
 
 def noise_for(problem, count: int, sigma: float, anchored: bool) -> dict[str, torch.Tensor]:
@@ -24,10 +36,8 @@ def test_tends_to_evograds_number_as_sigma_shrinks(where, anchored, count):
     problem, errors = Network(where, dropout=0.0), []
     for sigma in (1e-3, 1e-5):
         noise = noise_for(problem, count, sigma, anchored)
-        settings = {"num_candidates": count, "anchored": anchored}
         by_backward, by_forwards = (
-            EvoGrad(**settings, mode=mode)(*problem.arguments(), noise=noise)
-            for mode in ("streaming", "differences")
+            kind(count)(*problem.arguments(), noise=noise) for kind in kinds(anchored)
         )
         torch.testing.assert_close(
             by_forwards.diagnostics["weights"], by_backward.diagnostics["weights"]
@@ -55,10 +65,7 @@ def test_where_the_outer_loss_is_linear_it_is_evograd_exactly(anchored):
 
     noise = noise_for(problem, 3, 0.1, anchored)
     arguments = (Linear(), problem.params, problem.hyper, None, None)
-    expected, found = (
-        EvoGrad(3, anchored=anchored, mode=mode)(*arguments, noise=noise)
-        for mode in ("streaming", "differences")
-    )
+    expected, found = (kind(3)(*arguments, noise=noise) for kind in kinds(anchored))
     torch.testing.assert_close(found.grads, expected.grads, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found.outer_loss, expected.outer_loss)
 
@@ -66,9 +73,8 @@ def test_where_the_outer_loss_is_linear_it_is_evograd_exactly(anchored):
 @pytest.mark.parametrize("anchored", [False, True])
 def test_problems_with_shared_work_give_the_same_number(anchored):
     problem = Network("loss", dropout=0.0)
-    alone = EvoGrad(3, mode="differences", anchored=anchored)(
-        *problem.arguments(), generator=seeded(4)
-    )
+    estimator = kinds(anchored)[1](3)
+    alone = estimator(*problem.arguments(), generator=seeded(4))
 
     class AtOnce:
         inner_loss, outer_loss = problem.inner_loss, problem.outer_loss
@@ -78,9 +84,7 @@ def test_problems_with_shared_work_give_the_same_number(anchored):
             return torch.stack([problem.inner_loss(c, hyper, batch) for c in one_by_one])
 
     _, *rest = problem.arguments()
-    together = EvoGrad(3, mode="differences", anchored=anchored)(
-        AtOnce(), *rest, generator=seeded(4)
-    )
+    together = estimator(AtOnce(), *rest, generator=seeded(4))
     torch.testing.assert_close(together.grads, alone.grads, rtol=1e-9, atol=1e-12)
 
 
@@ -93,8 +97,8 @@ def test_no_activation_of_the_network_is_kept():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        problem.run(EvoGrad(mode="differences"))
+        problem.run(EvoGradDifferences())
         by_forwards = sum(saved)
         saved.clear()
-        problem.run(EvoGrad(mode="streaming"))
+        problem.run(EvoGrad())
     assert by_forwards < sum(saved) / 20

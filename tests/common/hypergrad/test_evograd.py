@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from common.hypergrad import T1T2, EvoGrad
-from tests.common.hypergrad.problems import Network, PartOf, Quadratic, relative, seeded
-
-MODES = ("graph", "streaming", "forward")
+from common.hypergrad import T1T2, AnchoredEvoGrad, EvoGrad, EvoGradGraph
+from tests.common.hypergrad.problems import EVOGRADS, Network, PartOf, Quadratic, relative, seeded
 
 
 class OneDimensional:
@@ -49,7 +47,7 @@ finite = st.floats(-2, 2)
 
 
 @pytest.mark.parametrize("problem", [OneDimensional(), OneDimensionalBatched()])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVOGRADS)
 @settings(max_examples=25, deadline=None)
 @given(
     x=finite,
@@ -58,7 +56,7 @@ finite = st.floats(-2, 2)
     tau=st.floats(0.05, 2),
 )
 def test_closed_form_of_the_one_dimensional_problem(problem, mode, x, la, eps, tau):
-    estimator = EvoGrad(num_candidates=len(eps), temperature=tau, mode=mode)
+    estimator = EVOGRADS[mode](num_candidates=len(eps), temperature=tau)
     tensors = {n: torch.tensor(v, dtype=torch.float64) for n, v in (("x", x), ("lambda", la))}
     noise = {"x": torch.tensor(eps, dtype=torch.float64)}
     result = estimator(
@@ -83,11 +81,11 @@ def test_closed_form_of_the_one_dimensional_problem(problem, mode, x, la, eps, t
 def test_modes_agree_with_batch_norm_and_dropout(where, common_noise, options):
     problem = Network(where, smooth=False)
     results = {}
-    for mode in MODES:
-        estimator = EvoGrad(sigma=1e-2, mode=mode, common_noise=common_noise, **options)
+    for mode in EVOGRADS:
+        estimator = EVOGRADS[mode](sigma=1e-2, common_noise=common_noise, **options)
         results[mode] = estimator(*problem.arguments(), generator=seeded(7))
     reference = results["graph"]
-    for mode in ("streaming", "forward"):
+    for mode in ("backward", "forward"):
         torch.testing.assert_close(
             results[mode].outer_loss, reference.outer_loss, rtol=1e-12, atol=1e-12
         )
@@ -111,16 +109,16 @@ def test_modes_agree_on_quadratics(
     problem = Quadratic(size, hypers, seed)
     results = [
         problem.run(
-            EvoGrad(candidates, sigma, temperature, perturbation, mode=mode), generator=seeded(seed)
+            kind(candidates, sigma, temperature, perturbation), generator=seeded(seed)
         ).grads["la"]
-        for mode in MODES
+        for kind in EVOGRADS.values()
     ]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("settings_", "share"), [({}, 0.5), ({"antithetic": True}, 1.0), ({"anchored": True}, 0.25)]
+    ("settings_", "share"), [({}, 0.5), ({"antithetic": True}, 1.0), ("anchored", 0.25)]
 )
 def test_mean_over_all_sign_patterns_is_the_one_step_hypergradient(settings_, share):
     """E[EvoGrad] -> T1-T2 with step sigma^2 (1 - 1/K) / tau, exactly, by enumeration (K = 2)."""
@@ -128,13 +126,15 @@ def test_mean_over_all_sign_patterns_is_the_one_step_hypergradient(settings_, sh
     signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=torch.float64)
     if "antithetic" in settings_:
         pairs = torch.stack([signs, -signs], dim=1)
-    elif "anchored" in settings_:
+    elif settings_ == "anchored":
         pairs = torch.stack([torch.zeros_like(signs), signs], dim=1)
     else:
         pairs = torch.stack([torch.stack([a, b]) for a, b in itertools.product(signs, signs)])
     errors = []
     for sigma in (1e-3, 1e-4):
-        estimator = EvoGrad(2, sigma, temperature=0.05, mode="graph", **settings_)
+        shown = AnchoredEvoGrad if settings_ == "anchored" else EvoGrad
+        shown = shown(2, sigma, 0.05, antithetic="antithetic" in settings_)
+        estimator = EvoGradGraph(2, sigma, 0.05)
         eps = sigma * pairs
         noise = {"left": eps[..., :2], "right": eps[..., 2:].reshape(*eps.shape[:2], 2, 1)}
 
@@ -142,7 +142,7 @@ def test_mean_over_all_sign_patterns_is_the_one_step_hypergradient(settings_, sh
             return problem.run(estimator, noise=noise).grads["la"]
 
         mean = vmap(grads, randomness="same")(noise).mean(dim=0) - problem.direct()
-        eta = estimator.effective_inner_lr
+        eta = shown.effective_inner_lr
         assert eta == pytest.approx(sigma**2 / 0.05 * share)
         expected = problem.one_step_hypergradient(eta, at_theta=True) - problem.direct()
         errors.append(relative(mean, expected))
@@ -152,7 +152,7 @@ def test_mean_over_all_sign_patterns_is_the_one_step_hypergradient(settings_, sh
 
 def test_mean_over_gaussian_noise_is_the_one_step_hypergradient():
     problem = Quadratic(size=4, hypers=3, direct=False)
-    estimator = EvoGrad(8, 1e-3, 0.05, perturbation="gaussian", mode="graph")
+    estimator = EvoGradGraph(8, 1e-3, 0.05, perturbation="gaussian")
     torch.manual_seed(0)
     eps = 1e-3 * torch.randn(40_000, 8, 4, dtype=torch.float64)
     noise = {"left": eps[..., :2], "right": eps[..., 2:].reshape(*eps.shape[:2], 2, 1)}
@@ -167,10 +167,9 @@ def test_mean_over_gaussian_noise_is_the_one_step_hypergradient():
     assert (standard_error < 0.05 * expected.abs().max()).all()
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("anchored", [False, True])
+@pytest.mark.parametrize("kind", [*EVOGRADS.values(), AnchoredEvoGrad])
 @pytest.mark.parametrize("perturbation", ["sign", "gaussian"])
-def test_drawn_noise_has_the_stated_distribution(mode, anchored, perturbation):
+def test_drawn_noise_has_the_stated_distribution(kind, perturbation):
     """Through the estimator's own draw: the candidates that the inner loss is given."""
     seen = []
 
@@ -183,11 +182,11 @@ def test_drawn_noise_has_the_stated_distribution(mode, anchored, perturbation):
             return params["w"].mean()
 
     theta = {"w": torch.full((50_000,), 0.25, dtype=torch.float64)}
-    EvoGrad(3, 0.1, 0.05, perturbation, mode=mode, anchored=anchored)(
+    kind(3, 0.1, 0.05, perturbation)(
         Spy(), theta, {"a": torch.tensor(1.0, dtype=torch.float64)}, None, None
     )
     eps = torch.stack(seen[-3:]) - 0.25
-    if anchored:
+    if kind is AnchoredEvoGrad:
         at_theta = eps.abs().amax(dim=1) == 0
         assert at_theta.sum() == 1
         eps = eps[~at_theta]
@@ -227,15 +226,15 @@ def test_unperturbed_parameters_stay_where_they_are():
             return super().outer_loss(params, hyper)
 
     problem = Spy()
-    for mode in MODES:
-        estimator = EvoGrad(3, mode=mode, perturb=lambda name: name == "right")
+    for kind in EVOGRADS.values():
+        estimator = kind(3, perturb=lambda name: name == "right")
         problem.run(estimator)
         for params in seen[-3:]:
             assert torch.equal(params["left"], problem.params["left"])
             assert not torch.equal(params["right"], problem.params["right"])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVOGRADS)
 def test_candidates_in_one_vmapped_pass_equal_a_loop(mode):
     """The hook, with batch-norm buffers stacked to (K, ...), against inner_loss K times."""
 
@@ -252,7 +251,7 @@ def test_candidates_in_one_vmapped_pass_equal_a_loop(mode):
             return vmap(loss)(candidates, buffers)
 
     results = [
-        EvoGrad(4, 1e-2, mode=mode)(*kind("inside", dropout=0.0).arguments(), generator=seeded(3))
+        EVOGRADS[mode](4, 1e-2)(*kind("inside", dropout=0.0).arguments(), generator=seeded(3))
         for kind in (Network, Vmapped)
     ]
     torch.testing.assert_close(results[0].grads, results[1].grads, rtol=1e-9, atol=1e-12)
