@@ -255,36 +255,53 @@ def test_tied_weights_are_one_parameter():
     torch.testing.assert_close(la.grad, expected, rtol=1e-12, atol=0)
 
 
-def decayed(estimator=None, lr=0.1, **options):
+def decayed(estimator=None, lr=0.1, every=1, **options):
     model = network(**options)
     hyper = {"h": torch.full((6,), -3.0, dtype=torch.float64)}
     optimizer = torch.optim.Adam(hyper.values(), lr=lr)
     generator = seeded(2)
     return HyperOptimizer(
-        model, hyper, decay_loss, valid_loss, estimator or T1T2(0.1), optimizer, generator
+        model, hyper, decay_loss, valid_loss, estimator or T1T2(0.1), optimizer, generator, every
     )
 
 
-def test_backward_adds_up_until_a_step():
-    hyper_optimizer = decayed(dropout=0.0)
-    pairs = [(batch(8), batch(8)) for _ in range(3)]
-    single = [
-        hyper_optimizer.estimator(
-            hyper_optimizer.problem, hyper_optimizer.problem.params(), hyper_optimizer.hyper, *pair
-        ).grads["h"]
+def single_hypergradients(hyper_optimizer, pairs):
+    problem, hyper = hyper_optimizer.problem, hyper_optimizer.hyper
+    return [
+        hyper_optimizer.estimator(problem, problem.params(), hyper, *pair).grads["h"]
         for pair in pairs
     ]
-    for pair in pairs[:2]:
+
+
+def test_backward_adds_to_grad_and_step_begins_anew():
+    """``.grad`` is all that adds up, so it may be clipped, and emptied by whoever likes to."""
+    hyper_optimizer = decayed(dropout=0.0, lr=0.0)
+    pairs = [(batch(8), batch(8)) for _ in range(3)]
+    single = single_hypergradients(hyper_optimizer, pairs)
+    h = hyper_optimizer.hyper["h"]
+    h.grad = torch.ones_like(h)  # as a base step's backward leaves
+    hyper_optimizer.zero_grad()
+    for pair in pairs:
         hyper_optimizer.backward(*pair, weight=1 / 3)
-    hyper_optimizer.step(*pairs[2], weight=1 / 3)
-    grad = hyper_optimizer.hyper["h"].grad
-    torch.testing.assert_close(grad, sum(single) / 3, rtol=1e-12, atol=1e-18)
+    torch.testing.assert_close(h.grad, sum(single) / 3, rtol=1e-12, atol=1e-18)
     hyper_optimizer.step(*pairs[0])
-    assert not torch.allclose(hyper_optimizer.hyper["h"].grad, grad)  # begun anew
-    again = decayed(dropout=0.0)
-    again.hyper["h"].grad = torch.ones(6, dtype=torch.float64)  # as a base step's backward leaves
-    again.backward(*pairs[0])
-    torch.testing.assert_close(again.hyper["h"].grad, single[0], rtol=1e-12, atol=1e-18)
+    torch.testing.assert_close(h.grad, single[0], rtol=1e-12, atol=1e-18)
+    for _ in range(3):  # torch's usual order, with clipping, at a fixed state
+        hyper_optimizer.optimizer.zero_grad()
+        result = hyper_optimizer.backward(*pairs[1])
+        nn.utils.clip_grad_norm_([h], 1e9)
+        hyper_optimizer.optimizer.step()
+        torch.testing.assert_close(h.grad, result.grads["h"], rtol=1e-12, atol=0)
+
+
+def test_a_step_at_every_third_call():
+    hyper_optimizer = decayed(every=3)
+    pair = batch(8), batch(8)
+    taken = [hyper_optimizer.step(*pair) is not None for _ in range(5)]
+    assert taken == [True, False, False, True, False]
+    resumed = decayed(every=3)
+    resumed.load_state_dict(hyper_optimizer.state_dict())
+    assert [resumed.step(*pair) is not None for _ in range(2)] == [False, True]
 
 
 def test_a_loaded_state_goes_on_with_the_same_numbers():
