@@ -189,7 +189,11 @@ class FewShotTask:
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
         self.opened: dict[str, str] = {}
-        base = self.open(config.base_domain, "base")
+        # All before any training: a broken image is found at once.
+        splits = {name: self.open(name, "base") for name in config.seen}
+        self.val = self.open(config.base_domain, "val")
+        self.test = self.open(config.unseen, "novel")
+        base = splits[config.base_domain]
         backbone, backbone_checksum = pretrained_backbone(config, base, device)
         seed_everything(config.seed)  # pre-training has drawn random numbers, or has been skipped
 
@@ -205,8 +209,6 @@ class FewShotTask:
         self.network.backbone.load_state_dict(backbone | thetas)
 
         self.domains = stream("domains")
-        splits = {name: base if name == config.base_domain else self.open(name, "base")
-                  for name in config.seen}  # fmt: skip
         # Two streams per domain, so that the model meets the same episodes whatever the method.
         episodes = (config.n_way, config.n_shot, config.n_query)
         self.streams = {
@@ -214,8 +216,6 @@ class FewShotTask:
             for role, cycled in (("seen", config.min_class_size), ("unseen", 0))
             for name, split in splits.items()
         }
-        self.val = self.open(config.base_domain, "val")
-        self.test = self.open(config.unseen, "novel")
         self.checksums: Mapping[str, str] = self.opened | {"pretrained_backbone": backbone_checksum}
         self.best = Best()
         self.steps_per_epoch = config.episodes

@@ -125,6 +125,10 @@ def test_domains_of_ones_own_are_trained_on_and_reported(write_photos, tmp_path)
     assert (
         str(learned[4]).lstrip("+\N{MINUS SIGN}") == f"{abs(gain):.2f}"
     )  # to none, on its domains
+    (data / "icons" / "novel_3" / "2.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"novel_3/2\.png cannot be read"):
+        FewShotTask(replace(config, seed=2), CPU)
+    assert len(list((tmp_path / "pretrained").iterdir())) == 1  # before any training
     for benchmark in ("photos", "photos,paint", "photos,photos,icons", "photos,,icons"):
         with pytest.raises(UserError, match="at least three domains"):
             replace(config, benchmark=benchmark)
