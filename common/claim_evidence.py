@@ -183,9 +183,9 @@ def _rows(comparison: Comparison, source: Source, x: str | None = None) -> list[
     place = comparison.get("x")
     wanted = x or (place.get(source.size) if isinstance(place, Mapping) else place)
     found = {
-        m.row: m
+        m.key: m
         for m in reversed(source.costs)  # of several, the first counts
-        if (m.point.experiment, m.point.x) == (comparison["experiment"], wanted)
+        if (m.experiment, m.x) == (comparison["experiment"], wanted)
         and m.outcome == "measured"
     }
     methods = comparison["method"], comparison["against"]
@@ -209,7 +209,7 @@ def _cost(comparison: Comparison, source: Source, margin: float) -> Judged | Non
 
 def _growth(comparison: Comparison, source: Source, margin: float) -> Judged | None:
     """What the cheaper method saves, from place to place of a figure."""
-    places = {m.point.x for m in source.costs if m.point.figure == comparison["figure"]}
+    places = {m.x for m in source.costs if m.figure == comparison["figure"]}
     time = comparison["quantity"] == "time"
     saved: list[float] = []
     for x in sorted(places):

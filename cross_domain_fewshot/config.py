@@ -309,5 +309,10 @@ class FewShot(Experiment):
 
         return section(records, preset, folder)
 
+    def studies(self) -> Any:
+        from cross_domain_fewshot import studies
+
+        return studies
+
 
 EXPERIMENT = FewShot()

@@ -310,5 +310,10 @@ class LabelNoise(Experiment):
 
         return section(records, preset, folder)
 
+    def studies(self) -> Any:
+        from metaweightnet import studies
+
+        return studies
+
 
 EXPERIMENT = LabelNoise()

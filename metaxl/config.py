@@ -236,5 +236,10 @@ class CrossLingual(Experiment):
 
         return section(records, preset, folder)
 
+    def studies(self) -> Any:
+        from metaxl import studies
+
+        return studies
+
 
 EXPERIMENT = CrossLingual()

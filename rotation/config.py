@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -121,6 +121,11 @@ class RotationExperiment(Experiment):
         from rotation.report import section
 
         return section(records, preset, folder)
+
+    def studies(self) -> Any:
+        from rotation import studies
+
+        return studies
 
 
 EXPERIMENT = RotationExperiment()

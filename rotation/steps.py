@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.hypergrad import Anchor
 from common.training import MetaStep, Part, new_generator
 from rotation.config import Config
 from rotation.models import LeNet, normalise, rotation_layer
@@ -51,22 +50,6 @@ class Learner:
         loss.backward()
         self.optimizer.step()
         return loss.detach()
-
-    def shared_step(
-        self, params: dict[str, Tensor], batch: Batch, meta_batch: Batch
-    ) -> dict[str, Tensor]:
-        """Both steps at the same weights and angle: the base step hands over its loss."""
-        losses = []
-
-        def base_gradient() -> Anchor:
-            angle = self.angle.detach().requires_grad_()
-            losses.append(self.loss(batch, angle))
-            return self.meta.shared_gradient(losses[0], {"angle": angle})
-
-        self.optimizer.zero_grad()
-        metrics = self.meta(params, batch, meta_batch, anchor=base_gradient)
-        self.optimizer.step()
-        return {"train_loss": losses[0].detach()} | metrics
 
     def loss(self, batch: Batch, angle: Tensor) -> Tensor:
         """The training loss; the baseline has no rotation layer."""

@@ -6,14 +6,10 @@ from typing import Any, Literal
 
 import torch
 
-from common.estimators import ESTIMATORS
 from common.hypergrad.problem import BilevelProblem, Tensors
 
 Size = Literal["small", "paper"]
 """small: what two CPU cores measure in minutes; paper: everything the paper's figures show."""
-
-SHARED = {f"{entry.label}, shared": name for name, entry in ESTIMATORS.items() if entry.shares}
-"""Row -> estimator: those that take the base step's loss instead of computing it again."""
 
 Step = Callable[[], object]
 """A whole training step, always on the same tensors."""
@@ -27,11 +23,12 @@ class CostProblem:
         meta-learning: what every cost is divided by.
     base_step: the training step that follows (or precedes) the meta step in a meta-learning
         iteration; a method's step is its hypergradient and this.
+    optimizer: that of the base step, where an estimator may take the base step's loss; such a step
+        is forward and backward of ``problem.inner_loss`` and this optimizer's step.
     inner_lr: T1-T2's inner step size, as a number.
     perturb: EvoGrad's ``perturb``.
-    excluded: estimator name -> why it does not apply here, in a few words for the table.
-    steps: name -> whole step, for methods that share work with the base step or repeat the
-        authors' way, so that "hypergradient, then base_step" does not describe them.
+    excluded: estimator -> why it does not apply here, in a few words for the table.
+    steps: key of a row -> whole step, for what "hypergradient, then base_step" does not describe.
     """
 
     problem: BilevelProblem
@@ -42,6 +39,7 @@ class CostProblem:
     plain_step: Step
     base_step: Step
     inner_lr: float
+    optimizer: torch.optim.Optimizer | None = None
     perturb: Callable[[str], bool] | None = None
     excluded: Mapping[str, str] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
@@ -53,26 +51,23 @@ class CostCase:
 
     figure: the figure or table it belongs to ("ResNet-32 by width"); x: its place there
     ("width 2"). all_methods: whether every method is measured here, or the main ones only.
-    own_steps: names of the steps that the built problem brings along. An experiment's ``cost.py``
-    offers ``cases(size) -> list[CostCase]``.
+    own: keys of the built problem's ``steps``. shared: whether estimators take the base step's
+    loss, so that there are rows for that.
     """
 
     figure: str
     x: str
     build: Callable[[torch.device], CostProblem]
     all_methods: bool = True
-    own_steps: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    shared: bool = False
 
 
 @dataclass(frozen=True)
 class PublishedCost:
-    """What the paper measured at one point of a figure.
-
-    costs: name of the row in this study -> (gigabytes in use, seconds), for whatever amount of work
-    the paper took, since only ratios between methods are compared; in the order plain (if there),
-    EvoGrad, T1-T2. An experiment's ``cost.py`` that has such values offers ``published_costs() ->
-    list[PublishedCost]``.
-    """
+    """What the paper measured at one point of a figure: key of a row here -> (gigabytes in use,
+    seconds), for whatever amount of work the paper took, since only ratios between methods are
+    compared; in the order plain (if there), EvoGrad, T1-T2."""
 
     figure: str
     x: str

@@ -1,4 +1,4 @@
-"""The study's figures: time and memory by method, and the paper's ratios beside those measured."""
+"""The study's figures: time and memory by method, and the paper's costs beside those here."""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from common.cost_study.case import PublishedCost
-from common.cost_study.methods import PLAIN
 from common.cost_study.records import Measurement
-from common.cost_study.tables import EVOGRAD, HIGHER, T1T2, machine, ratio
+from common.cost_study.rows import BY_KEY, EVOGRAD, HIGHER, PLAIN, T1T2
+from common.cost_study.tables import AS_RELEASED, Points, costs_of, machine
 from common.reporting import (
     Figure,
     bar_style,
@@ -20,58 +20,58 @@ from common.reporting import (
     series_styles,
 )
 
-Points = Mapping[str, Sequence[Measurement]]
-_PANELS = ("time / plain step", "peak memory / plain step")
 # What a figure of lines shows: as many as can be told apart.
-_LINES = (EVOGRAD, "EvoGrad forward, K = 2", T1T2, HIGHER, "T1T2Forward", "FiniteDifference")
+_LINES = (EVOGRAD, "evograd_forward num_candidates=2", T1T2, HIGHER, "t1t2_mixed",
+          "finite_difference")  # fmt: skip
+Value = Callable[[Measurement], tuple[float, float, float]]
+"""Value of a measurement, and how far its quartiles are below and above."""
 
 
 def cost_figure(figure: str, points: Points, folder: Path, stem: str) -> Figure | None:
     """Ratios to a plain step: bars of all methods for one or two places, else lines of the main
     ones. None if no method was measured."""
     measured = {
-        x: {m.row: m for m in found if m.outcome == "measured" and m.row != PLAIN}
+        x: {m.row.label: m for m in found if m.known and m.key != PLAIN}
         for x, found in points.items()
     }
     rows = list(dict.fromkeys(row for found in measured.values() for row in found))
     if not rows:
         return None
     lines = len(points) > 2
-    shown = [row for row in _LINES if row in rows] if lines else rows
+    shown = [BY_KEY[k].label for k in _LINES if BY_KEY[k].label in rows] if lines else rows
     draw = _lines if lines else _bars
+    some = next(iter(points.values()))
+    what = "operations" if some[0].device == "counted" else "time"
     with figure_style():
         height = 2.6 if lines else 0.8 + len(shown) * (0.1 + 0.1 * len(points))
         fig, axes = new_figure(columns=2, height=height, sharey=not lines)
         draw(axes[0], measured, shown, _time)
         draw(axes[1], measured, shown, _memory)
-        for axis, label in zip(axes, _PANELS, strict=True):
-            (axis.set_ylabel if lines else axis.set_xlabel)(label)
+        for axis, label in zip(axes, (what, "peak memory"), strict=True):
+            (axis.set_ylabel if lines else axis.set_xlabel)(f"{label} / plain step")
         handles, labels = axes[0].get_legend_handles_labels()
         if len(labels) > 1:
             fig.legend(handles, labels, loc="outside lower center", ncols=3)
-        where = machine(next(iter(points.values())))
         return save_figure(
             fig,
             folder,
             stem,
-            alt=f"Time and peak memory of a training step relative to a plain one, {figure}, at "
-            f"{', '.join(points)}, for {', '.join(shown)}.",
-            caption=f"{figure}, on {where}: time of a step and its peak memory, in units of a "
-            "plain training step in the same process. Medians; whiskers are quartiles over rounds.",
+            alt=f"{what.capitalize()} and peak memory of a training step relative to a plain one, "
+            f"{figure}, at {', '.join(points)}, for {', '.join(shown)}.",
+            caption=f"{figure} ({machine(some)}): {what} of a step and its peak memory, in units "
+            "of a plain training step. Of times: medians; whiskers are quartiles over rounds.",
         )
 
 
 def _time(m: Measurement) -> tuple[float, float, float]:
-    low, high = m.time_quartiles
+    if m.time_ratio is None:
+        return m.operations_ratio or np.nan, 0.0, 0.0
+    low, high = m.time_quartiles or (m.time_ratio, m.time_ratio)
     return m.time_ratio, m.time_ratio - low, high - m.time_ratio
 
 
 def _memory(m: Measurement) -> tuple[float, float, float]:
     return m.memory_ratio or np.nan, 0.0, 0.0
-
-
-Value = Callable[[Measurement], tuple[float, float, float]]
-"""Value of a measurement, and how far its quartiles are below and above."""
 
 
 def _values(
@@ -112,40 +112,47 @@ def _lines(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> N
 def published_figure(
     figure: str, points: Points, published: Sequence[PublishedCost], folder: Path, stem: str
 ) -> Figure | None:
-    """T1-T2 by EvoGrad, the paper's ratio beside the measured ones; None if there are not both."""
-    series: dict[str, list[tuple[float | None, float | None]]] = {
-        "published": [], "T1T2, measured": [], "HigherT1T2, measured": [],
-    }  # fmt: skip
-    places = []
-    for entry in published:
-        found, (evograd, t1t2) = points.get(entry.x, []), list(entry.costs)[-2:]
-        if ratio(found, t1t2, evograd)[0] is None:
-            continue
-        places.append(entry.x)
-        (memory, seconds), (memory_below, seconds_below) = entry.costs[t1t2], entry.costs[evograd]
-        series["published"].append((seconds / seconds_below, memory / memory_below))
-        series["T1T2, measured"].append(ratio(found, t1t2, evograd))
-        series["HigherT1T2, measured"].append(ratio(found, HIGHER, evograd))
-    if not places:
+    """Gigabytes, and time relative to EvoGrad's, the paper's beside ours; None without any.
+
+    At every place of the figure, also those of which the paper gives no number.
+    """
+    known = {entry.x: entry.costs for entry in published}
+    if not known.keys() & points.keys():
         return None
+    bars: dict[str, list[tuple[float, float]]] = {}
+    for x, found in points.items():
+        theirs = {AS_RELEASED.get(k, k): v for k, v in known.get(x, {}).items()}
+        for key in (EVOGRAD, T1T2):
+            released = AS_RELEASED[key]
+            name = BY_KEY[released].label.split(",")[0]
+            gigabytes, seconds = theirs.get(released, (np.nan, np.nan))
+            unit = theirs.get(AS_RELEASED[EVOGRAD], (np.nan, np.nan))[1]
+            bars.setdefault(f"{name}, published", []).append((gigabytes, seconds / unit))
+            for label, shown in ((f"{name}, as released", released), (f"{name}, here", key)):
+                time, memory = costs_of(found, shown)
+                base, _ = costs_of(found, AS_RELEASED[EVOGRAD] if shown == released else EVOGRAD)
+                value = time / base if time and base else np.nan
+                bars.setdefault(label, []).append((memory / 1e9 if memory else np.nan, value))
     with figure_style():
         fig, axes = new_figure(columns=2)
-        for panel, (axis, quantity) in enumerate(zip(axes, ("time", "memory"), strict=True)):
-            for index, (name, values) in enumerate(series.items()):
-                heights = [np.nan if v[panel] is None else v[panel] for v in values]
-                axis.bar(np.arange(len(places)) + (index - 1) * 0.27, heights, 0.27, label=name,
-                         **bar_style(index))  # fmt: skip
-            axis.axhline(1, color="#444444", linewidth=0.6)
-            axis.set_xticks(range(len(places)), places)
-            axis.set_ylabel(f"{quantity}, T1-T2 / EvoGrad")
+        places, wide = np.arange(len(points)), 0.84 / len(bars)
+        for panel, axis in enumerate(axes):
+            for index, (label, values) in enumerate(bars.items()):
+                axis.bar(places + (index - (len(bars) - 1) / 2) * wide, [v[panel] for v in values],
+                         wide, label=label, **bar_style(index))  # fmt: skip
+            axis.set_xticks(places, [textwrap.fill(x, 12) for x in points])
             axis.grid(axis="x", visible=False)
-        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        axes[0].set_ylabel("GB in use")
+        axes[0].axhline(12, color="#444444", linewidth=0.6, linestyle="--")
+        axes[1].set_ylabel("time / EvoGrad's")
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return save_figure(
             fig,
             folder,
             stem,
-            alt=f"T1-T2's time and memory divided by EvoGrad's, {figure}, at {', '.join(places)}: "
-            "published and measured.",
-            caption=f"{figure}: how many times EvoGrad's (K = 2) time and memory T1-T2 takes, "
-            f"published (Titan X) and measured ({machine(next(iter(points.values())))}).",
+            alt=f"Gigabytes and time of EvoGrad and T1-T2, {figure}, at {', '.join(points)}: "
+            "published, as the released code takes its steps, and here.",
+            caption=f"{figure}: memory in use and time relative to EvoGrad's, published (Titan X, "
+            f"12 GB, the dashed line) and here ({machine(next(iter(points.values())))}; where "
+            "steps are counted, time is floating-point operations).",
         )

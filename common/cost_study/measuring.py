@@ -1,88 +1,58 @@
-"""Measures the methods of one case: time in turns with the plain step, memory once."""
+"""The cost of one row of a case: measured, or counted on shapes alone."""
 
 import gc
-import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from common.cost_study.case import CostProblem, Step
-from common.cost_study.methods import PLAIN, Method, reason_to_exclude
-from common.hypergrad import BatchedCandidates, BilevelProblem
-from common.training import TensorMemory, live_tensor_bytes, measure
-
-TURN_SECONDS = 0.02  # a turn repeats steps that are shorter
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """How often a method and the plain step take turns: as often as fit into ``seconds``, within
-    ``least`` and ``most``."""
-
-    seconds: float = 3.0
-    least: int = 3
-    most: int = 30
-
-    def number(self, round_seconds: float) -> int:
-        return max(self.least, min(self.most, int(self.seconds / round_seconds)))
+from common.cost_study.case import CostCase, CostProblem, Step
+from common.cost_study.rows import PLAIN, Row, estimator_of, reason_to_exclude
+from common.estimators import ESTIMATORS
+from common.hypergrad import Anchor, BatchedCandidates
+from common.hypergrad.compare import Rounds, in_turns
+from common.hypergrad.memory import live_tensor_bytes, peak_memory
+from common.hypergrad.problem import BilevelProblem, gradients_by_both, leaves
+from common.training import seed_everything
 
 
 class CaseMeter:
-    """A case with its plain step measured, ready for method after method."""
+    """A case with its plain step measured, ready for row after row."""
 
-    def __init__(self, case: CostProblem, device: torch.device) -> None:
+    def __init__(
+        self, case: CostProblem, device: torch.device, kind: type[Tensor] = Tensor
+    ) -> None:
         self.case, self.device = case, device
         self.start = {n: t.detach().clone() for n, t in case.params.items()}
         case.base_step()  # optimisers make their states in the first step
         case.plain_step()
-        self.plain_peak, self.resident = peak_memory(case.plain_step, device)
-
-    def measure(
-        self, name: str, method: Method | None, compiled: bool, rounds: Rounds
-    ) -> dict[str, Any]:
-        """What a Measurement says of a method (None: of one of the case's own steps, by name, or of
-        the plain step)."""
-        sizes = {
-            "parameters": sum(t.numel() for t in self.case.params.values()),
-            "hyperparameters": sum(t.numel() for t in self.case.hyper.values()),
+        self.plain_peak, self.resident = peak_memory(case.plain_step, device, kind)
+        self.sizes = {
+            "parameters": sum(t.numel() for t in case.params.values()),
+            "hyperparameters": sum(t.numel() for t in case.hyper.values()),
         }
-        reason = reason_to_exclude(method, self.case) if method else None
+
+    def measure(self, row: Row, rounds: Rounds) -> dict[str, Any]:
+        """What a Measurement says of a row."""
+        reason = reason_to_exclude(row, self.case)
         if reason is not None:
-            return sizes | {"outcome": "does not apply", "reason": reason}
+            return self.sizes | {"outcome": "does not apply", "reason": reason}
         with self._same_start():
-            found = self._costs(self._step(name, method, compiled), compiled, rounds)
-        return sizes | {"outcome": "measured", **found}
-
-    def _step(self, name: str, method: Method | None, compiled: bool) -> Step:
-        if name == PLAIN:
-            return torch.compile(self.case.plain_step) if compiled else self.case.plain_step
-        if name in self.case.steps:
-            return self.case.steps[name]
-        return method_step(self.case, method, compiled)
-
-    def _costs(self, step: Step, compiled: bool, rounds: Rounds) -> dict[str, Any]:
-        # On a CPU operators are counted one by one, which compiled code passes by; the allocator of
-        # a GPU sees all.
-        peak, began = None, time.monotonic()
-        if self.device.type == "cuda" or not compiled:
-            peak, _ = peak_memory(step, self.device)
-        else:
-            step()
-        once = time.monotonic() - began
-        if self.device.type == "cuda" or compiled:  # the first step made ready much besides
-            once = timed(step, self.device, 1)
-        plain_once = timed(self.case.plain_step, self.device, 1)
-        repeats, plain_repeats = (math.ceil(TURN_SECONDS / s) for s in (once, plain_once))
-        seconds, plain_seconds = [], []
-        for _ in range(rounds.number(once + plain_once)):
-            plain_seconds.append(timed(self.case.plain_step, self.device, plain_repeats))
-            seconds.append(timed(step, self.device, repeats))
-        return {
+            step = step_of(self.case, row)
+            step()  # estimators examine a problem in the first
+            # On a CPU operators are counted one by one, which compiled code passes by; the
+            # allocator of a GPU sees all.
+            counted = self.device.type == "cuda" or row.how != "compiled"
+            peak = peak_memory(step, self.device)[0] if counted else None
+            plain_seconds, seconds = in_turns((self.case.plain_step, step), self.device, rounds)
+        return self.sizes | {
+            "outcome": "measured",
             "seconds": seconds,
             "plain_seconds": plain_seconds,
             "peak_bytes": peak,
@@ -104,18 +74,49 @@ class CaseMeter:
                 torch.cuda.empty_cache()
 
 
-def method_step(case: CostProblem, method: Method, compiled: bool) -> Step:
-    """A method's hypergradient, then the base step."""
-    estimator = method.make(case)
-    inner = [case.inner_batch] * method.inner_steps if method.inner_steps else case.inner_batch
-    problem, base_step = case.problem, case.base_step
-    if compiled:
-        problem, base_step = compiled_problem(problem), torch.compile(base_step)
+def step_of(case: CostProblem, row: Row) -> Step:
+    """The whole training step of a row."""
+    if row.key in case.steps:
+        return case.steps[row.key]
+    if row.how == "shared":
+        return shared_step(case, row)
+    problem, base_step, plain = case.problem, case.base_step, case.plain_step
+    if row.how == "compiled":
+        problem = compiled_problem(problem)
+        base_step, plain = torch.compile(base_step), torch.compile(plain)
+    if row.method == PLAIN:
+        return plain
+    estimator, inner = estimator_of(row, case), case.inner_batch
+    if ESTIMATORS[row.method].several_steps:
+        inner = [inner] * row.options["steps"]
     generator = torch.Generator().manual_seed(1)
 
     def step() -> None:
         estimator(problem, case.params, case.hyper, inner, case.outer_batch, generator)
         base_step()
+
+    return step
+
+
+def shared_step(case: CostProblem, row: Row) -> Step:
+    """A base step whose backward gives dL_T/dlambda along with its own gradient, for an estimator
+    that takes both (``Anchor``)."""
+    estimator, generator = estimator_of(row, case), torch.Generator().manual_seed(1)
+    assert case.optimizer is not None
+
+    def step() -> None:
+        def base_gradient() -> Anchor:
+            theta, hyper = leaves(case.params), leaves(case.hyper)
+            loss = case.problem.inner_loss(theta, hyper, case.inner_batch)
+            found, by_hyper = gradients_by_both(loss, theta, hyper)
+            for name, parameter in case.params.items():
+                parameter.grad = found[name]
+            return Anchor(loss.detach(), by_hyper)
+
+        at = case.problem, case.params, case.hyper, case.inner_batch, case.outer_batch, generator
+        estimator(*at, anchor=base_gradient)
+        case.optimizer.step()
+        case.optimizer.zero_grad()
 
     return step
 
@@ -128,27 +129,56 @@ def compiled_problem(problem: BilevelProblem) -> BilevelProblem:
     return SimpleNamespace(**{name: torch.compile(getattr(problem, name)) for name in names})
 
 
-def timed(step: Step, device: torch.device, repeats: int) -> float:
-    """Mean wall seconds of one of ``repeats`` steps, the device's work included."""
-    _wait_for(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    _wait_for(device)
-    return (time.perf_counter() - start) / repeats
+class FakeCase:
+    """A case on shapes alone: no values, so it takes seconds and no memory, at any size."""
+
+    def __init__(self, case: CostCase) -> None:
+        self.mode = FakeTensorMode()
+        with self.mode, patch.object(nn.Module, "to", _to):
+            seed_everything(1)
+            cpu = torch.device("cpu")
+            self.meter = CaseMeter(case.build(cpu), cpu, FakeTensor)
+            with FlopCounterMode(display=False) as plain:
+                self.meter.case.plain_step()
+        self.plain = plain.get_total_flops()
+
+    def count(self, row: Row) -> dict[str, Any]:
+        """What a Measurement says of a row: bytes, and the floating-point operations of matrix
+        products and convolutions."""
+        meter = self.meter
+        reason = reason_to_exclude(row, meter.case) or BY_VALUES.get(row.method)
+        if reason is not None:
+            return meter.sizes | {"outcome": "does not apply", "reason": reason}
+        with self.mode:
+            step = step_of(meter.case, row)
+            before = live_tensor_bytes(FakeTensor) if row.key in meter.case.steps else None
+            # In a step of its own: the counter of operations keeps tensors alive.
+            with FlopCounterMode(display=False) as operations:
+                step()
+            gc.collect()
+            peak, after = peak_memory(step, meter.device, FakeTensor)
+        return meter.sizes | {
+            "outcome": "counted",
+            "operations": operations.get_total_flops(),
+            "plain_operations": self.plain,
+            "peak_bytes": peak,
+            "plain_peak_bytes": meter.plain_peak,
+            "resident_bytes": meter.resident + (0 if before is None else after - before),
+        }
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+BY_VALUES = dict.fromkeys(
+    ("reversible", "implicit_cg", "layer_sampled"), "it decides by values, which a count lacks"
+) | {"t1t2_higher": "the higher library does not take tensors without values"}
+"""Estimators that cannot be counted."""
 
 
-def peak_memory(step: Step, device: torch.device) -> tuple[int, int]:
-    """(most bytes in use during a step beyond those before it, those before it); see Cost."""
-    if device.type == "cuda":
-        cost = measure(step, device, repeats=1, warm_up=1)
-        return cost.peak_bytes, cost.resident_bytes
-    resident = live_tensor_bytes()
-    with TensorMemory() as memory:
-        step()
-    return memory.peak, resident
+def _to(module: nn.Module, *_: Any, memory_format: Any = None, **__: Any) -> nn.Module:
+    """``Module.to`` for fake parameters, which torch cannot exchange in place: the memory format
+    alone, since there is one device."""
+    for part in module.modules():
+        for name, tensor in part._parameters.items():
+            if tensor is not None and memory_format is not None and tensor.dim() == 4:
+                changed = tensor.detach().to(memory_format=memory_format)
+                part._parameters[name] = nn.Parameter(changed, tensor.requires_grad)
+    return module

@@ -8,84 +8,75 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from common.errors import UserError
+from common.cost_study.rows import How, Row
 from common.reporting.records import (
     JsonObject,
     NotNegative,
     Positive,
     Record,
-    Strict,
-    load,
+    load_folder,
     save,
 )
 
-Outcome = Literal["measured", "does not fit", "does not apply", "refused"]
-Bytes = Annotated[int, Field(ge=0)] | None
+Outcome = Literal["measured", "counted", "does not fit", "does not apply", "refused"]
 Name = Annotated[str, Field(min_length=1)]
 
 
-class Point(Strict):
-    """Where in the study a case stands: its experiment, its figure, its place there."""
-
-    experiment: Name
-    figure: Name
-    x: Name
-
-    def folder(self) -> Path:
-        """Of its measurements, below that of all."""
-        return Path(slug(self.experiment), f"{slug(self.figure)}--{slug(self.x)}")
-
-
-class Settings(Strict):
-    """What decides whether a measurement that is there already is the one wanted."""
-
-    size: Literal["small", "paper"]
-    device: Name
-    threads: Annotated[int, Field(ge=1)]
-
-
 class Measurement(Record):
-    """Cost of one method in one case, beside the plain step of the same process.
+    """Cost of one row of one case, beside the plain step of the same process.
 
-    outcome: "measured"; "does not fit" into memory; "does not apply", by its nature; "refused" by
-    torch or by the estimator; with the reason. seconds: one entry a round, of a whole step;
-    plain_seconds: of the plain step just before it. peak_bytes: most memory in use during a step
-    beyond resident_bytes, which was in use before (parameters, optimiser states, batches); None
-    where it cannot be counted. parameters, hyperparameters: entries of theta and lambda.
+    experiment, figure, x: the case; method, options, how: the row. device: "cpu", "cuda", or
+    "counted", on shapes alone. outcome: "measured" or "counted"; "does not fit" into memory; "does
+    not apply", by its nature; "refused" by torch or by the estimator; with the reason. seconds: one
+    entry a round, of a whole step; plain_seconds: of the plain step just before it. operations: of
+    floating-point numbers, in matrix products and convolutions. peak_bytes: most memory in use
+    during a step beyond resident_bytes, which was in use before (parameters, optimiser states,
+    batches); None where it cannot be counted. parameters, hyperparameters: entries of theta and
+    lambda.
     """
 
     KIND: ClassVar[str] = "evograd-cost-measurement"
 
-    point: Point
+    experiment: Name
+    figure: Name
+    x: Name
     method: Name
-    compiled: bool
-    settings: Settings
+    options: JsonObject
+    how: How
+    size: Literal["small", "paper"]
+    device: Name
+    threads: Annotated[int, Field(ge=1)]
     outcome: Outcome
     reason: str = ""
     seconds: list[Positive] = Field(default_factory=list)
     plain_seconds: list[Positive] = Field(default_factory=list)
-    peak_bytes: Bytes = None
-    plain_peak_bytes: Bytes = None
-    resident_bytes: Bytes = None
-    parameters: int = Field(default=0, ge=0)
-    hyperparameters: int = Field(default=0, ge=0)
+    operations: int | None = None
+    plain_operations: int | None = None
+    peak_bytes: int | None = None
+    plain_peak_bytes: int | None = None
+    resident_bytes: int | None = None
+    parameters: Annotated[int, Field(ge=0)] = 0
+    hyperparameters: Annotated[int, Field(ge=0)] = 0
     wall_seconds: NotNegative = 0.0
     provenance: JsonObject = Field(default_factory=dict)
 
     @property
-    def row(self) -> str:
-        """Its name in tables."""
-        return f"{self.method}, compiled" if self.compiled else self.method
+    def row(self) -> Row:
+        return Row(self.method, self.options, self.how)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether this is the plain step itself, whose ratios are 1 by definition."""
-        return self.method == "plain" and not self.compiled
+    def key(self) -> str:
+        return self.row.key
+
+    @property
+    def known(self) -> bool:
+        """Whether there are numbers."""
+        return self.outcome in ("measured", "counted")
 
     @property
     def time_ratios(self) -> list[float]:
-        """Method / plain, round by round."""
-        if self.is_plain:
+        """Method / plain, round by round; the plain step's own are 1 by definition."""
+        if self.key == "plain":
             return [1.0 for _ in self.seconds]
         return [a / b for a, b in zip(self.seconds, self.plain_seconds, strict=True)]
 
@@ -103,6 +94,11 @@ class Measurement(Record):
         return low, high
 
     @property
+    def operations_ratio(self) -> float | None:
+        """Operations, method / plain."""
+        return self.operations / self.plain_operations if self.operations else None
+
+    @property
     def memory_ratio(self) -> float | None:
         """Peak beyond what was resident, method / plain."""
         if not self.peak_bytes or not self.plain_peak_bytes:
@@ -116,38 +112,30 @@ class Measurement(Record):
             return None
         return self.peak_bytes + self.resident_bytes
 
+    def path(self, folder: Path) -> Path:
+        """Its file below a folder."""
+        place = f"{slug(self.figure)}--{slug(self.x)}"
+        return folder / slug(self.experiment) / place / f"{slug(self.key)}.json"
+
 
 def slug(text: str) -> str:
-    """A name for files: "EvoGrad, K = 2" -> "evograd-k-2"."""
+    """A name for files: "ResNet-10, 1 shot" -> "resnet-10-1-shot"."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def measurement_path(folder: Path, point: Point, method: str, compiled: bool) -> Path:
-    return folder / point.folder() / f"{slug(method)}{'-compiled' if compiled else ''}.json"
 
 
 def write_measurement(measurement: Measurement, folder: Path) -> Path:
     """Writes it to its place below ``folder``."""
-    m = measurement
-    return save(m, measurement_path(folder, m.point, m.method, m.compiled))
+    return save(measurement, measurement.path(folder))
 
 
 def read_measurements(folder: Path) -> list[Measurement]:
-    """All measurements below a folder, in order of their paths; UserError for any other JSON file,
-    and for a measurement that is not in its own place."""
-    found = []
-    for path in sorted(folder.rglob("*.json")):
-        m = load(path, Measurement)
-        place = measurement_path(Path(), m.point, m.method, m.compiled)
-        if path.parts[-len(place.parts) :] != place.parts:
-            raise UserError(f"{path} holds the measurement of {place}: move it there or delete it.")
-        found.append(m)
-    return found
+    """All measurements below a folder, in order of their paths."""
+    return load_folder(folder, Measurement)
 
 
 def by_device(measurements: Iterable[Measurement]) -> Mapping[str, list[Measurement]]:
-    """Device ("cpu", "cuda") -> its measurements."""
+    """Device ("cpu", "cuda", "counted") -> its measurements."""
     groups: dict[str, list[Measurement]] = {}
     for measurement in measurements:
-        groups.setdefault(measurement.settings.device, []).append(measurement)
+        groups.setdefault(measurement.device, []).append(measurement)
     return dict(sorted(groups.items()))

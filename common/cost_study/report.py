@@ -5,21 +5,20 @@ from pathlib import Path
 
 from common.cost_study.case import PublishedCost
 from common.cost_study.figures import cost_figure, published_figure
-from common.cost_study.records import Measurement, Point, slug
-from common.cost_study.tables import by_figure, published_table, steps_table
+from common.cost_study.records import Measurement, slug
+from common.cost_study.tables import by_figure, gigabytes_table, published_table, steps_table
 from common.reporting import Figure, Section, Table, write_tables
 
 INTRO = """
 Time and peak memory of one training step with each hypergradient, in units of a plain training
 step (forward, backward, update) of the same network in the same process, on synthetic tensors of
-the real shapes. The method and the plain step take turns, so that whatever else the machine does
-falls on both. "Does not fit" is a result: memory was not enough.
+the real shapes. "Does not fit" is a result: memory was not enough.
 """
 
 
 def section(
     measurements: Sequence[Measurement],
-    order: Sequence[Point],
+    order: Sequence[tuple[str, str, str]],
     published: Mapping[str, Sequence[PublishedCost]],
     folder: Path,
     title: str = "Cost of hypergradients",
@@ -29,22 +28,21 @@ def section(
 
     order: the study's points, in the order wanted. published: by experiment.
     """
-    figures = by_figure(measurements, order)
+    figures, device = by_figure(measurements, order), slug(measurements[0].device)
     tables: dict[str, Table] = {}
     pictures: list[Figure | None] = []
-
-    device = slug(measurements[0].settings.device)
     for (experiment, figure), points in figures.items():
         stem = slug(figure)
         tables[f"{stem}-{device}"] = steps_table(figure, points)
         pictures.append(cost_figure(figure, points, folder, f"{stem}-{device}"))
         beside = [p for p in published.get(experiment, ()) if p.figure == figure]
-        stem = f"{stem}-published-{device}"
-        pictures.append(published_figure(figure, points, beside, folder, stem))
+        if beside and measurements[0].size == "paper":
+            name = f"{stem}-published-{device}"
+            tables[name] = gigabytes_table(points, beside)
+            pictures.append(published_figure(figure, points, beside, folder, name))
     for experiment, entries in published.items():
         table = published_table(figures, experiment, entries)
         if table is not None:
             tables[f"{slug(experiment)}-published-{device}"] = table
     write_tables(tables, folder)
-    figures_drawn = tuple(p for p in pictures if p is not None)
-    return Section(title, INTRO, tables, figures_drawn, folder)
+    return Section(title, INTRO, tables, tuple(p for p in pictures if p), folder)

@@ -7,162 +7,206 @@ from itertools import combinations
 from pandas import DataFrame
 
 from common.cost_study.case import PublishedCost
-from common.cost_study.methods import METHODS, NOT_RUN, PLAIN, methods_of
-from common.cost_study.records import Measurement, Point
+from common.cost_study.records import Measurement
+from common.cost_study.released import RELEASED
+from common.cost_study.rows import BY_KEY, EVOGRAD, HIGHER, ORDER, PLAIN, RANK, T1T2
 from common.estimators import ESTIMATORS
 from common.reporting import MISSING, Cell, Number, Table
 
-EVOGRAD, T1T2, HIGHER = "EvoGrad, K = 2", "T1T2", "HigherT1T2"
+Points = Mapping[str, Sequence[Measurement]]
+"""Place in a figure -> its measurements, in the order of the tables."""
+NOT_RUN = "not measured at this size"
+AS_RELEASED = {EVOGRAD: RELEASED[0], T1T2: RELEASED[1]}
 
-Figures = dict[tuple[str, str], dict[str, list[Measurement]]]
-"""(experiment, figure) -> place in the figure -> its measurements, in the order of the tables."""
 
-
-def by_figure(measurements: Iterable[Measurement], order: Sequence[Point] = ()) -> Figures:
-    """Sorted by ``order`` (points that are not in it follow) and by the table of estimators."""
+def by_figure(
+    measurements: Iterable[Measurement], order: Sequence[tuple[str, str, str]] = ()
+) -> dict[tuple[str, str], dict[str, list[Measurement]]]:
+    """(experiment, figure) -> points; sorted by ``order``, of (experiment, figure, x), what is not
+    in it last, and by the table of estimators."""
     places = {point: index for index, point in enumerate(order)}
-    ranks = {name: index for index, name in enumerate([PLAIN, *(m.name for m in METHODS)])}
 
-    def key(m: Measurement) -> tuple:
-        return (places.get(m.point, len(places)), m.compiled, ranks.get(m.method, len(ranks)))
+    def rank(m: Measurement) -> tuple:
+        place = places.get((m.experiment, m.figure, m.x), len(places))
+        return place, m.how == "compiled", RANK.get(m.key, len(RANK))
 
-    figures: Figures = {}
-    for m in sorted(measurements, key=key):
-        points = figures.setdefault((m.point.experiment, m.point.figure), {})
-        points.setdefault(m.point.x, []).append(m)
+    figures: dict[tuple[str, str], dict[str, list[Measurement]]] = {}
+    for m in sorted(measurements, key=rank):
+        points = figures.setdefault((m.experiment, m.figure), {})
+        points.setdefault(m.x, []).append(m)
     return figures
 
 
 def machine(measurements: Sequence[Measurement]) -> str:
-    """On what, for captions: "cpu, 2 threads", "NVIDIA H200"."""
+    """On what, for captions: "cpu, 2 threads", "NVIDIA H200", "counted"."""
     first = measurements[0]
-    if first.settings.device == "cpu":
-        return f"cpu, {first.settings.threads} threads"
-    return ", ".join(first.provenance.get("devices") or [first.settings.device])
+    if first.device == "cpu":
+        return f"cpu, {first.threads} threads"
+    return ", ".join(first.provenance.get("devices") or [first.device])
 
 
-def steps_table(figure: str, points: Mapping[str, Sequence[Measurement]]) -> Table:
-    """Milliseconds, megabytes, and both relative to a plain step, by place and method."""
-    rows: list = []
+def steps_table(figure: str, points: Points) -> Table:
+    """Time (or operations) and megabytes, both also relative to a plain step, by place and row."""
+    some = next(iter(points.values()))
+    rows, notes = [], ["A method of several inner steps does them all in a step."]
     for x, measurements in points.items():
         sizes = next((m for m in measurements if m.parameters), measurements[0])
         plural = "s" * (sizes.hyperparameters != 1)
-        counts = (
-            f"{sizes.parameters:,} parameters, {sizes.hyperparameters:,} hyperparameter{plural}"
-        )
-        rows += [(f"{x}: {counts}", *_cost_row(m)) for m in measurements]
-    some = next(iter(points.values()))
-    notes = ["K: EvoGrad's candidates. A method of several inner steps does them all in a step."]
-    for x, measurements in points.items():
-        found = {m.method for m in measurements}
-        if missing := [m.name for m in METHODS if m.name not in found]:
+        block = f"{x}: {sizes.parameters:,} parameters, "
+        block += f"{sizes.hyperparameters:,} hyperparameter{plural}"
+        rows += [{"block": block, **_cost_row(m)} for m in measurements]
+        found = {m.key for m in measurements}
+        if missing := [row.label for row in ORDER if not row.how and row.key not in found]:
             notes.append(f"{x}: {NOT_RUN}: {'; '.join(missing)}.")
-    columns = ["block", "step", "ms", "× plain", "quartiles", "peak MB", "× plain", "note"]
+    if some[0].device == "counted":
+        how = (
+            "Operations: of floating-point numbers, in matrix products and convolutions. Both are "
+            "counted on shapes alone, and equal on every machine."
+        )
+    else:
+        how = "Medians over rounds in which the method and the plain step took turns."
     return Table(
         f"Cost of a training step: {figure} ({machine(some)})",
-        DataFrame(rows, columns=columns),
-        caption="Hypergradient and base step together, beside a plain training step; medians over "
-        "rounds in which the method and the plain step took turns. Peak: memory beyond what was in "
-        "use before the step.",
-        notes=tuple(notes),
+        DataFrame(rows),
+        f"Hypergradient and base step together, beside a plain training step. {how} Peak: memory "
+        "beyond what was in use before the step; in all: with that.",
+        tuple(notes),
     )
 
 
-def _cost_row(m: Measurement) -> tuple[Cell, ...]:
-    if m.outcome != "measured":
+def _cost_row(m: Measurement) -> dict[str, Cell]:
+    row: dict[str, Cell] = {"step": m.row.label}
+    low, high = m.time_quartiles or (0.0, 0.0)
+    if m.device == "counted":
+        row["GFLOP"] = _number(m.operations, 1e9, 1)
+        row["operations, plain = 1"] = _number(m.operations_ratio)
+    else:
+        row["ms"] = _number(statistics.median(m.seconds) if m.seconds else None, 1e-3, 1)
+        row["time, plain = 1"] = _number(m.time_ratio)
+        known = m.seconds and m.key != PLAIN
+        row["quartiles"] = f"{low:.2f} to {high:.2f}" if known else MISSING
+    row["peak MB"] = _number(m.peak_bytes, 1e6, 1)
+    row["memory, plain = 1"] = _number(m.memory_ratio)
+    row["in all MB"] = _number(m.total_bytes, 1e6, 1)
+    note = f"{len(m.seconds)} rounds" if m.seconds else ""
+    if not m.known:
         note = m.outcome if not m.reason or m.outcome == "does not fit" else m.reason
-        return (m.row, *[MISSING] * 5, note)
-    low, high = m.time_quartiles
-    milliseconds = 1e3 * statistics.median(m.seconds)
-    peak = MISSING if m.peak_bytes is None else Number(m.peak_bytes / 1e6, digits=1)
-    rounds = f"{len(m.seconds)} rounds"
-    quartiles = MISSING if m.is_plain else f"{low:.2f} to {high:.2f}"
-    times, memory = Number(m.time_ratio), _number(m.memory_ratio)
-    return (m.row, Number(milliseconds, digits=1), times, quartiles, peak, memory, rounds)
+    return row | {"note": note}
 
 
-def _number(value: float | None) -> Cell:
-    return MISSING if value is None else Number(value)
+def _number(value: float | None, unit: float = 1.0, digits: int = 2) -> Cell:
+    return MISSING if value is None else Number(value / unit, digits=digits)
+
+
+def costs_of(points: Sequence[Measurement], key: str) -> tuple[float | None, float | None]:
+    """Time in plain steps (operations where only those were counted) and all bytes in use, as the
+    paper counts; None where there are none."""
+    m = next((m for m in points if m.key == key and m.known), None)
+    if m is None:
+        return None, None
+    return (m.time_ratio if m.seconds else m.operations_ratio), m.total_bytes
 
 
 def ratio(
-    points: Sequence[Measurement], numerator: str, denominator: str
+    points: Sequence[Measurement], above: str, below: str
 ) -> tuple[float | None, float | None]:
-    """Time and memory in use (all of it, as the paper counts) of one method by another's; None
-    where one of them was not measured."""
-    found = {m.row: m for m in points if m.outcome == "measured"}
-    if numerator not in found or denominator not in found:
-        return None, None
-    above, below = found[numerator], found[denominator]
-    times = above.time_ratio / below.time_ratio
-    if not above.total_bytes or not below.total_bytes:
-        return times, None
-    return times, above.total_bytes / below.total_bytes
+    """Time and memory of one row by another's."""
+    pairs = zip(costs_of(points, above), costs_of(points, below), strict=True)
+    time, memory = (a / b if a and b else None for a, b in pairs)
+    return time, memory
 
 
 def published_table(
-    figures: Figures, experiment: str, published: Sequence[PublishedCost]
+    figures: Mapping[tuple[str, str], Points], experiment: str, published: Sequence[PublishedCost]
 ) -> Table | None:
-    """Ratios between methods, the paper's and measured; None if the paper gives none that was
+    """Ratios between methods, the paper's and ours; None if the paper gives none that was
     measured."""
     rows = []
     for entry in published:
         points = figures.get((experiment, entry.figure), {}).get(entry.x, [])
-        if not points:
-            continue
-        for below, above in combinations(entry.costs, 2):
-            measured = ratio(points, above, below)
-            higher = ratio(points, HIGHER, below) if above == T1T2 else (None, None)
-            for index, quantity in ((1, "time"), (0, "memory")):
+        for below, above in combinations(entry.costs, 2) if points else ():
+            released = (AS_RELEASED.get(above, above), AS_RELEASED.get(below, below))
+            kinds = {
+                "here": ratio(points, above, below),
+                "as released": ratio(points, *released),
+                "through higher": ratio(points, HIGHER, below) if above == T1T2 else (None, None),
+            }
+            for place, quantity in enumerate(("time", "memory")):
+                theirs = entry.costs[above][1 - place] / entry.costs[below][1 - place]
+                ours = {name: _number(found[place]) for name, found in kinds.items()}
                 rows.append(
-                    (
-                        entry.figure,
-                        entry.x,
-                        f"{above} / {below}",
-                        quantity,
-                        Number(entry.costs[above][index] / entry.costs[below][index]),
-                        _number(measured[1 - index]),
-                        _number(higher[1 - index]),
-                    )
+                    {
+                        "figure": entry.figure,
+                        "at": entry.x,
+                        "ratio": f"{BY_KEY[above].label} / {BY_KEY[below].label}",
+                        "of": quantity,
+                        "published": Number(theirs),
+                        **ours,
+                    }
                 )
     if not rows:
         return None
-    columns = ["figure", "at", "ratio", "of", "published", "measured", "through higher"]
     return Table(
-        "Ratios of cost, published and measured",
-        DataFrame(rows, columns=columns),
-        caption="The paper: seconds and gigabytes on a Titan X, training and the loading of data "
-        "together. Here: one step on tensors that are there, and all memory of tensors at the "
-        "peak. The last column takes HigherT1T2, the way the paper's T1-T2 was computed.",
+        "Ratios of cost, published and here",
+        DataFrame(rows),
+        "The paper: seconds and gigabytes on a Titan X, training and the loading of data together. "
+        "Here: one step on tensors that are there, and all memory of tensors at the peak; counted, "
+        "time is floating-point operations. Through higher: the library by which T1-T2 was first "
+        "computed.",
     )
 
 
-def estimators_table(measurements: Sequence[Measurement], references: Mapping[str, Point]) -> Table:
+def gigabytes_table(points: Points, published: Sequence[PublishedCost]) -> Table:
+    """All memory in use by place: the paper's, and each way to take a step."""
+    known = {entry.x: entry.costs for entry in published}
+    rows = []
+    for x, found in points.items():
+        row: dict[str, Cell] = {"at": x}
+        for key in (EVOGRAD, T1T2):
+            costs = known.get(x, {})
+            theirs = costs.get(key) or costs.get(AS_RELEASED[key])
+            name = ESTIMATORS[key.split()[0]].label
+            row[f"{name}, published"] = _number(theirs[0] if theirs else None)
+            for shown in (AS_RELEASED[key], key):
+                row[BY_KEY[shown].label] = _number(costs_of(found, shown)[1], 1e9)
+        row[BY_KEY["t1t2_mixed"].label] = _number(costs_of(found, "t1t2_mixed")[1], 1e9)
+        rows.append(row)
+    return Table(
+        "Gigabytes in use at the peak of a step, published and counted",
+        DataFrame(rows),
+        "Parameters, optimiser states, gradients, batches and everything that a step keeps; not "
+        "what a GPU's libraries take for themselves.",
+    )
+
+
+def estimators_table(
+    measurements: Sequence[Measurement], references: Mapping[str, tuple[str, str, str]]
+) -> Table:
     """What every estimator needs, costs and is for.
 
-    references: short title -> the case that stands for it. An estimator's cost is that of its
-    first method.
+    references: short title -> the case (experiment, figure, x) that stands for it. An estimator's
+    cost is that of its first row.
     """
-    columns = ["estimator", "needs", "exactness"]
-    for title in references:
-        columns += [f"time, {title}", f"memory, {title}"]
-    found = {(m.point, m.row): m for m in measurements}
+    found = {(m.experiment, m.figure, m.x, m.key): m for m in measurements}
     rows = []
     for name, entry in ESTIMATORS.items():
-        title = methods_of(name)[0].name
-        costs: list[Cell] = []
-        for point in references.values():
-            m = found.get((point, title))
-            if m is None or m.outcome != "measured":
-                costs += [m.outcome if m else NOT_RUN] * 2
+        first = next(row for row in BY_KEY.values() if row.method == name and not row.how)
+        cells: dict[str, Cell] = {
+            "estimator": first.label, "needs": entry.needs, "exactness": entry.exactness
+        }  # fmt: skip
+        for title, point in references.items():
+            m = found.get((*point, first.key))
+            time, memory = f"time, {title}", f"memory, {title}"
+            if m is None or not m.known:
+                cells[time] = cells[memory] = m.outcome if m else NOT_RUN
             else:
-                costs += [_number(m.time_ratio), _number(m.memory_ratio)]
-        rows.append((title, entry.needs, entry.exactness, *costs, entry.choose))
+                cells[time], cells[memory] = _number(m.time_ratio), _number(m.memory_ratio)
+        rows.append(cells | {"choose it for": entry.choose})
     return Table(
         "Hypergradient estimators",
-        DataFrame(rows, columns=[*columns, "choose it for"]),
-        caption="Time and memory: those of a training step with the hypergradient, in units of a "
-        "plain training step"
+        DataFrame(rows),
+        "Time and memory: those of a training step with the hypergradient, in units of a plain "
+        "training step"
         + (f" ({machine(measurements)})" if measurements else "")
         + "; memory beyond what was in use before.",
     )

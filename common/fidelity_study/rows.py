@@ -10,12 +10,12 @@ from common.reporting import MISSING, Number
 def titles(records: Iterable[FidelityRecord]) -> dict[str, str]:
     """Experiment -> its title (of its fidelity.py), in the order of the records."""
     names = dict.fromkeys(record.experiment for record in records)
-    return {name: importlib.import_module(f"{name}.fidelity").TITLE for name in names}
+    return {name: importlib.import_module(f"{name}.studies").TITLE for name in names}
 
 
 def reading_label(record: FidelityRecord, reading: str) -> str:
     """What the experiment calls a reading of its inner loss."""
-    labels = getattr(importlib.import_module(f"{record.experiment}.fidelity"), "READINGS", {})
+    labels = getattr(importlib.import_module(f"{record.experiment}.studies"), "READINGS", {})
     return labels.get(reading, reading)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from . import checks
 from .inner_step import InnerLR, InnerStep, LearnedLR, Stepped, check_inner_step, current, stepped
@@ -101,10 +102,12 @@ class Point:
         trained = [n for n, p in params.items() if p.requires_grad] or list(params)
         self.params = {n: params[n] for n in trained}
         self.theta = {n: self.values[n] for n in trained}
-        # Under torch.func's transforms, tensors have no values to look at.
-        self.transformed = torch._C._functorch.peek_interpreter_stack() is not None
-        self.hyper = {} if self.transformed else leaves(self.hyper_values)
-        on_cpu = next(iter(params.values())).is_cpu
+        # Under torch.func's transforms, and on shapes alone, tensors have no values to look at.
+        inside = torch._C._functorch.peek_interpreter_stack() is not None
+        self.hyper = {} if inside else leaves(self.hyper_values)
+        first = next(iter(params.values()))
+        self.transformed = inside or isinstance(first, FakeTensor)
+        on_cpu = first.is_cpu
         self.check_finite = (on_cpu if finite is None else finite) and not self.transformed
         self.examination = checks.examination_of(problem)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 Perturbation = Literal["sign", "gaussian"]
 
@@ -16,7 +17,8 @@ def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
     ``torch.manual_seed`` makes an estimator reproducible; these draws are its only trace there. A
     CPU generator costs no synchronisation with a GPU."""
     device = "cpu" if generator is None else generator.device
-    return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
+    with _disable_current_modes():  # seeds are numbers even where tensors are fake
+        return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
 
 
 def random_bits(count: int, generator: torch.Generator) -> Tensor:

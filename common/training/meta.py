@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.hypergrad import Anchor
 from common.hypergrad.checks import NotFiniteError
 from common.hypergrad.problem import BilevelProblem, Hypergradient, Tensors
 from common.training.processes import count, over_processes
@@ -84,12 +83,6 @@ class MetaStep:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"meta_loss": result.outer_loss, "hypergradient_norm": norm}
-
-    def shared_gradient(self, loss: Tensor, hyper: Mapping[str, Tensor]) -> Anchor:
-        """The base step's backward: dL_T/dtheta into ``.grad`` of the parameters that require it,
-        dL_T/dlambda (``hyper``: leaves that ``loss`` was computed with) for the estimator."""
-        loss.backward()
-        return Anchor(loss.detach(), {name: leaf.grad for name, leaf in hyper.items()})
 
     @property
     def moved(self) -> float:

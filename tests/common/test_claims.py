@@ -127,8 +127,8 @@ def test_what_would_decide_has_its_time():
 def test_costs_are_ratios_of_shipped_measurements():
     costs = read_measurements(ROOT / "results" / "benchmark" / "small" / "records")
     found = claims.judge_claims(DATA, [claims.Source("small", "f", {}, costs)])
-    rows = {(m.point.x, m.row): m for m in costs if m.outcome == "measured"}
-    t1t2, evograd = rows["width 1", "T1T2"], rows["width 1", "EvoGrad, K = 2"]
+    rows = {(m.x, m.key): m for m in costs if m.outcome == "measured"}
+    t1t2, evograd = rows["width 1", "t1t2"], rows["width 1", "evograd num_candidates=2"]
     memory = next(f for f in found if f.comparison.get("x") == "width 1"
                   and f.comparison["quantity"] == "memory")  # fmt: skip
     assert memory.judged.measured == f"{t1t2.total_bytes / evograd.total_bytes:.2f}"
@@ -141,7 +141,7 @@ def test_growth_and_constants_can_fail():
     def costs(**seconds):
         return [
             SimpleNamespace(
-                point=SimpleNamespace(experiment="e", figure="f", x=x), row=row, outcome="measured",
+                experiment="e", figure="f", x=x, key=row, outcome="measured",
                 seconds=[value], peak_bytes=100 * (2 if row == "a" else 1), total_bytes=1,
             )
             for x, pair in seconds.items() for row, value in zip("ab", pair, strict=True)

@@ -69,7 +69,7 @@ RENAMED_RUNS: dict[str, dict[str, str]] = {}
 EXPERIMENTS = ("toy_1d", "rotation", "cross_domain_fewshot", "metaweightnet", "metaxl")
 COSTS = {  # of the cost study at size small, what takes a minute or two: figures, methods
     "rotation": (["LeNet"], [""]),
-    "metaweightnet": (["width 1"], ["EvoGrad, K = 2", "T1T2"]),
+    "metaweightnet": (["width 1"], ["evograd num_candidates=2", "t1t2"]),
 }
 PARTS = (
     *EXPERIMENTS,
@@ -113,16 +113,16 @@ def _runs(part: str, folder: Path) -> Iterator[tuple[str, Values]]:
 
 
 def _costs(experiment: str, folder: Path) -> Iterator[tuple[str, Values]]:
+    from common.cost_study.records import read_measurements
     from scripts import benchmark
 
     figures, methods = COSTS[experiment]
     words = ["--experiments", experiment, "--figures", *figures, "--methods", *methods]
     words += ["--size", "small", "--seconds-each", "0", "--device", "cpu", "--threads", "1"]
-    benchmark.main([*words, "--no-compile", "--runs", str(folder)])
-    for path in sorted(folder.rglob("*.json")):
-        record = json.loads(path.read_text())
+    benchmark.main([*words, "--runs", str(folder)])
+    for measured in read_measurements(folder):
         kept = (*_SIZES, "outcome", "peak_bytes", "plain_peak_bytes", "resident_bytes")
-        yield f"{record['point']['x']}: {record['method']}", {name: record[name] for name in kept}
+        yield f"{measured.x}: {measured.key}", {name: getattr(measured, name) for name in kept}
 
 
 def _fidelity(experiment: str, folder: Path) -> Iterator[tuple[str, Values]]:

@@ -9,12 +9,9 @@ from PIL import Image
 from torch import nn
 
 from common.hypergrad import T1T2, FiniteDifference, HigherT1T2
-from common.training import seed_everything
-from rotation.config import Config
 from rotation.data import rotate_images
 from rotation.models import LeNet, normalise, rotate, rotation_layer
 from rotation.problem import Batch, RotationProblem
-from rotation.steps import Learner
 from tests.common.hypergrad.problems import EVOGRADS
 
 
@@ -139,28 +136,3 @@ def test_evograd_equals_a_difference_over_the_angle(arguments):
         grad = kind(2, sigma, tau)(*arguments, noise=noise).grads["angle"].item()
         assert grad == pytest.approx(expected, rel=1e-5)
     assert abs(expected) > 1e-6
-
-
-@pytest.mark.parametrize("method", ["anchored", "anchored_differences", "along_gradient_one_sided"])
-def test_a_shared_base_step_is_both_steps_at_the_same_weights_and_angle(method):
-    torch.manual_seed(0)
-    batch, other = (Batch(torch.rand(8, 1, 28, 28), torch.arange(8)) for _ in range(2))
-    learners = []
-    for _ in range(2):
-        seed_everything(1)
-        config = Config(method=method)
-        learners.append(Learner(config, torch.device("cpu")))
-    together, apart = learners
-    metrics = together.shared_step(dict(together.network.named_parameters()), batch, other)
-    # Apart: the meta step first, at the weights and the angle that the base step begins at.
-    params = {n: p.detach().clone() for n, p in apart.network.named_parameters()}
-    loss = apart.base_step(batch)
-    expected = apart.meta(params, batch, other)
-    torch.testing.assert_close(metrics["train_loss"], loss)
-    torch.testing.assert_close(metrics["meta_loss"], expected["meta_loss"])
-    torch.testing.assert_close(
-        metrics["hypergradient_norm"], expected["hypergradient_norm"], rtol=1e-3, atol=0
-    )
-    assert together.angle.item() == pytest.approx(apart.angle.item(), rel=1e-6) != 0
-    for one, two in zip(together.network.parameters(), apart.network.parameters(), strict=True):
-        torch.testing.assert_close(one, two)

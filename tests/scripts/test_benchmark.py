@@ -4,14 +4,19 @@ import pytest
 import torch
 
 from common.cost_study.records import read_measurements
+from common.cost_study.rows import EVOGRAD, T1T2
+from metaweightnet import studies as label_noise
+from rotation import studies as rotation
 from scripts import benchmark, publish
+
+FORWARD = "evograd_forward num_candidates=2"
 
 
 @pytest.fixture
 def words(tmp_path):
     """Two methods on LeNet, as few rounds as there can be."""
     return [
-        "--experiments", "rotation", "--methods", "forward, K = 2", "T1T2Forward",
+        "--experiments", "rotation", "--methods", FORWARD, "t1t2_forward",
         "--seconds-each", "0", "--threads", "1", "--device", "cpu", "--runs", str(tmp_path),
     ]  # fmt: skip
 
@@ -21,12 +26,12 @@ def test_measures_resumes_reports_and_is_taken_over_into_results(
 ):
     benchmark.main([*words, "--output", str(tmp_path / "report")])
     assert "report: " in capsys.readouterr().out
-    found = {m.row: m for m in read_measurements(tmp_path / "small")}
-    assert set(found) == {"plain", "EvoGrad forward, K = 2", "T1T2Forward"}
-    assert found["T1T2Forward"].outcome == "does not apply"
+    found = {m.key: m for m in read_measurements(tmp_path / "small")}
+    assert set(found) == {"plain", FORWARD, "t1t2_forward"}
+    assert found["t1t2_forward"].outcome == "does not apply"
     assert found["plain"].parameters == 61_706
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "LeNet, rotation" in page and "EvoGrad forward, K = 2" in page
+    assert "LeNet, rotation" in page and "EvoGrad forward num_candidates=2" in page
 
     # Nothing is left to do: not a process is started.
     monkeypatch.setattr(benchmark, "measure_case", lambda *a: pytest.fail("measured again"))
@@ -40,14 +45,14 @@ def test_measures_resumes_reports_and_is_taken_over_into_results(
     assert publish.collect_costs("small", runs) == 3
     benchmark.draw(results / "benchmark", results / "benchmark")
     table = (results / "benchmark" / "small" / "lenet-rotation-cpu.md").read_text()
-    ratio = found["EvoGrad forward, K = 2"].time_ratio
+    ratio = found[FORWARD].time_ratio
     assert f"| {ratio:.2f} |" in table
     row = (results / "benchmark" / "estimators" / "small-cpu.md").read_text()
     assert f"| {ratio:.2f} |" in row
 
 
 def test_rotations_case_depends_on_its_angle():
-    case = benchmark.cost_modules()["rotation"].cases("paper")[0].build(torch.device("cpu"))
+    case = rotation.cases("paper")[0].build(torch.device("cpu"))
     hyper = {n: t.detach().clone().requires_grad_() for n, t in case.hyper.items()}
     loss = case.problem.inner_loss(case.params, hyper, case.inner_batch)
     (grad,) = torch.autograd.grad(loss, list(hyper.values()))
@@ -55,7 +60,7 @@ def test_rotations_case_depends_on_its_angle():
 
 
 def test_the_study_has_the_papers_shapes():
-    room = benchmark.cost_modules()["metaweightnet"]
+    room = label_noise
     figures: dict[str, list] = {}
     for case in room.cases("paper"):
         figures.setdefault(case.figure, []).append(case)
@@ -74,8 +79,8 @@ def test_the_study_has_the_papers_shapes():
 
 def test_published_costs_belong_to_points_of_the_study():
     for experiment, entries in benchmark.published_costs().items():
-        places = {(p.figure, p.x) for p in benchmark.points("paper") if p.experiment == experiment}
+        places = {(case.figure, case.x) for case in benchmark.cases("paper")[experiment]}
         assert {(e.figure, e.x) for e in entries} <= places
     widths = benchmark.published_costs()["metaweightnet"]
     cifar10 = next(e for e in widths if e.x == "CIFAR-10")
-    assert cifar10.costs == {"EvoGrad, K = 2": (0.4, 98.7), "T1T2": (0.9, 144.9)}
+    assert cifar10.costs == {EVOGRAD: (0.4, 98.7), T1T2: (0.9, 144.9)}

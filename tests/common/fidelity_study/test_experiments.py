@@ -10,11 +10,11 @@ from common.fidelity_study.metrics import flat_gradient
 from common.hypergrad import T1T2
 from common.training import seed_everything
 from metaweightnet import data as label_noise_data
-from metaweightnet import fidelity as label_noise
+from metaweightnet import studies as label_noise
 from metaweightnet.config import PRESETS as LABEL_NOISE_PRESETS
 from metaweightnet.train import MetaWeightTask
 from rotation import data as rotation_data
-from rotation import fidelity as rotation
+from rotation import studies as rotation
 from rotation.config import PRESETS as ROTATION_PRESETS
 
 CPU = torch.device("cpu")

@@ -20,8 +20,8 @@ from common.fidelity_study.snapshots import (
 )
 from common.reporting.records import save
 from metaweightnet.data import Batch
-from metaweightnet.fidelity import SharedTrunk, VmappedCandidates, last_stages
 from metaweightnet.models import ResNet, VNet
+from metaweightnet.studies import SharedTrunk, VmappedCandidates, last_stages
 from metaweightnet.train import MetaWeightProblem
 from rotation.config import PRESETS
 from scripts.fidelity import main

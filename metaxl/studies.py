@@ -11,6 +11,8 @@ from functools import partial
 import torch
 
 from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size
+from common.cost_study.released import RELEASED, released_evograd, released_t1t2
+from common.cost_study.rows import PLAIN, T1T2
 from common.reporting import published
 from metaxl.config import Config
 from metaxl.models import is_head, random_encoder
@@ -18,12 +20,13 @@ from metaxl.problem import Batch, InnerBatch
 from metaxl.steps import Learner
 
 FIGURE = "XLM-R with a transformation network"
-SHARED, REPEATED = "evograd, one encoder pass", "evograd, the authors' passes"
+SHARED = "evograd num_candidates=2 shared"
 _LABELS = 9  # O, and B and I of PER, ORG, LOC, MISC
+_ALWAYS = {"t1t2_forward": "log_softmax has no second derivative over a forward-mode one"}
 _WITHOUT_FUSED = dict.fromkeys(
-    ("T1T2", "HigherT1T2", "Unrolled", "Reversible", "ForwardMode", "ImplicitCG", "Neumann"),
+    ("t1t2", "t1t2_higher", "unrolled", "reversible", "forward_mode", "implicit_cg", "neumann"),
     "fused attention has no second derivative",
-) | {"T1T2Forward": "fused attention has no forward-mode derivative"}
+) | {"t1t2_forward": "fused attention has no forward-mode derivative"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def cases(size: Size) -> list[CostCase]:
             x,
             partial(build, shape, attention),
             all_methods=size == "paper",
-            own_steps=(SHARED, REPEATED),
+            own=(SHARED, RELEASED[0]) if suffix else (SHARED, *RELEASED),
         )
         for suffix, attention in kinds.items()
         for x, shape in SHAPES[size].items()
@@ -69,7 +72,7 @@ def cases(size: Size) -> list[CostCase]:
 def published_costs() -> list[PublishedCost]:
     """The paper's Figure 6."""
     figure = published("metaxl")["cost_figure"]
-    rows = {"joint_training": "plain", "evograd": REPEATED, "t1t2": "T1T2"}
+    rows = {"joint_training": PLAIN, "evograd": RELEASED[0], "t1t2": T1T2}
     costs = {row: (figure[m]["memory_gb"], figure[m]["seconds"]) for m, row in rows.items()}
     return [PublishedCost(FIGURE, "XLM-R base, 12 sentences of 200", costs)]
 
@@ -99,11 +102,7 @@ def build(shape: Shape, attention: str, device: torch.device) -> CostProblem:
     train, meta = target.halves()
     inner_batch = InnerBatch(source, train)
 
-    def repeated_step() -> None:
-        learner.repeated_meta_step(inner_batch, meta)
-        learner.base_step(inner_batch)
-
-    return CostProblem(
+    case = CostProblem(
         problem=learner.meta.problem,
         params=dict(learner.tagger.named_parameters()),
         hyper=learner.meta.hyper,
@@ -113,9 +112,17 @@ def build(shape: Shape, attention: str, device: torch.device) -> CostProblem:
         base_step=lambda: learner.base_step(inner_batch),
         inner_lr=config.learning_rate,
         perturb=is_head,
-        excluded=_WITHOUT_FUSED if attention == "sdpa" else {},
-        steps={SHARED: lambda: learner.shared_step(inner_batch, meta), REPEATED: repeated_step},
+        excluded=_WITHOUT_FUSED if attention == "sdpa" else _ALWAYS,
     )
+    # As released, every candidate passes the encoder, which is not cut off (2K + 1 passes).
+    alone = replace(case, problem=learner.problem)
+    optimizer = learner.meta.optimizer
+    steps = {
+        SHARED: lambda: learner.shared_step(inner_batch, meta),
+        RELEASED[0]: released_evograd(alone, optimizer, is_head, detach=False),
+        RELEASED[1]: released_t1t2(alone, optimizer, after=case.base_step),
+    }
+    return replace(case, steps=steps)
 
 
 def _random_batch(shape: Shape, device: torch.device) -> Batch:

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from common.hypergrad import T1T2, EvoGrad, T1T2Forward
-from cross_domain_fewshot import cost
+from cross_domain_fewshot import studies
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.cost import cases, configurations
+from cross_domain_fewshot.studies import cases, configurations
 from tests.experiments import hypergradient
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def tiny(monkeypatch):
     config = Config(width=4, image_size=64, n_query=2, aux_batch_size=4)
-    monkeypatch.setattr(cost, "configurations", lambda size: [config])
+    monkeypatch.setattr(studies, "configurations", lambda size: [config])
     return config
 
 

@@ -1,10 +1,11 @@
-"""The label-noise problem at the start, middle and end of training, for the fidelity study.
+"""What the cost and the fidelity study look at: the problem at its real shapes, and in training.
 
-Also networks of other widths, weight nets of other sizes, and two ways for candidates to share
-work through EvoGrad's ``inner_losses`` hook.
+For the fidelity study also networks of other widths, weight nets of other sizes, and two ways for
+candidates to share work through EvoGrad's ``inner_losses`` hook.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,9 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
+from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size, Step
+from common.cost_study.released import RELEASED, released_evograd, released_t1t2
+from common.cost_study.rows import EVOGRAD, T1T2
 from common.fidelity_study.snapshots import (
     PlannedSnapshot,
     Snapshot,
@@ -25,9 +29,10 @@ from common.fidelity_study.snapshots import (
     trained,
 )
 from common.hypergrad import Tensors
+from common.reporting import published
 from metaweightnet.config import Config
 from metaweightnet.data import Batch
-from metaweightnet.train import MetaWeightProblem, MetaWeightTask
+from metaweightnet.train import Learner, MetaWeightProblem, MetaWeightTask
 
 CANDIDATE, HELD = "candidate", "held"
 """What the weight net sees in the inner loss: the candidate's own losses, as in the paper, or the
@@ -63,6 +68,102 @@ def last_stages(name: str) -> bool:
 
 
 PARTS = {"last stage": last_stages, "last layer": lambda name: name.startswith("fc.")}
+
+
+WIDTHS, HIDDEN = "ResNet-32, label noise, by width", "ResNet-32, label noise, by weight net"
+DATASETS = "ResNet-32, label noise, by data set"
+
+
+def cases(size: Size) -> list[CostCase]:
+    """Widths of the network as in the paper's Figure 5, sizes of the weight net (3n + 1
+    hyperparameters), and Figure 4's data sets."""
+    small = size == "small"
+    chosen: list[tuple[str, str, dict[str, Any]]]
+    chosen = [(WIDTHS, f"width {n}", {"width": n}) for n in ((1, 2) if small else (1, 2, 3, 4, 5))]
+    chosen += [
+        (HIDDEN, f"{n:,} hidden units", {"meta_hidden": n})
+        for n in ((10_000,) if small else (100, 1_000, 10_000, 100_000))
+    ]
+    if not small:
+        chosen += [
+            (DATASETS, title, {"dataset": name})
+            for name, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100"))
+        ]
+    # A tiny base step: the cost does not depend on the value of theta.
+    config = Config(method="evograd", learning_rate=1e-9)
+    return [
+        CostCase(
+            figure,
+            x,
+            partial(build, replace(config, **changes)),
+            all_methods=not small or x == "width 1",
+            own=RELEASED,
+            shared=changes.get("width", 1) == 1,
+        )
+        for figure, x, changes in chosen
+    ]
+
+
+def build(config: Config, device: torch.device) -> CostProblem:
+    """The network, weight net and optimisers of a run, each batch random."""
+    plain = Learner(replace(config, method="plain"), device)
+    learner = Learner(config, device)
+
+    def random_batch() -> Batch:
+        images = torch.randn(config.batch_size, 3, config.image_size, config.image_size)
+        labels = torch.arange(config.batch_size) % config.num_classes
+        images = images.contiguous(memory_format=torch.channels_last)
+        return Batch(images.to(device), labels.to(device))
+
+    batch, outer_batch = random_batch(), random_batch()
+    case = CostProblem(
+        problem=learner.meta.problem,
+        params=dict(learner.network.named_parameters()),
+        hyper=learner.meta.hyper,
+        inner_batch=batch,
+        outer_batch=outer_batch,
+        plain_step=lambda: plain.base_step(batch),
+        base_step=lambda: learner.base_step(batch),
+        optimizer=learner.optimizer,
+        inner_lr=Config.learning_rate,
+    )
+    return replace(case, steps=released_steps(case, learner.meta.optimizer))
+
+
+def released_steps(case: CostProblem, meta_optimizer: torch.optim.Optimizer) -> dict[str, Step]:
+    """Both begin with a copy of the classifier, by ``higher`` or of the module, and end with the
+    base step, whose gradients stay for the next."""
+
+    def on_copies(make: Callable[[CostProblem], Step]) -> Step:
+        def step() -> None:
+            copies = {n: p.detach().clone().requires_grad_() for n, p in case.params.items()}
+            make(replace(case, params=copies))()
+
+        return step
+
+    return {
+        RELEASED[0]: on_copies(lambda case: released_evograd(case, meta_optimizer)),
+        RELEASED[1]: on_copies(
+            lambda case: released_t1t2(case, meta_optimizer, after=case.base_step)
+        ),
+    }
+
+
+def published_costs() -> list[PublishedCost]:
+    """Figure 4 (40 % noise), and Figure 5, read off the picture."""
+    numbers = published("metaweightnet")
+    rows = {"evograd": EVOGRAD, "t1t2": T1T2}
+    found = []
+    for dataset, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")):
+        cost = numbers["cost_figure"][dataset]
+        costs = {rows[m]: (c["memory_gb"], c["seconds_per_epoch"]) for m, c in cost.items()}
+        found.append(PublishedCost(DATASETS, title, costs))
+    scaling = numbers["scaling_figure_digitised"]
+    memory, seconds = scaling["memory_gb"], scaling["seconds_per_epoch"]
+    for i, width in enumerate(scaling["width"]):
+        costs = {row: (memory[m][i], seconds[m][i]) for m, row in rows.items()}
+        found.append(PublishedCost(WIDTHS, f"width {width}", costs))
+    return found
 
 
 class VmappedCandidates(MetaWeightProblem):
