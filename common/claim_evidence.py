@@ -185,8 +185,7 @@ def _rows(comparison: Comparison, source: Source, x: str | None = None) -> list[
     found = {
         m.key: m
         for m in reversed(source.costs)  # of several, the first counts
-        if (m.experiment, m.x) == (comparison["experiment"], wanted)
-        and m.outcome == "measured"
+        if (m.experiment, m.x) == (comparison["experiment"], wanted) and m.outcome == "measured"
     }
     methods = comparison["method"], comparison["against"]
     return [found[m] for m in methods] if found.keys() >= {*methods} else None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from common.reporting import RunRecord, Section
-    from common.runs import RecordedTask
+    from common.run import Task
     from common.settings import RunSettings
 
 
@@ -87,12 +87,12 @@ class Experiment(ABC):
         """Draws the figures and writes the tables of finished runs into ``folder``."""
 
     @abstractmethod
-    def task(self, config: Any, device: "torch.device") -> "RecordedTask":
+    def task(self, config: Any, device: "torch.device") -> "Task":
         """What is trained, from its data to its measures."""
 
     def run(self, config: Any) -> "RunRecord":
         """Trains and evaluates, or continues, or returns the record of a finished run."""
-        from common.runs import execute
+        from common.run import execute
 
         return execute(self, config)
 

@@ -5,22 +5,16 @@ import hashlib
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from common.errors import UserError
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # not on Windows: nothing is locked there
-    fcntl = None
+from common.errors import UserError
 
 LOCK = ".lock"
 SUMS = "SHA256SUMS"
-INHERITED_LOCK = "EVOGRAD_LOCK_FD"
-"""Environment variable with the number of a file descriptor that holds a lock already."""
 
 
 def digest(data: bytes, algorithm: str = "sha256") -> str:
@@ -115,53 +109,27 @@ def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
 
     patience: seconds to wait at most, then UserError; None: as long as it takes. The system
     releases the lock of a process that dies; what such a process left half-written is removed.
-    Where the system or the file system has no locks, the block runs without one.
+    Where the file system has no locks, the block runs without one.
     """
-    lock = _inherited_lock(folder)
-    began, said = time.monotonic(), False
-    while lock is None and (lock := try_lock(folder)) is None:
-        if patience is not None and time.monotonic() - began >= patience:
-            raise UserError(
-                f"another process is at work in {folder}: wait for it, or choose another folder"
-            )
-        if not said:
-            print(f"waiting for the process that is at work in {folder} ...", file=sys.stderr)
-            said = True
-        time.sleep(0.2)
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def try_lock(folder: Path) -> int | None:
-    """Locks ``folder`` and returns the descriptor that holds the lock; None if it is held."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    if fcntl is not None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError:  # a file system without locks
-            return descriptor
-        for leftover in folder.glob(".*.tmp"):  # nobody else can be writing it now
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-    return descriptor
-
-
-def _inherited_lock(folder: Path) -> int | None:
-    """The descriptor by which a parent process handed its lock of this folder on."""
+    lock = FileLock(folder / LOCK)
     try:
-        descriptor = int(os.environ[INHERITED_LOCK])
-        if os.path.samestat(os.fstat(descriptor), (folder / LOCK).stat()):
-            del os.environ[INHERITED_LOCK]
-            os.set_inheritable(descriptor, False)
-            return descriptor
-    except (KeyError, ValueError, OSError):
-        pass
-    return None
+        with contextlib.suppress(NotImplementedError):  # a file system without locks
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                if patience != 0:
+                    print(f"waiting for the process at work in {folder} ...", file=sys.stderr)
+                lock.acquire(timeout=-1 if patience is None else patience, poll_interval=0.2)
+            for leftover in folder.glob(".*.tmp"):  # nobody else can be writing it now
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
+        yield
+    except Timeout:
+        raise UserError(
+            f"another process is at work in {folder}: wait for it, or choose another folder"
+        ) from None
+    finally:
+        lock.release()

@@ -176,7 +176,11 @@ def step_costs(
     names = [setting(record.config) for record in records]
     most = max(sorted(set(names)), key=names.count)
     shown = [record for record, name in zip(records, names, strict=True) if name == most]
-    costs = {label: [r.cost for r in runs] for label, runs in by_label(experiment, shown).items()}
+    measured_runs = (record for record in shown if "seconds" in record.cost)
+    costs = {
+        label: [record.cost for record in runs]
+        for label, runs in by_label(experiment, measured_runs).items()
+    }
     baseline = experiment.methods[experiment.baseline].label
     caption = (
         f"Base step and meta step together{', ' * bool(most)}{most}. Peak: memory beyond what was "

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.files import locked
+from common.run import fit, load_checkpoint
 from common.settings import ROOT
-from common.training import Part, fit, load_checkpoint, new_generator, seed_everything
+from common.training import Part, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.data import DomainSplit
 from cross_domain_fewshot.episodes import ClassifierBatches

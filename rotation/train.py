@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from common.run import Task
 from common.training import Cost, EndlessBatches, EpochBatches, Part, measure, new_generator
 from rotation.config import Config
 from rotation.data import Split, load_splits
@@ -14,7 +15,7 @@ from rotation.models import normalise, rotation_layer
 from rotation.steps import Learner
 
 
-class RotationTask:
+class RotationTask(Task):
     """Epochs over turned training images, validated and tested on truly rotated ones."""
 
     def __init__(self, config: Config, device: torch.device) -> None:

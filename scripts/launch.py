@@ -17,7 +17,7 @@ from common.command import PARENT
 from common.errors import UserError
 from common.experiment import load_experiment
 from common.files import locked
-from common.runs import RECORD
+from common.run import RECORD
 from common.settings import ROOT, RunSettings
 
 LOG = "run.log"

@@ -16,7 +16,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.experiment import load_experiment
-from common.runs import RECORD
+from common.run import RECORD
 from common.settings import ROOT, RunSettings
 from scripts.launch import LOG, last_line
 

@@ -25,9 +25,9 @@ from tqdm import tqdm
 from common.command import run_command
 from common.errors import UserError
 from common.experiment import Experiment, load_experiment
-from common.runs import finished_record
+from common.run import finished_record, progress
 from common.settings import EstimatorSettings, RunSettings
-from common.training import choose_device, progress
+from common.training import choose_device
 from scripts.experiments import EXPERIMENTS, Name
 from scripts.launch import Busy, LocalLauncher, LocalRun
 from scripts.launch_slurm import Job, SlurmLauncher, SlurmRun, slurm_launcher

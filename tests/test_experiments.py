@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from common import run as loop
 from common.errors import UserError
 from common.reporting import RunRecord, load
-from common.training import Cost, loop, seed_everything
+from common.training import Cost, seed_everything
 from tests.experiments import DECLARED, one_thread, refusal, small_settings  # noqa: F401
 
 TRAINED = [name for name in DECLARED if name != "toy_1d"]  # toy_1d is one computation
@@ -145,7 +146,7 @@ def test_planned_runs_are_valid_and_have_folders_of_their_own(name, preset):
 @pytest.mark.parametrize("name", DECLARED)
 def test_without_runs_there_is_an_empty_section(name, tmp_path):
     made = DECLARED[name].section([], "quick", tmp_path)
-    assert made.tables == () and made.figures == () and made.runs == 0
+    assert not made.tables and not made.figures and made.runs == 0
 
 
 MISTAKES = {

@@ -6,7 +6,7 @@ from torch.func import vmap
 
 from common.hypergrad import EvoGradGraph
 from common.reporting import RunRecord, collect_provenance, save, utc_now
-from common.runs import RECORD, finished_record
+from common.run import RECORD, finished_record
 from common.training import choose_device, configure, new_generator
 from toy_1d.config import Config
 from toy_1d.problem import OneDimensional, exact_hypergradient, inner_gradient

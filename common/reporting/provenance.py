@@ -26,7 +26,7 @@ def collect_provenance() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "torchvision": _version("torchvision"),
         "higher": _version("higher"),
         "numpy": _version("numpy"),

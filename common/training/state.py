@@ -48,24 +48,7 @@ def restore(part: Part, saved: Any) -> None:
         for name, inner in part.items():
             restore(inner, saved[name])
     else:
-        if isinstance(part, torch.optim.Optimizer):
-            _check_optimizer(part, saved)
         part.load_state_dict(saved)
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Raises ValueError for a state that torch would take and fail on in the next step."""
-    present = optimizer.state_dict()
-    keys = [{*group} for group in saved["param_groups"]]
-    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
-    fits = keys == [{*group} for group in present["param_groups"]] and all(
-        value.shape in ((), shapes[number])
-        for number, state in saved["state"].items()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    )
-    if not fits:
-        raise ValueError("the state of another optimiser")
 
 
 class Best:

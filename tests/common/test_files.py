@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from common import files
 from common.errors import UserError
 from common.files import (
     check_writable,
     checked_files,
     locked,
-    try_lock,
     write_atomic,
     write_checksums,
 )
@@ -64,12 +62,11 @@ def held(folder: Path, seconds: float) -> multiprocessing.Process:
 
 def test_a_held_folder_is_waited_for(tmp_path, capsys):
     child = held(tmp_path, 0.5)
-    assert try_lock(tmp_path) is None
     with locked(tmp_path, patience=30):
         child.join(10)
         assert child.exitcode == 0  # it had left the block
         assert not (tmp_path / ".half.1.tmp").exists()
-    assert capsys.readouterr().err.count(f"waiting for the process that is at work in {tmp_path}")
+    assert capsys.readouterr().err.count(f"waiting for the process at work in {tmp_path}")
 
 
 def test_waiting_ends_when_patience_does(tmp_path):
@@ -91,21 +88,6 @@ def test_leftovers_of_killed_processes_are_cleared(tmp_path):
     (tmp_path / "mine.tmp").write_text("not hidden")
     with locked(tmp_path):
         assert {p.name for p in tmp_path.iterdir()} == {".lock", "mine.tmp"}
-
-
-def test_a_lock_can_be_handed_on(tmp_path, monkeypatch):
-    """As a sweep does to the runs it starts, by a descriptor that they inherit."""
-    lock = try_lock(tmp_path)
-    monkeypatch.setenv(files.INHERITED_LOCK, str(os.dup(lock)))
-    assert try_lock(tmp_path) is None
-    with locked(tmp_path / "another"):  # not the folder that the descriptor is of
-        assert files.INHERITED_LOCK in os.environ
-    with locked(tmp_path, patience=0):
-        os.close(lock)
-        assert try_lock(tmp_path) is None
-    descriptor = try_lock(tmp_path)
-    assert descriptor is not None
-    os.close(descriptor)
 
 
 @pytest.mark.parametrize("damage", ["flip", "missing", "added", "sums", "no sums"])

@@ -16,7 +16,7 @@ from pathlib import Path
 from common.command import run_command
 from common.experiment import load_experiment
 from common.reporting.records import RunRecord, load
-from common.runs import RECORD
+from common.run import RECORD
 
 EXPERIMENT = load_experiment("cross_domain_fewshot")
 TINY = (

@@ -18,9 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.runs import RECORD
+from common.run import CHECKPOINT, METRICS, RECORD
 from common.settings import ROOT
-from common.training import CHECKPOINT, METRICS
 from scripts import launch, sweep
 from tests.reliability.commands import (
     EXPERIMENT,

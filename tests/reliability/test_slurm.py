@@ -16,8 +16,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.runs import RECORD
-from common.training import CHECKPOINT, METRICS
+from common.run import CHECKPOINT, METRICS, RECORD
 from scripts import launch, sweep
 from scripts.launch_slurm import JOB_ID, Job, slurm_launcher
 from tests.reliability.commands import EXPERIMENT, Command, numbers, words

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
+from common import run as loop
 from common.command import run_command
 from common.hypergrad import AnchoredEvoGrad, EvoGrad
-from common.training import Cost, loop, processes
+from common.training import Cost, processes
 from metaweightnet.data import Batch
-from metaweightnet.models import VNet, build_network
+from metaweightnet.models import ResNet, VNet
 from metaweightnet.train import MetaWeightProblem
 from rotation import train
 from rotation.config import EXPERIMENT
@@ -41,7 +42,7 @@ class WithDirectTerm(MetaWeightProblem):
 def estimate(case: str) -> dict:
     """What an estimator finds. Process 1 begins with other parameters."""
     torch.manual_seed(processes.rank())
-    network, vnet = build_network("resnet", 8, 1, 10), VNet(5)
+    network, vnet = ResNet(8, 1, 10), VNet(5)
     generator = torch.Generator().manual_seed(0)
     inner, outer = (
         Batch(
@@ -88,7 +89,7 @@ def small_run(folder: str, last_step: int) -> None:
     train.measure = lambda *_, **__: Cost(1, 1, 1, 1, 1, 1)
     smoke = EXPERIMENT.presets["smoke"]
     sizes = {"train_size": 120, "meta_size": 120, "test_size": 120, "batch_size": 50, "epochs": 3}
-    train.run(replace(smoke, run_dir=Path(folder), device="cpu", threads=1, **sizes))
+    EXPERIMENT.run(replace(smoke, run_dir=Path(folder), device="cpu", threads=1, **sizes))
 
 
 def main() -> None:

@@ -1,0 +1,427 @@
+"""One run from settings to record: trained, kept when finished, continued when cut off.
+
+A run's folder holds ``checkpoint.pt`` (written after every epoch), ``metrics.jsonl`` (a by-product:
+nothing depends on it) and, in the end, ``record.json``. Each file is whole or not there, so a run
+that is killed at any moment and started again ends with the numbers of one that was not.
+"""
+
+import contextlib
+import json
+import math
+import shutil
+import statistics
+import sys
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common.errors import UserError
+from common.files import locked, write_atomic, writing
+from common.reporting.provenance import collect_provenance, utc_now
+from common.reporting.records import RunRecord, load, save
+from common.training.cost import Cost
+from common.training.device import choose_device, configure, cpu_threads
+from common.training.processes import count, first_before_others, is_first, together
+from common.training.seeds import random_states, restore_random_states, seed_everything
+from common.training.state import Part, restore, state_of
+
+if TYPE_CHECKING:
+    from common.experiment import Experiment
+    from common.settings import RunSettings
+
+RECORD, CHECKPOINT, METRICS = "record.json", "checkpoint.pt", "metrics.jsonl"
+PATIENCE = 60.0
+"""Seconds to wait for another process that works on the same run; one that was just killed may
+take some to end."""
+_SEGMENT = ("torch", "torchvision", "numpy", "cpu", "devices", "git_commit", "git_dirty")
+"""What is kept of the provenance of each process that has had a part in a run."""
+
+
+class Trained(Protocol):
+    """What the training loop needs."""
+
+    state: Mapping[str, Part]
+    """Everything that changes during training, by name: what a checkpoint holds."""
+    steps_per_epoch: int
+
+    def steps(self, epoch: int) -> Iterator[Mapping[str, Tensor]]:
+        """Takes one training step per item; yields its metrics as scalars left on the device."""
+        ...
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Metrics at the end of an epoch."""
+        ...
+
+
+class Task(Trained, Protocol):
+    """What an experiment trains, and what goes to the record besides."""
+
+    checksums: Mapping[str, str]
+    """SHA-256 of the data and splits."""
+
+    def curves(self) -> dict[str, list[float]]:
+        """Series for figures, by name, as they stand after the last epoch."""
+        return {}
+
+    def measure_cost(self) -> Cost:
+        """Cost of one training step; may change the task, which is not used afterwards."""
+        ...
+
+
+@dataclass
+class History:
+    """What a run has measured so far.
+
+    seconds: wall time of each epoch, evaluation included. segments: for each process that has had a
+    part in the run, the first epoch it took and what it computed with.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    traces: dict[str, list[float]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    segments: list[dict[str, Any]] = field(default_factory=list)
+
+    def best(self, metric: str) -> dict[str, float]:
+        """The largest value of a metric over the epochs and the (first) epoch it was seen at."""
+        top = max(self.epochs, key=lambda row: row[metric])
+        return {"value": top[metric], "epoch": top["epoch"]}
+
+
+def finished_record(config: "RunSettings") -> RunRecord | None:
+    """The record of this run if it is finished; UserError if its folder holds another run."""
+    path = config.directory() / RECORD
+    if config.restart or not path.exists():
+        return None
+    record = load(path, RunRecord)
+    check_same_settings(path, record.config, config.result_settings())
+    return record
+
+
+def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
+    """Carries out a run, or returns the record that it has left already."""
+    directory = config.directory()
+    if (record := finished_record(config)) is not None:
+        if is_first():
+            print(f"finished already: {directory / RECORD}", file=sys.stderr)
+        return record
+    with (
+        together(choose_device(config.device)) as device,
+        locked(directory, PATIENCE) if is_first() else contextlib.nullcontext(),
+    ):
+        with first_before_others():
+            if (record := finished_record(config)) is not None:  # while this process waited
+                return record
+            if config.restart and is_first():
+                for name in (RECORD, CHECKPOINT, METRICS):
+                    (directory / name).unlink(missing_ok=True)
+                shutil.rmtree(directory / "tensorboard", ignore_errors=True)
+            configure(_threads(directory / CHECKPOINT, config.threads))
+            started = utc_now()
+            seed_everything(config.seed)
+            task = experiment.task(config, device)
+        history = fit(
+            task,
+            config.epochs,  # type: ignore[attr-defined]
+            directory,
+            config.result_settings(),
+            config.log_every,
+            f"{config.experiment} {config.run_name()}",
+            config.tensorboard,
+        )
+        curves, (cost, failure) = task.curves(), _cost(task)
+        cost["seconds_per_epoch"] = statistics.median(history.seconds)
+        provenance = {
+            **collect_provenance(),
+            "processes": count(),
+            "device": str(device),
+            "started": started,
+            "finished": utc_now(),
+            "wall_seconds": sum(history.seconds),
+        }
+        if len(history.segments) > 1:
+            provenance["segments"] = history.segments
+        if failure:
+            provenance["cost_failure"] = failure
+        record = RunRecord(
+            experiment=config.experiment,
+            method=config.method,
+            seed=config.seed,
+            preset=config.preset,
+            config=config.result_settings(),
+            epochs=history.epochs,
+            traces=history.traces,
+            final={name: value for name, value in history.epochs[-1].items() if name != "epoch"},
+            best={experiment.best_metric: history.best(experiment.best_metric)},
+            cost=cost,
+            data=dict(task.checksums),
+            provenance=provenance,
+            curves=curves,
+        )
+        if is_first():
+            save(record, directory / RECORD)
+    return record
+
+
+def _cost(task: Task) -> tuple[dict[str, float], str]:
+    """The cost of a step, and why there is none: the further steps that are taken to measure it may
+    fail, which must not cost the run."""
+    try:
+        return asdict(task.measure_cost()), ""
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        print(f"warning: the cost of a step could not be measured ({reason})", file=sys.stderr)
+        return {}, reason
+
+
+def fit(
+    task: Trained,
+    epochs: int,
+    directory: Path,
+    settings: Mapping[str, Any],
+    log_every: int,
+    description: str,
+    tensorboard: bool = False,
+) -> History:
+    """Trains for ``epochs``, continuing from the checkpoint in ``directory`` if there is one.
+
+    Every ``log_every`` iterations the metrics go to the progress bar, ``metrics.jsonl`` and the
+    history's traces (only then does the loop wait for the device); a metric that a step does not
+    have keeps its last value; one that is not finite ends the run with UserError. After each epoch
+    comes ``task.evaluate`` and a checkpoint with all states, random ones included, so that a killed
+    run started again ends with the same numbers; it computes with the CPU threads it began with.
+    ``settings`` are those that decide the result. Raises UserError for a checkpoint that is
+    damaged, belongs to other settings or does not fit the task.
+    """
+    checkpoint = directory / CHECKPOINT
+    saved, history = load_checkpoint(checkpoint, settings), History()
+    if saved is not None:
+        history = _take_up(task, saved, checkpoint)
+    done, per_epoch = len(history.epochs), task.steps_per_epoch
+    segment = {name: value for name, value in collect_provenance().items() if name in _SEGMENT}
+    if not history.segments or history.segments[-1] != segment | {
+        "epoch": history.segments[-1]["epoch"]
+    }:
+        history.segments.append(segment | {"epoch": done + 1})
+    latest: dict[str, Any] = {n: s[-1] for n, s in history.traces.items() if n != "iteration"}
+    log = _MetricsLog(directory, tensorboard, done * per_epoch, epochs * per_epoch)
+    bar = tqdm(
+        total=epochs * per_epoch,
+        initial=done * per_epoch,
+        desc=description,
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=0.5,
+        disable=not is_first(),
+    )
+    with cpu_threads(saved["threads"] if saved else None), bar, contextlib.closing(log):
+        for epoch in range(done + 1, epochs + 1):
+            began, last = time.perf_counter(), epoch * per_epoch
+            for iteration, metrics in enumerate(task.steps(epoch), last - per_epoch + 1):
+                latest |= metrics
+                if iteration % log_every == 0 or iteration == last:
+                    values = {name: float(value) for name, value in latest.items()}
+                    _check_finite(values, iteration, epoch)
+                    for name, value in {"iteration": iteration, **values}.items():
+                        history.traces.setdefault(name, []).append(value)
+                    log.write("step", iteration, epoch, values)
+                    bar.set_postfix({n: f"{v:.4g}" for n, v in values.items()}, refresh=False)
+                bar.update()
+            row = {"epoch": epoch, **task.evaluate(epoch)}
+            _check_finite(row, last, epoch)
+            history.epochs.append(row)
+            history.seconds.append(time.perf_counter() - began)
+            log.write("epoch", last, epoch, row)
+            if is_first():
+                state = {"task": state_of(task.state), "random": random_states()}
+                save_checkpoint(checkpoint, state | vars(history), settings)
+    return history
+
+
+def _take_up(task: Trained, saved: Mapping[str, Any], checkpoint: Path) -> History:
+    """Puts a checkpoint's states back; UserError if one is missing or has another form."""
+    try:
+        restore(task.state, saved["task"])
+        restore_random_states(saved["random"])
+        return History(saved["epochs"], saved["traces"], saved["seconds"], saved["segments"])
+    except Exception as error:  # whatever a part says to a state that is not its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _damaged(checkpoint, reason[:100]) from None
+
+
+def _check_finite(values: Mapping[str, float], iteration: int, epoch: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{name} became {value} at iteration {iteration} (epoch {epoch}): "
+                "choose smaller learning rates or perturbations"
+            )
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Writes tensors and plain values, with the settings they belong to and the number of CPU
+    threads, which decides the last digits of every number after it; atomic.
+
+    Raises OSError, with the path, if the system refuses.
+    """
+    content = {"settings": dict(settings), "threads": torch.get_num_threads(), "state": dict(state)}
+    with writing(path) as file:
+        told = _Told(file)
+        try:
+            torch.save(content, cast(IO[bytes], told))
+        except RuntimeError as error:
+            raise told.error or error from None
+
+
+class _Told:
+    """Passes on what is written and remembers the system's refusal, which torch hides: it reports a
+    full disk as a position that it did not expect."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.flush, self._write = file.flush, file.write
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state saved at ``path``, with ``threads``; None if there is none.
+
+    Raises UserError if the file is damaged or belongs to other settings.
+    """
+    content = _read_checkpoint(path)
+    if content is None:
+        return None
+    check_same_settings(path, content["settings"], settings)
+    return {**content["state"], "threads": content["threads"]}
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What ``save_checkpoint`` wrote. Its file is a zip archive, whose CRCs show changed bits."""
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (member := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {member} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: content[name] for name in ("settings", "threads", "state")}
+    except Exception as error:  # a file that something else has written
+        raise _damaged(path, str(error)[:100]) from None
+
+
+def _threads(checkpoint: Path, asked: int) -> int:
+    """CPU threads: those of the checkpoint, which may have been made with another --threads."""
+    saved = _read_checkpoint(checkpoint)
+    if saved is None:
+        return asked
+    if asked not in (0, saved["threads"]):
+        print(f"continued with {saved['threads']} CPU threads, as it was begun", file=sys.stderr)
+    return saved["threads"]
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is not a readable checkpoint ({reason}): "
+        "delete it, or add --restart, to begin the run again"
+    )
+
+
+def check_same_settings(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UserError that names the settings in which a file's run differs from the one asked
+    for."""
+    from common.settings import flat
+
+    old, new = flat(saved), flat(wanted)
+    differing = sorted(n for n in {*old, *new} if old.get(n) != new.get(n))
+    if differing:
+        changes = ", ".join(f"{n}: {old.get(n)}, now {new.get(n)}" for n in differing)
+        raise UserError(
+            f"{path} belongs to other settings ({changes}): "
+            "choose another --run-dir, or add --restart to begin anew"
+        )
+
+
+class _MetricsLog:
+    """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for.
+
+    Of several processes on one run only the first writes. An error is reported once; the run goes
+    on: the record and the checkpoint hold the same values.
+    """
+
+    def __init__(self, directory: Path, tensorboard: bool, last_iteration: int, total: int) -> None:
+        self._path, self._writer, self._told = directory / METRICS, None, False
+        if not is_first():
+            return
+        # Lines of an epoch that was cut off are written again by the resumed run.
+        kept = [
+            line
+            for line in metrics_lines(self._path)
+            if line["kind"] != "start" and line["iteration"] <= last_iteration
+        ]
+        start = {"kind": "start", "iteration": last_iteration, "total": total}
+        with self._harmless():
+            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in [start, *kept]))
+            if tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                folder = directory / "tensorboard"
+                self._writer = SummaryWriter(folder, purge_step=last_iteration + 1)
+
+    def write(self, kind: str, iteration: int, epoch: int, values: Mapping[str, float]) -> None:
+        if not is_first():
+            return
+        line = {"kind": kind, "iteration": iteration, "epoch": epoch, **values}
+        with self._harmless(), self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            if self._writer is not None:
+                for name, value in values.items():
+                    self._writer.add_scalar(f"{kind}/{name}", value, iteration)
+
+    def close(self) -> None:
+        with self._harmless():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _harmless(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self._told:
+                print(f"warning: metrics are not logged ({error})", file=sys.stderr)
+            self._writer, self._told = None, True
+
+
+def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; damaged ones are passed over.
+
+    The first has kind "start", with the iteration a run began or was taken up at and the total;
+    the others kind "step" or "epoch", with iteration, epoch and metrics.
+    """
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+                found = json.loads(line)
+                if "kind" in found and 0 <= found["iteration"] < 2**63:
+                    yield found
+
+
+def progress(directory: Path) -> float:
+    """Which part of a run is done, 0 to 1, from its metrics.jsonl."""
+    lines = list(metrics_lines(directory / METRICS))
+    total = lines[0].get("total") if lines else None
+    if not isinstance(total, int) or total < 1:
+        return 0.0
+    return min(1.0, lines[-1]["iteration"] / total)
