@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from common.reporting import bar_style, figure_style, new_figure, save_figure, series_styles
+from common.reporting import figure_style, legend_below, new_figure, save_figure, series_styles
 from common.reporting.figures import STYLES
 
 DRAW = """
@@ -65,16 +65,6 @@ def test_files_hold_no_date_and_searchable_fonts(tmp_path, monkeypatch):
     assert b"/FontFile2" in pdf  # an embedded TrueType font
     assert b"Software" not in png
     assert "Three lines and three bars, σ ± 1.".encode() in png
-
-
-def test_size_is_in_inches(tmp_path):
-    with figure_style():
-        fig, _ = new_figure(rows=2, width=3.0, height=2.0)
-    figure = save_figure(fig, tmp_path, "f", alt="Two empty axes.", caption="c")
-    header = figure.path_png.read_bytes()[16:24]
-    assert (int.from_bytes(header[:4]), int.from_bytes(header[4:])) == (600, 400)
-    assert b"/MediaBox [ 0 0 216 144 ]" in figure.path_pdf.read_bytes()
-    assert (figure.alt, figure.caption) == ("Two empty axes.", "c")
 
 
 def test_a_figure_without_words_is_refused(tmp_path):
@@ -134,10 +124,18 @@ def test_colours_stay_apart_for_the_colour_blind(vision):
 
 def test_series_differ_in_line_and_marker_too():
     assert len({style["marker"] for style in STYLES}) == len(STYLES)
-    assert len({bar_style(i)["hatch"] for i in range(len(STYLES))}) == len(STYLES)
     for count in range(1, len(STYLES) + 1):
         assert len({style["color"] for style in series_styles(count)}) == count
-    dark, light = (lab(linear_rgb(style["color"]))[0] for style in series_styles(2))
-    assert light - dark > 30
-    assert series_styles(0) == []
     assert len(series_styles(9)) == 9
+
+
+def test_a_legend_below_has_the_columns_its_words_leave_room_for():
+    with figure_style():
+        fig, axis = new_figure(height=2.0)
+        for number in range(5):
+            axis.plot([1, 2], label=f"a label of thirty characters {number}")
+        legend_below(fig, axis)
+        fig.canvas.draw()
+    (legend,) = fig.legends
+    assert legend.get_window_extent().width < fig.bbox.width
+    assert fig.get_figheight() == pytest.approx(2.05 + 3 * 0.165)  # two columns

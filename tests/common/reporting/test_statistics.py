@@ -77,13 +77,6 @@ def test_verdicts_change_at_once_and_twice_the_tolerance(published, tolerance, m
     assert verdict(2.001) == "differs"
 
 
-def test_the_floor_is_in_the_unit_of_the_value():
-    published = Published(28.0)
-    assert judge(published, Measured((31.0,))) == "differs"
-    assert judge(published, Measured((31.0,)), floor=2.0) == "near"
-    assert judge(published, Measured((31.0,)), floor=5.0) == "agrees"
-
-
 def test_a_tie_at_two_decimals_agrees():
     # 64.01 - 63.01 is 1.0 and a little more in binary.
     assert 64.01 - 63.01 > 1.0
@@ -94,18 +87,6 @@ def test_what_is_missing_is_not_judged():
     assert judge(None, Measured((1.0,))) == "not judged"
     assert judge(Published(1.0), None) == "not judged"
     assert judge(None, None) == "not judged"
-
-
-@given(st.floats(0, 50), st.floats(0, 50), VALUES)
-def test_farther_is_never_better(near, far, values):
-    order = ["agrees", "near", "differs"]
-    near, far = sorted((near, far))
-    centred = np.array(values) - np.mean(values)
-    verdicts = [
-        judge(Published(50.0, 1.0, "sd", n=5), Measured(tuple(50.0 + d + centred)))
-        for d in (near, far)
-    ]
-    assert order.index(verdicts[0]) <= order.index(verdicts[1])
 
 
 # Differences of runs with the same seed.
