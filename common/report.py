@@ -201,7 +201,7 @@ def panels(
     for axis in axes.flat[len(titles) :]:
         axis.set_visible(False)
     for axis, title in zip(axes.flat, titles, strict=False):
-        title = fill(title.replace("estimator.", ""), 96 // columns, break_on_hyphens=False)
+        title = fill(title.replace("estimator.", ""), 87 // columns, break_on_hyphens=False)
         axis.set_title(title, fontsize=6.5)
     return fig, list(axes.flat[: len(titles)])
 
