@@ -59,7 +59,8 @@ class RunRecord(Record):
     best: dict[str, dict[str, Finite]]
     """Metric -> its largest ``value`` and the first ``epoch`` that had it."""
     cost: dict[str, NotNegative]
-    """Of one training step, in seconds and bytes, and ``seconds_per_epoch``; {} where nothing is trained."""
+    """Of one training step, in seconds and bytes, and ``seconds_per_epoch``; {} where nothing is
+    trained."""
     data: dict[str, Name]
     """File or split -> its checksum or size."""
     provenance: JsonObject
