@@ -54,6 +54,8 @@ def sweep(
         if reason is not None:
             failed.append(where)
             tqdm.write(f"{config.run_name()} failed: {reason}", file=sys.stderr)
+        elif bar.disable:  # output goes to a file
+            print(f"{config.run_name()} has finished", file=sys.stderr, flush=True)
 
     def to_do(config: RunSettings) -> bool:
         """Whether a run is not finished; one with a damaged record has failed."""
