@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -22,10 +23,9 @@ def start(*words: object, count: int = 2, **environment: str) -> list[subprocess
         port = server.getsockname()[1]
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared = {"TORCHELASTIC_RUN_ID": "none", **shared} if count > 1 else {}
-    command = [sys.executable, "-m", "tests.common.training.two_processes", *map(str, words)]
     return [
         subprocess.Popen(
-            command,
+            [sys.executable, "-m", *map(str, words)],
             cwd=ROOT,
             env=os.environ | shared | {"RANK": str(rank)} | environment,
             stderr=subprocess.PIPE,
@@ -47,7 +47,7 @@ def end(started: list[subprocess.Popen]) -> list[tuple[int, str]]:
 
 
 def test_estimates_are_those_of_one_process(tmp_path):
-    ended = end(start("estimates", tmp_path / "found"))
+    ended = end(start("tests.common.training.two_processes", tmp_path / "found"))
     assert [status for status, _ in ended] == [0, 0], ended
     for rank in range(2):
         found = torch.load(tmp_path / f"found.{rank}")
@@ -57,23 +57,26 @@ def test_estimates_are_those_of_one_process(tmp_path):
 
 def test_a_killed_process_ends_the_run_and_one_process_continues_it_with_the_same_numbers(tmp_path):
     alone, cut = tmp_path / "alone", tmp_path / "cut"
-    whole = start("run", alone, 0, count=1)
-    broken = start("run", cut, 5)
+    few = ["cross_domain_fewshot", "--preset", "smoke", "--method", "lft_evograd",
+           "--device", "cpu", "--epochs", 8, "--episodes", 3, "--val-episodes", 2,
+           "--test-episodes", 4,
+           "--pretrain-epochs", 1, "--pretrained-dir", tmp_path / "pretrained"]  # fmt: skip
+    broken = start(*few, "--run-dir", cut)
+    while not (cut / "checkpoint.pt").exists() and broken[0].poll() is None:
+        time.sleep(0.01)
+    broken[1].kill()
     (status, said), (other, _) = end(broken)
     assert (status, other) == (2, -9)
     assert said.startswith("error: another process of this run has ended")
-    assert (cut / "checkpoint.pt").exists() and not (cut / "record.json").exists()
-    ended = end(start("run", cut, 0, count=1)) + end(whole)
+    assert not (cut / "record.json").exists()
+    # What torchrun's variables say without torchrun makes a process no part of several.
+    stray = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "x"}
+    ended = end(start(*few, "--run-dir", cut, count=1, **stray))
+    ended += end(start(*few, "--run-dir", alone, count=1))
     assert [status for status, _ in ended] == [0, 0], ended
     first, second = (load(folder / "record.json", RunRecord) for folder in (alone, cut))
     for part in ("config", "epochs", "traces", "final", "best", "data"):
         assert getattr(first, part) == getattr(second, part), part
-
-
-def test_only_torchrun_makes_a_process_one_of_several(tmp_path):
-    stray = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "x"}
-    ended = end(start("run", tmp_path, 0, count=1, **stray))
-    assert ended[0][0] == 0 and (tmp_path / "record.json").exists(), ended
 
 
 def test_an_estimator_without_candidates_is_refused(monkeypatch):
