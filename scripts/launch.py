@@ -3,6 +3,7 @@
 ``launch_slurm`` has a launcher and runs with the same methods, for a cluster.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,9 +62,10 @@ class LocalLauncher:
         directory = config.directory()
         directory.mkdir(parents=True, exist_ok=True)
         # Until it ends: no other sweep starts the run too, or writes its log.
-        lock = FileLock(directory / ".sweep.lock")
+        lock = FileLock(directory / ".sweep.lock", fallback_to_soft=False)
         try:
-            lock.acquire(blocking=False)
+            with contextlib.suppress(NotImplementedError):  # a file system without locks
+                lock.acquire(blocking=False)
             with locked(directory, patience=0):  # by the run, while it is made
                 pass
         except (Timeout, UserError):
