@@ -231,14 +231,15 @@ class Experiment(ABC):
         )  # fmt: skip
 
     def main(self, argv: Sequence[str] | None = None) -> None:
-        """``python -m NAME``: one run, from settings to its last metrics."""
+        """``python -m NAME``: one run, from settings to its last metrics and the record's path."""
+        from common.run import RECORD
         from common.training.processes import is_first
 
         config = self.parse(argv)
         record = self.run(config)
         final = ", ".join(f"{name} {value:.4g}" for name, value in record.final.items())
         if is_first():
-            print(f"{config.run_name()}: {final}")
+            print(f"{config.run_name()}: {final}\n{config.directory() / RECORD}")
 
 
 def _word(value: Any) -> str:

@@ -112,7 +112,7 @@ def locked(folder: Path, patience: float | None = None) -> Iterator[None]:
     Where the file system has no locks, the block runs without one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)
     try:
         with contextlib.suppress(NotImplementedError):  # a file system without locks
             try:

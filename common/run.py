@@ -218,7 +218,7 @@ def fit(
         unit="step",
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=not is_first(),
+        disable=None if is_first() else True,  # None: unless it is a terminal
     )
     with cpu_threads(saved["threads"] if saved else None), bar, contextlib.closing(log):
         for epoch in range(done + 1, epochs + 1):

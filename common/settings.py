@@ -133,7 +133,9 @@ class RunSettings(metaclass=_Checked):
 
     def directory(self) -> Path:
         """Where the run keeps its checkpoint, metrics and record."""
-        return self.run_dir or ROOT / "runs" / self.experiment / self.preset / self.run_name()
+        if self.run_dir is not None:
+            return self.run_dir.expanduser()
+        return ROOT / "runs" / self.experiment / self.preset / self.run_name()
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that decide the result, as plain JSON values for records and checkpoints;

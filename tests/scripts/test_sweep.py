@@ -127,8 +127,8 @@ def main():
     with locked(folder, patience=0):
         print("began", flush=True)
         time.sleep(seconds)
-        with (folder / "record.json").open("a") as file:
-            file.write("x")
+        if not (folder / "record.json").exists():  # as execute does
+            (folder / "record.json").write_text("x")
 run_command(main)
 """
 
