@@ -39,9 +39,10 @@ from common.reporting import (
 )
 from metaweightnet.config import EXPERIMENT
 from metaweightnet.monitor import HISTOGRAM_BINS, HISTOGRAM_MAX, LOSS_GRID
+from metaweightnet.train import FINE_TUNING_RATE, FINE_TUNING_STEPS
 
 Setting = tuple[str, str]
-"""Data set, and noise with its level."""
+"""Data set, and noise with its level and the number of clean images."""
 Groups = Mapping[Setting, Group]
 METHODS = EXPERIMENT.methods
 _PLAIN, _EXACT = METHODS[EXPERIMENT.baseline].label, METHODS["t1t2_forward"].label
@@ -55,10 +56,11 @@ A classifier learns from images of which many are labelled wrongly. A small netw
 net, turns each image's loss into its weight; it is learned from a few clean images, by EvoGrad or
 by **T1-T2**, the exact hypergradient of one unrolled training step.
 
-**Plain training** gives all images the same weight, a **frozen random weight net** never learns,
-**sign flipped** learns the opposite of EvoGrad's hypergradient: without a gap to these the
-hypergradient has no effect. Accuracy is that on the test images at the last epoch unless said
-otherwise. Weights are relative: plain training gives each image 1.
+**Plain training** gives all images the same weight, **clean images alone** trains on nothing else,
+a **frozen random weight net** never learns, **sign flipped** learns the opposite of EvoGrad's
+hypergradient: without a gap to these the hypergradient has no effect. Accuracy is that on the test
+images at the last epoch unless said otherwise. Weights are relative: plain training gives each
+image 1.
 """
 
 
@@ -68,6 +70,8 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     tables: dict[str, Table] = {}
     if records:
         tables["accuracy"] = accuracy_table(groups, preset)
+        if any("meta_accuracy" in record.final for record in records):
+            tables["clean-images"] = clean_images_table(groups)
         tables["differences"] = difference_table(groups)
         tables["weights"] = _weights_table(groups)
     for dataset in dict.fromkeys(dataset for dataset, _ in groups):
@@ -75,6 +79,8 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         own = [record for record in records if record.config["dataset"] == dataset]
         tables[f"cost-{dataset}"] = step_costs(EXPERIMENT, title, own)
     figures = [f for setting, group in groups.items() for f in _figures(setting, group, folder)]
+    sizes = _by_clean_images(records)
+    figures = [*([_crossover(sizes, folder)] if sizes else []), *figures]
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
@@ -84,9 +90,9 @@ def by_setting(records: Iterable[RunRecord]) -> dict[Setting, Group]:
 
 
 def setting_of(config: Mapping[str, Any]) -> Setting:
-    """Data set, and noise with its level, of a run."""
+    """Data set, and noise with its level and the number of clean images, of a run."""
     detail = config["human_labels"] if config["noise"] == "human" else config["noise_level"]
-    return config["dataset"], f"{config['noise']} {detail}"
+    return config["dataset"], f"{config['noise']} {detail}, {config['meta_size']} clean"
 
 
 def published_accuracy(config: Mapping[str, Any]) -> Published | None:
@@ -132,6 +138,77 @@ def difference_table(groups: Groups) -> Table:
         "Mean over seeds of the difference between runs of the same seed, which have the same "
         "data, the same wrong labels and the same start; last epoch.",
     )
+
+
+def stopped_accuracy(run: RunRecord) -> float:
+    """Test accuracy at the first epoch with the highest accuracy on the clean images."""
+    return max(run.epochs, key=lambda row: row["meta_accuracy"])["accuracy"]
+
+
+def clean_images_table(groups: Groups) -> Table:
+    """Every method beside the simplest uses of the same clean images: training on them alone,
+    stopping by them, fine-tuning on them."""
+    rows = []
+    for setting, group in groups.items():
+        for name, own in group.items():
+            if runs := [run for run in own if "meta_accuracy" in run.final]:
+                last = metric_number(runs, "accuracy")
+                stopped = number(measured(map(stopped_accuracy, runs)))
+                tuned = metric_number(runs, "fine_tuned_accuracy")
+                rows.append((*setting, name, str(len(runs)), last, stopped, tuned, _equal(runs)))
+    return interval_table(
+        "Label noise: what else the clean images are good for",
+        ("data", "noise", "method", "runs", "last %", "stopped %", "fine-tuned %", "failed"),
+        rows,
+        "Test accuracy at the last epoch; at the epoch with the highest accuracy on the clean "
+        f"images; after {FINE_TUNING_STEPS} further steps on the clean images (SGD, rate "
+        f"{FINE_TUNING_RATE:g}). Failed: runs whose weight net ended with equal weights.",
+    )
+
+
+def _by_clean_images(records: Sequence[RunRecord]) -> dict[str, dict[int, list[float]]]:
+    """Accuracies on MNIST of the planned settings by number of clean images, for each method and
+    each simple use of the clean images; empty unless there are several numbers."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for run in records:
+        config = run.config
+        if config["dataset"] != "mnist" or "meta_accuracy" not in run.final:
+            continue
+        if EXPERIMENT.differences(config):
+            continue
+        values = {EXPERIMENT.label(config): run.final["accuracy"]}
+        if run.method == EXPERIMENT.baseline:
+            values |= {
+                f"{_PLAIN}, stopped": stopped_accuracy(run),
+                f"{_PLAIN}, fine-tuned": run.final["fine_tuned_accuracy"],
+            }
+        for name, value in values.items():
+            found.setdefault(name, {}).setdefault(config["meta_size"], []).append(value)
+    several = {name: sizes for name, sizes in found.items() if len(sizes) > 1}
+    return dict(sorted(several.items()))
+
+
+def _crossover(by_name: Mapping[str, Mapping[int, Sequence[float]]], folder: Path) -> Figure:
+    """Accuracy against the number of clean images."""
+    with figure_style():
+        fig, axis = new_figure(height=3.2)
+        for style, (name, sizes) in zip(series_styles(len(by_name)), by_name.items(), strict=True):
+            order = sorted(sizes)
+            axis.plot(order, [np.median(sizes[n]) for n in order], **style, label=name)
+            for n in order:
+                axis.plot([n] * len(sizes[n]), sizes[n], ".", color=style["color"], ms=2.5)
+        axis.set(xlabel="clean images", ylabel="test accuracy (%)", xscale="log")
+        ticks = sorted({n for sizes in by_name.values() for n in sizes})
+        axis.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        axis.minorticks_off()
+        legend_below(fig, axis)
+        shows = (
+            "Test accuracy on MNIST with 60 % uniform label noise by the number of clean images: "
+            "learned weights, and the simplest uses of the same images. Dots: runs; lines: their "
+            "medians."
+        )
+        alt = f"{shows} Lines for {', '.join(by_name)}."
+        return save_figure(fig, folder, "clean-images", alt=alt, caption=shows)
 
 
 def _equal(runs: Sequence[RunRecord]) -> str:
@@ -270,7 +347,7 @@ def _movement(setting: Setting, group: Group, folder: Path) -> Figure:
 
 
 def _stem(name: str, setting: Setting) -> str:
-    return "-".join((name, *setting)).replace(" ", "-")
+    return "-".join((name, *setting)).replace(",", "").replace(" ", "-")
 
 
 def _save(fig: Any, setting: Setting, folder: Path, stem: str, shows: str, layout: str) -> Figure:

@@ -17,7 +17,8 @@ from tests.experiments import record_of, rows
 def record(accuracies: list[float], **settings) -> RunRecord:
     """A record as a run on CIFAR-10 with flip noise would leave it, with these accuracies by
     epoch."""
-    settings = {"dataset": "cifar10", "noise": "flip", "noise_level": 0.4} | settings
+    cifar = {"dataset": "cifar10", "noise": "flip", "noise_level": 0.4, "meta_size": 1_000}
+    settings = cifar | settings
     config = replace(PRESETS[settings.pop("preset", "quick")], **settings)
     final = {"train_loss": 1.0, "weight_right": 1.2}
     if config.noise_level:
@@ -44,22 +45,24 @@ def test_last_and_best_epoch_are_means_over_seeds(tmp_path):
     ]
     made = section(records, "quick", tmp_path)
     accuracy, differences, weights, cost = made.tables.values()
-    measured = rows(accuracy, 3)["cifar10", "flip 0.4", "EvoGrad"]
+    measured = rows(accuracy, 3)["cifar10", "flip 0.4, 1000 clean", "EvoGrad"]
     assert measured[:3] == ["87.74 ± 0.54", "47.00 ± 2.83", "2"]
     assert measured[4] == "not judged"  # at another size than the paper's
     # Seed 1 alone has both.
-    assert rows(differences, 3)["cifar10", "flip 0.4", "EvoGrad"] == ["2", "+3.00", "–"]
-    last, best, right, wrong, moved, equal = rows(weights, 3)["cifar10", "flip 0.4", "EvoGrad"]
+    assert rows(differences, 3)["cifar10", "flip 0.4, 1000 clean", "EvoGrad"] == ["2", "+3.00", "–"]
+    last, best, right, wrong, moved, equal = rows(weights, 3)[
+        "cifar10", "flip 0.4, 1000 clean", "EvoGrad"
+    ]
     assert (last, best) == ("47.00 ± 25.41", "49.50 ± 6.35")
     assert [c.split(" ")[0] for c in (right, wrong, moved)] == ["1.200", "0.700", "0.500"]
     assert equal == "0 of 2"
-    assert rows(weights, 3)["cifar10", "flip 0.4", "Plain training"][-2:] == ["–", "–"]
+    assert rows(weights, 3)["cifar10", "flip 0.4, 1000 clean", "Plain training"][-2:] == ["–", "–"]
     assert "2.50" in to_markdown(cost)
     assert made.runs == 3
     assert (tmp_path / "accuracy.md").exists()
     names = {figure.path_png.name for figure in made.figures}
     stems = ("accuracy", "seconds", "weight-function", "weights", "movement")
-    assert names == {f"{stem}-cifar10-flip-0.4.png" for stem in stems}
+    assert names == {f"{stem}-cifar10-flip-0.4-1000-clean.png" for stem in stems}
 
 
 def test_at_the_papers_size_runs_are_judged():
@@ -68,7 +71,7 @@ def test_at_the_papers_size_runs_are_judged():
         for seed, value in enumerate((87.0, 88.0, 87.5, 88.2, 87.3), 1)
     ]
     accuracy = accuracy_table(by_setting(records), "paper")
-    measured = rows(accuracy, 3)["cifar10", "flip 0.4", "EvoGrad"]
+    measured = rows(accuracy, 3)["cifar10", "flip 0.4, 1000 clean", "EvoGrad"]
     assert measured[2:] == ["5 of 5", "\N{MINUS SIGN}0.14", "agrees"]
     # Cells without runs are there too: Table 4 has 2 data sets and 3 noise levels.
     assert len({label[:2] for label in rows(accuracy, 3)}) == 6
@@ -85,12 +88,12 @@ def test_runs_that_differ_in_a_choice_stand_apart():
         record([10.0], method="plain", noise_level=0.0),
     ]
     groups = by_setting(records)
-    assert list(groups) == [("cifar10", "flip 0.0"), ("cifar10", "flip 0.4"),
-                            ("cifar10", "human worse")]  # fmt: skip
+    noises = ("flip 0.0", "flip 0.4", "human worse")
+    assert list(groups) == [("cifar10", f"{noise}, 1000 clean") for noise in noises]
     names = ["EvoGrad", "EvoGrad every=5", "EvoGrad every=5 momentum=0.5",
              "EvoGrad meta_optimizer=sgd meta_weight_decay=0.0005",
              "EvoGrad vnet_input=model"]  # fmt: skip
-    assert sorted(groups["cifar10", "flip 0.4"]) == names
+    assert sorted(groups["cifar10", "flip 0.4, 1000 clean"]) == names
     cifar = {"dataset": "cifar10"}
     folders = {PRESETS["quick"].changed(changes).directory() for changes in (
         {}, {"noise": "flip_two"}, {"vnet_input": "model"}, {"meta_optimizer": "sgd"},
@@ -102,12 +105,15 @@ def test_runs_that_differ_in_a_choice_stand_apart():
 
 
 def test_cells_without_runs_stand_beside_those_with_runs():
-    mnist = {"dataset": "mnist", "noise": "uniform", "noise_level": 0.6}
+    mnist = {"dataset": "mnist", "noise": "uniform", "noise_level": 0.6, "meta_size": 100}
     found = rows(accuracy_table(by_setting([record([50.0], method="plain", **mnist)]), "quick"), 3)
     names = [name for _, _, name in found]
     planned = [EXPERIMENT.label(config.result_settings()) for config in EXPERIMENT.planned("quick")]
     assert sorted(names) == sorted(planned)
-    assert found["mnist", "uniform 0.6", "EvoGrad vnet_input=model"][1:3] == ["–", "0 of 1"]
+    assert found["mnist", "uniform 0.6, 100 clean", "EvoGrad vnet_input=model"][1:3] == [
+        "–",
+        "0 of 1",
+    ]
 
 
 def test_differences_are_taken_seed_by_seed():
@@ -115,8 +121,8 @@ def test_differences_are_taken_seed_by_seed():
     other = [record([v], method="evograd", seed=seed) for seed, v in ((1, 52), (2, 66), (9, 9))]
     found = rows(difference_table(by_setting([*plain, *other])), 3)
     # Differences 2 and 6. Student's t with one degree of freedom: 12.706; standard error 2.
-    assert found["cifar10", "flip 0.4", "EvoGrad"] == ["3", "+4.00 ± 25.41", "–"]
-    assert found["cifar10", "flip 0.4", "Plain training"] == ["3", "–", "–"]
+    assert found["cifar10", "flip 0.4, 1000 clean", "EvoGrad"] == ["3", "+4.00 ± 25.41", "–"]
+    assert found["cifar10", "flip 0.4, 1000 clean", "Plain training"] == ["3", "–", "–"]
 
 
 def test_published_values_are_table_4s():
@@ -130,7 +136,7 @@ def test_published_values_are_table_4s():
     assert published("sign_flipped") is None
     held = [record([50.0], preset="paper", method="evograd", vnet_input="model")]
     found = rows(accuracy_table(by_setting(held), "paper"), 3)
-    assert found["cifar10", "flip 0.4", "EvoGrad vnet_input=model"][0] == "–"
+    assert found["cifar10", "flip 0.4, 1000 clean", "EvoGrad vnet_input=model"][0] == "–"
 
 
 def test_the_paper_preset_is_table_4_with_five_repetitions_and_controls():
@@ -145,4 +151,20 @@ def test_runs_that_end_with_equal_weights_are_counted(tmp_path):
     records = [record([40.0], method="evograd", seed=seed) for seed in (1, 2, 3)]
     records[0].final.update(weight_right=1.01, weight_wrong=0.99)
     weights = section(records, "quick", tmp_path).tables["weights"]
-    assert rows(weights, 3)["cifar10", "flip 0.4", "EvoGrad"][-1] == "1 of 3"
+    assert rows(weights, 3)["cifar10", "flip 0.4, 1000 clean", "EvoGrad"][-1] == "1 of 3"
+
+
+def test_simple_uses_of_the_clean_images_stand_beside_the_methods(tmp_path):
+    mnist = {"dataset": "mnist", "noise": "uniform", "noise_level": 0.6}
+    records = []
+    for size in (100, 300):
+        for method, tuned in (("plain", 80.0), ("evograd", 85.0)):
+            run = record([70.0, 90.0, 60.0], method=method, meta_size=size, **mnist)
+            for row, accuracy in zip(run.epochs, (50.0, 99.0, 99.0), strict=True):
+                row["meta_accuracy"] = accuracy
+            run.final.update(meta_accuracy=99.0, fine_tuned_accuracy=tuned)
+            records.append(run)
+    made = section(records, "quick", tmp_path)
+    found = rows(made.tables["clean-images"], 3)["mnist", "uniform 0.6, 300 clean", "EvoGrad"]
+    assert found == ["1", "60.00", "90.00", "85.00", "0 of 1"]
+    assert "clean-images.png" in {figure.path_png.name for figure in made.figures}
