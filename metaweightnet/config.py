@@ -84,6 +84,9 @@ class Config(RunSettings):
     """Channels are 16-32-64 times this."""
     meta_hidden: PositiveInt = 100
     """Hidden units of the weight net: 3n + 1 hyperparameters."""
+    log_loss: bool = False
+    """The weight net sees the logarithm of the loss. Not in the paper: it keeps the net out of
+    saturation, where it stops learning."""
     vnet_input: Literal["candidate", "model"] = "candidate"
     """EvoGrad: the losses that the weight net sees in the meta step: each candidate's own, as in
     the paper, or those of the unperturbed model (held), as always with finite_difference and

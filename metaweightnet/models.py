@@ -11,16 +11,21 @@ from torch.nn import functional as F
 
 class VNet(nn.Module):
     """A sample's weight in (0, 1) from its loss: 1-hidden-1, ReLU, sigmoid; 301 parameters at
-    100 hidden units."""
+    100 hidden units.
 
-    def __init__(self, hidden: int = 100) -> None:
+    log_loss: the net's input is log(loss + 1e-3) in place of the loss.
+    """
+
+    def __init__(self, hidden: int = 100, log_loss: bool = False) -> None:
         super().__init__()
         self.fc1 = nn.Linear(1, hidden)
         self.fc2 = nn.Linear(hidden, 1)
+        self.log_loss = log_loss
 
     def forward(self, losses: Tensor) -> Tensor:
         """Weights (N,) of losses (N,)."""
-        return torch.sigmoid(self.fc2(F.relu(self.fc1(losses.unsqueeze(1))))).squeeze(1)
+        seen = torch.log(losses + 1e-3) if self.log_loss else losses
+        return torch.sigmoid(self.fc2(F.relu(self.fc1(seen.unsqueeze(1))))).squeeze(1)
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

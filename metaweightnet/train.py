@@ -91,7 +91,7 @@ class Learner:
         self.optimizer = sgd(
             self.network, config.learning_rate, config.momentum, config.weight_decay
         )
-        self.vnet = VNet(config.meta_hidden).to(device)
+        self.vnet = VNet(config.meta_hidden, config.log_loss).to(device)
         self.weighs = config.method not in ("plain", "clean_only")
         self.problem = MetaWeightProblem(self.network, self.vnet)
         self.meta = None

@@ -54,7 +54,8 @@ RENAMED: dict[str, dict[str, str]] = {
 ADDED: dict[str, set[str]] = {
     "*": {"settings.every", "settings.estimator"},
     "*cross_domain_fewshot": {"settings.protocol"},
-    "*metaweightnet": {
+    "*metaweightnet": {"settings.log_loss"}
+    | {
         f"{place}.{name}_accuracy"
         for place in ("final", "epochs")
         for name in ("meta", "fine_tuned")

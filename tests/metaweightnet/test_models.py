@@ -56,3 +56,11 @@ def test_vnet_is_the_formula():
     hidden = F.relu(losses[:, None] * vnet.fc1.weight.T + vnet.fc1.bias)
     expected = torch.sigmoid(hidden @ vnet.fc2.weight.T + vnet.fc2.bias)[:, 0]
     torch.testing.assert_close(vnet(losses), expected)
+
+
+def test_the_weight_net_may_see_the_logarithm_of_the_loss():
+    torch.manual_seed(0)
+    plain, log = VNet(5), VNet(5, log_loss=True)
+    log.load_state_dict(plain.state_dict())
+    losses = torch.tensor([0.0, 0.5, 3.0])
+    torch.testing.assert_close(log(losses), plain(torch.log(losses + 1e-3)))
