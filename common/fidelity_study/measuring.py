@@ -1,7 +1,7 @@
 """How close each estimator gets to the exact one-step hypergradient, on a real problem.
 
 At one snapshot of training every estimator is run several times on the same pairs of batches, and
-compared with T1T2 in float64 (``metrics.compare``). These vary one at a time from EvoGrad's setting
+compared with T1T2 in float64 (``agreement``). These vary one at a time from EvoGrad's setting
 in the paper (K = 2, sigma = 1e-3, tau = 0.05, signs): K, sigma, tau, antithetic and Gaussian
 candidates, differences of validation losses in place of a backward pass, the part that is
 perturbed, the precision. Beside them stand the estimators that share EvoGrad's cost.
@@ -16,17 +16,21 @@ from torch import Tensor
 
 from common.fidelity_study.cost import variant_costs
 from common.fidelity_study.metrics import (
-    compare,
-    cosine,
     effective_dimension,
-    flat_gradient,
     predicted_cosine,
     predicted_norm_ratio,
     predicted_sign_agreement,
 )
-from common.fidelity_study.settings import TAU, Options, Setting, expected_step, settings
-from common.fidelity_study.snapshots import Pair, PlannedSnapshot, Snapshot, cast
+from common.fidelity_study.settings import TAU, Options, Setting, settings
+from common.fidelity_study.snapshots import Pair, PlannedSnapshot, Snapshot
 from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient, EvoGradDifferences
+from common.hypergrad.compare import (
+    agreement,
+    cast,
+    cosine,
+    expected_step,
+    flat_gradient,
+)
 from common.hypergrad.problem import BilevelProblem
 from common.training import autocast
 
@@ -89,7 +93,7 @@ class Bench:
                 for draw in range(draws)
             ]
             samples.append((torch.stack(found), exact))
-        return compare(samples, expected_step(estimator) / self.snapshot.inner_lr)
+        return agreement(samples, expected_step(estimator) / self.snapshot.inner_lr)
 
 
 def precision_rows(bench: Bench, options: Options) -> list[Row]:
@@ -110,7 +114,7 @@ def precision_rows(bench: Bench, options: Options) -> list[Row]:
         for precision in ("float32", "bfloat16"):
             found = [bench.estimate(estimator, *case[:1], precision, case[1]) for case in cases]
             samples = [(f.unsqueeze(0), t) for f, t in zip(found, true, strict=True)]
-            rows.append({"series": name, "x": x, "precision": precision, **compare(samples, 1.0)})
+            rows.append({"series": name, "x": x, "precision": precision, **agreement(samples, 1.0)})
     return rows
 
 

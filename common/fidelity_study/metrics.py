@@ -1,4 +1,4 @@
-"""How close estimates of a hypergradient get to the exact one, and what theory predicts.
+"""What theory predicts of how close estimates of a hypergradient get to the exact one.
 
 Notation: e the exact one-step hypergradient of step eta, x an estimate of expected step eta_eff,
 rho = eta_eff / eta the ratio of the sizes that is expected; g = dL_V/dtheta, M the (H, P) matrix
@@ -6,66 +6,10 @@ d2L_T/(dlambda dtheta), n = K - 1.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from common.hypergrad.problem import BilevelProblem, Tensors, gradients, leaves, outer_step
-
-Metrics = dict[str, float | None]
-
-
-def flat_gradient(grads: Tensors) -> Tensor:
-    """All entries as one float64 vector."""
-    return torch.cat([grad.detach().reshape(-1).double().cpu() for grad in grads.values()])
-
-
-def cosine(left: Tensor, right: Tensor) -> float:
-    """Cosine of two vectors; 0 if either is zero."""
-    length = (left.norm() * right.norm()).item()
-    return (left @ right).item() / length if length else 0.0
-
-
-def compare(samples: Sequence[tuple[Tensor, Tensor]], expected_ratio: float) -> Metrics:
-    """Estimates against exact hypergradients.
-
-    samples: for each pair of batches the estimates (R, H) of R draws, and the exact one (H,).
-    expected_ratio: rho. Returns, over all draws of all pairs,
-
-    cosine, cosine_se: mean of cos(x, e) and its standard error; one entry per estimate
-    sign_agreement: share of the entries of e that are not zero in which x has the same sign
-    norm_ratio: root mean square of |x| / |e|; expected_ratio: rho, to set beside it
-    gain, gain_se: mean of <x, e> / |e|^2 / rho: 1 if the mean is right along e
-    mean_cosine: cosine of the mean over draws with e, mean over pairs (None for one draw)
-    draws: R times the number of pairs
-    """
-    cosines, signs, norms, gains, means = [], [], [], [], []
-    for estimates, exact in samples:
-        length = exact.norm()
-        unit, known = exact / length, exact != 0
-        for estimate in estimates:
-            cosines.append(cosine(estimate, exact))
-            agreeing = estimate[known].sign() == exact[known].sign()
-            signs.append(agreeing.double().mean().item())
-            norms.append((estimate.norm() / length).item())
-            gains.append((estimate @ unit / length).item() / expected_ratio)
-        means.append(cosine(estimates.mean(0), exact))
-    return {
-        **_mean_and_error("cosine", cosines),
-        **_mean_and_error("sign_agreement", signs),
-        "norm_ratio": math.sqrt(sum(norm**2 for norm in norms) / len(norms)),
-        "expected_ratio": expected_ratio,
-        **_mean_and_error("gain", gains),
-        "mean_cosine": sum(means) / len(means),
-        "draws": len(cosines),
-    }
-
-
-def _mean_and_error(name: str, values: Sequence[float]) -> Metrics:
-    tensor = torch.tensor(values, dtype=torch.float64)
-    error = (tensor.std() / len(values) ** 0.5).item() if len(values) > 1 else None
-    return {name: tensor.mean().item(), f"{name}_se": error}
 
 
 def effective_dimension(

@@ -60,11 +60,6 @@ class Setting:
     draws: int = 1
 
 
-def expected_step(estimator: Any) -> float:
-    """The inner step whose hypergradient the estimator's mean is."""
-    return getattr(estimator, "effective_inner_lr", None) or estimator.inner_lr
-
-
 def settings(snapshot: Snapshot, options: Options, brief: bool) -> list[Setting]:
     """What is compared. brief: K, and the estimators without noise."""
     found, eta = [], snapshot.inner_lr

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from common.hypergrad.problem import BilevelProblem, Tensors
 from common.run import Trained, fit, load_checkpoint
@@ -150,10 +149,3 @@ def parameters_later(
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Detached copies, which further training does not change; strides as they are."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
-def cast(item: Any, dtype: torch.dtype) -> Any:
-    """The floating tensors of a batch, or of tensors by name, in another type."""
-    return tree_map_only(
-        Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, item
-    )

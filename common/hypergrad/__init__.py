@@ -11,6 +11,7 @@ It leaves parameters, buffers, ``.grad`` and torch's random states as they were 
 from .along_gradient import EvoGradAlongGradient, FiniteDifference
 from .base import Anchor, Estimate, Estimator, InnerSGD, OneStep, Point
 from .checks import NotFiniteError
+from .compare import Comparison, compare
 from .evograd import EvoGrad
 from .evograd_variants import (
     AnchoredEvoGrad,
@@ -34,9 +35,9 @@ __version__ = "0.2.0"
 
 __all__ = [
     "T1T2", "Anchor", "AnchoredEvoGrad", "AnchoredEvoGradDifferences", "BatchedCandidates",
-    "BilevelProblem", "Estimate", "Estimator", "EvoGrad", "EvoGradAlongGradient",
+    "BilevelProblem", "Comparison", "Estimate", "Estimator", "EvoGrad", "EvoGradAlongGradient",
     "EvoGradDifferences", "EvoGradForward", "EvoGradGraph", "FiniteDifference", "ForwardMode",
     "HigherT1T2", "HyperOptimizer", "Hypergradient", "ImplicitCG", "InnerSGD", "LayerSampled",
     "LearnedLR", "Neumann", "NotFiniteError", "OneStep", "Point", "Reversible", "T1T2Forward",
-    "T1T2MixedMode", "Tensors", "Unrolled", "textbook_evograd",
+    "T1T2MixedMode", "Tensors", "Unrolled", "compare", "textbook_evograd",
 ]  # fmt: skip

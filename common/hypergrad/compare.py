@@ -274,14 +274,20 @@ def _drawn(
 def _exact(problem: ModuleProblem, batches: tuple[Any, Any], inner_lr: float) -> Tensor | None:
     """The one-step hypergradient by double backward, in float64 if the losses take it."""
     for dtype in (torch.float64, None):
-        own, at = problem, (problem.params(), dict(problem.hyper), *batches)
         try:
-            if dtype is not None:
-                own, at = copy.deepcopy(problem).to(dtype), cast(at, dtype)
-            params, hyper, train_batch, valid_batch = at
+            own = problem if dtype is None else _copied(problem, dtype)
+            train_batch, valid_batch = batches if dtype is None else cast(batches, dtype)
             generator = torch.Generator().manual_seed(0)
-            result = T1T2(inner_lr)(own, params, hyper, train_batch, valid_batch, generator)
-            return flat_gradient(result.grads)
+            at = own, own.params(), own.hyper
+            return flat_gradient(T1T2(inner_lr)(*at, train_batch, valid_batch, generator).grads)
         except (ValueError, TypeError, RuntimeError, NotImplementedError):
             continue
     return None
+
+
+def _copied(problem: ModuleProblem, dtype: torch.dtype) -> ModuleProblem:
+    """The same losses on copies of the modules in another type."""
+    model, hyper = copy.deepcopy((problem.model, problem.module or dict(problem.given)))
+    model.to(dtype)
+    hyper = hyper.to(dtype) if isinstance(hyper, nn.Module) else cast(hyper, dtype)
+    return ModuleProblem(model, hyper, *problem.losses.values())

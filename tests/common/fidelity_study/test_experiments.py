@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from common.datasets import ImageDataset
-from common.fidelity_study.metrics import flat_gradient
 from common.hypergrad import T1T2
+from common.hypergrad.compare import flat_gradient
 from common.training import seed_everything
 from metaweightnet import data as label_noise_data
 from metaweightnet import studies as label_noise

@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from common.fidelity_study.metrics import (
-    compare,
     effective_dimension,
     predicted_cosine,
     predicted_norm_ratio,
     predicted_sign_agreement,
 )
 from common.hypergrad import EvoGrad
+from common.hypergrad.compare import agreement
 from tests.common.hypergrad.problems import Network, Quadratic
 
 
-def test_compare_by_hand():
+def test_agreement_by_hand():
     exact = torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64)
     estimates = torch.tensor([[3.0, -4.0, 1.0], [6.0, 8.0, 0.0]], dtype=torch.float64)
-    found = compare([(estimates, exact)], expected_ratio=2.0)
+    found = agreement([(estimates, exact)], expected_ratio=2.0)
     cosines = [-7 / (5 * 26**0.5), 1.0]
     assert found["cosine"] == pytest.approx(sum(cosines) / 2)
     assert found["cosine_se"] == pytest.approx((cosines[1] - cosines[0]) / 2)
@@ -89,7 +89,7 @@ def test_predictions_meet_evograd_with_gaussian_candidates(count):
         ]
     )
     exact = problem.one_step_hypergradient(1.0, at_theta=True)
-    found = compare([(draws, exact)], estimator.effective_inner_lr)
+    found = agreement([(draws, exact)], estimator.effective_inner_lr)
     assert abs(found["gain"] - 1) < 4 * found["gain_se"]
     ratio = predicted_norm_ratio(dimension, count, estimator.effective_inner_lr)
     assert found["norm_ratio"] == pytest.approx(ratio, rel=0.08)

@@ -14,10 +14,10 @@ from common.fidelity_study.settings import OPTIONS, settings
 from common.fidelity_study.snapshots import (
     PlannedSnapshot,
     Snapshot,
-    cast,
     parameters_later,
     train_until,
 )
+from common.hypergrad.compare import cast
 from common.reporting.records import save
 from metaweightnet.data import Batch
 from metaweightnet.models import ResNet, VNet
