@@ -1,239 +1,367 @@
-"""How the comparisons behind the paper's claims are made on records, one function for each kind."""
+"""What the paper's claims are judged by: comparisons made on records, with p-values and hours.
 
-import itertools
+Every comparison has ``find(kept)``, which gives a Finding: what was measured, the p-values of "the
+claim holds" and of "it does not", and the core-hours that are missing if neither is sure.
+"""
+
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
 
-from common.cost_study.records import Measurement
+from scipy import stats
+
+from common.cost_study.records import Measurement, read_measurements
 from common.experiment import load_experiment
-from common.reporting import Measured, Number, RunRecord, judge, published_value
-from common.reporting.frame import frame, pairs, seed_means
+from common.reporting import Measured, Number, RunRecord, published, published_value
 from common.reporting.statistics import LEVEL, MOST_SEEDS, seeds_needed
-from common.reporting.tables import MINUS, MISSING, PLUS_MINUS
 
-Verdict = Literal["supported", "contradicted", "undecided"]
-Comparison = Mapping[str, Any]
-"""As in docs/claims.json."""
+MARGIN = 1.0
+"""Points: half the width of "no difference of a point"; how far "not worse" may lie below 0."""
+POWER = 0.9
+FAILED = 0.1
+"""Label noise: a run failed if its mean weights of right and wrong labels are closer than this."""
+Rule = Literal["better", "not worse"]
+Word = Literal["better", "worse", "no difference of a point", "open"]
+Place = Mapping[str, Any]
+Half = tuple[float, float | None]
+"""A mean and half its 95 % interval."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Records of one size. words: what tells it from others of its size (device, whose runs)."""
+class Kept:
+    """Records: of runs by experiment and preset; of costs."""
 
-    size: str
-    folder: str
-    runs: Mapping[str, Sequence[RunRecord]]
+    runs: Mapping[tuple[str, str], Sequence[RunRecord]]
     costs: Sequence[Measurement] = ()
-    words: str = ""
+
+    @cached_property
+    def known(self) -> dict[tuple[str, str], list[tuple[RunRecord, Place, Place]]]:
+        """Each run with its place and with what differs from the planned settings."""
+        return {
+            key: [(r, e.place(r.config), e.differences(r.config)) for r in runs]
+            for key, runs in self.runs.items()
+            for e in [load_experiment(key[0])]
+        }
+
+
+def shipped(results: Path, experiments: Sequence[str]) -> Kept:
+    """The records of results/."""
+    runs = {
+        (name, preset): load_experiment(name).records(preset, results / name / preset / "records")
+        for name in experiments
+        for preset in ("paper", "study", "quick")
+    }
+    costs = [
+        m
+        for size in ("paper", "small")
+        for m in read_measurements(results / "benchmark" / size / "records")
+    ]
+    return Kept(runs, costs)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a comparison gives.
+
+    holds, fails: p-values of "the claim does not hold" and of "it holds", for what is counted
+    exactly 0 or 1. tested: whether they are p-values of a test. missing: core-hours of the runs
+    that the frozen seeds still need, by run. hours: that more seeds would take, None if not known.
+    at_paper: whether it is at the paper's size. published: the paper's difference.
+    """
+
+    what: str
+    measured: str = "not measured yet"
+    holds: float = 1.0
+    fails: float = 1.0
+    word: Word | Literal[""] = ""
+    unit: str = ""
+    tested: bool = False
+    at_paper: bool = False
+    difference: Measured | None = None
+    published: Half | None = None
+    published_text: str = ""
+    missing: Mapping[str, float] = field(default_factory=dict)
+    hours: float | None = None
+
+
+def word_of(difference: Measured, level: float = LEVEL) -> Word:
+    """In the page's words: by the interval of 1 - level."""
+    if 2 * difference.p_above(0.0) <= level:
+        return "better"
+    if 2 * difference.p_below(0.0) <= level:
+        return "worse"
+    return "no difference of a point" if 2 * difference.p_equivalent(MARGIN) <= level else "open"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A metric of one method minus that of another on the same seeds, in points.
+
+    against None: the method's value, to be above 0. seeds: those frozen. places: values of the
+    axes, averaged for each seed. changes: settings of each side that differ from the planned ones.
+    metrics: of each side, a final metric; "" for the experiment's own; "stopped" for test accuracy
+    at the first epoch with the largest accuracy on the meta images. rule: "better", or "not worse"
+    by a point. unit: of what is not in points; such differences are shown and not judged.
+    """
+
+    what: str
+    experiment: str
+    preset: str
+    method: str
+    against: str | None
+    seeds: tuple[int, ...]
+    places: tuple[Place, ...] = ({},)
+    rule: Rule = "better"
+    metrics: tuple[str, str] = ("", "")
+    changes: tuple[Place, Place] = ({}, {})
+    published: Half | None = None
+    unit: str = ""
 
     @property
-    def label(self) -> str:
-        return f"{self.size}, {self.words}" if self.words else self.size
+    def title(self) -> str:
+        title = load_experiment(self.experiment).title.split(" (")[0]
+        return f"{title}: {self.what}"
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return (self.method,) if self.against is None else (self.method, self.against)
+
+    def find(self, kept: Kept) -> Finding:
+        grid = self._grid(kept)
+        values = {
+            seed: [[self._metric(runs.get(seed), side) for runs in row]
+                   for side, row in enumerate(grid)]
+            for seed in self.seeds
+        }  # fmt: skip
+        each = [self._run_hours(kept, method) for method in self.sides]
+        missing = {
+            f"{self.experiment} {seed} {self.sides[side]} {self.changes[side]} {place}": each[side]
+            for seed, found in values.items()
+            for side, row in enumerate(found)
+            for place, value in zip(self.places, row, strict=True)
+            if value is None
+        }
+        empty = Finding(self.what, missing=missing, published=self.published, unit=self.unit)
+        whole = [seed for seed, found in values.items() if None not in chain(*found)]
+        if not whole:
+            return empty
+        means = [[fmean(row) for row in values[seed]] for seed in whole]
+        difference = Measured(tuple(mean[0] - sum(mean[1:]) for mean in means))
+        shown = Number(difference.mean, difference.ci95, signed=self.against is not None)
+        text = f"{shown}{self.unit}, {difference.n} seed{'s' * (difference.n > 1)}"
+        if missing:
+            text = f"so far {text} of {len(self.seeds)}"
+            return replace(empty, measured=text, difference=difference)
+        below = -MARGIN if self.rule == "not worse" else 0.0
+        holds, fails = 2 * difference.p_above(below), 2 * difference.p_below(below)
+        if self.unit and self.against is not None:
+            holds = fails = 1.0
+        elif self.rule == "better" and not self.unit:
+            fails = min(fails, 2 * difference.p_equivalent(MARGIN))
+        return replace(
+            empty,
+            measured=text + self._failures([[row[0][s] for s in whole] for row in grid]),
+            holds=min(1.0, holds),
+            fails=min(1.0, fails),
+            word="" if self.unit else word_of(difference),
+            tested=difference.n > 1,
+            at_paper=self.preset == "paper",
+            difference=difference,
+            hours=self._hours(difference, sum(each) * len(self.places)),
+        )
+
+    def own(self, kept: Kept, preset: str) -> Measured | None:
+        """The difference on the seeds and places of which a preset has runs."""
+        asked = replace(self, preset=preset)
+        columns = zip(self.places, *asked._grid(kept), strict=True)
+        there = {i: set.intersection(*map(set, c[1:])) for i, c in enumerate(columns)}
+        seeds = sorted(set.union(*there.values()))
+        places = tuple(self.places[i] for i, found in there.items() if found)
+        return replace(asked, seeds=tuple(seeds), places=places).find(kept).difference
+
+    def _grid(self, kept: Kept) -> list[list[dict[int, RunRecord]]]:
+        """By side and place the runs by seed."""
+        known = kept.known.get((self.experiment, self.preset), ())
+        return [
+            [
+                {
+                    run.seed: run
+                    for run, at, differs in known
+                    if run.method == method
+                    and differs == self.changes[side]
+                    and all(at.get(name) == value for name, value in place.items())
+                }
+                for place in self.places
+            ]
+            for side, method in enumerate(self.sides)
+        ]
+
+    def _metric(self, record: RunRecord | None, side: int) -> float | None:
+        metric = self.metrics[side] or load_experiment(self.experiment).metric
+        if record is None:
+            return None
+        if metric != "stopped":
+            return record.final.get(metric)
+        rows = [row for row in record.epochs if "meta_accuracy" in row]
+        return max(rows, key=lambda row: row["meta_accuracy"])["accuracy"] if rows else None
+
+    def _run_hours(self, kept: Kept, method: str) -> float:
+        """Core-hours of a run like those of the method; of the preset, where it has none."""
+        runs = kept.runs.get((self.experiment, self.preset), ())
+        like = [r.provenance for r in runs if r.method == method] or [r.provenance for r in runs]
+        taken = [p["wall_seconds"] * p["torch_threads"] for p in like]
+        return fmean(taken) / 3600 if taken else 0.0
+
+    def _hours(self, seen: Measured, each: float) -> float | None:
+        """Core-hours of the seeds beyond these, were mean and spread those seen; each: of one."""
+        distance = abs(seen.mean + MARGIN * (self.rule == "not worse"))
+        if self.rule == "better" and not self.unit:  # above 0, or within a point of it
+            distance = max(distance, MARGIN - distance)
+        if seen.sd is None:
+            return None
+        needed = seeds_needed(seen.sd, distance, LEVEL / 2, POWER)
+        return max(needed - seen.n, 1) * each if needed < MOST_SEEDS else None
+
+    def _failures(self, sides: Sequence[Sequence[RunRecord]]) -> str:
+        """How many label-noise runs of each side learned equal weights."""
+        counts = [
+            str(sum(abs(f["weight_right"] - f["weight_wrong"]) < FAILED for f in finals))
+            for runs in sides
+            for finals in [[run.final for run in runs]]
+            if "hypergradient_norm" in finals[0] and "weight_right" in finals[0]
+        ]
+        return f", failed {' and '.join(counts)}" if counts else ""
 
 
-class Judged(NamedTuple):
-    """What a comparison gives. p: of "supported" and of "contradicted", to be corrected; None where
-    no test decides. decide: how many seeds would. single: one pair of runs, no interval.
-    difference: of methods, by seed."""
+@dataclass(frozen=True)
+class Quoted:
+    """A method at the paper's size against a published value that the paper quotes: Student's t
+    with the published spread, sd sqrt(1/n + 1/n'), n - 1 degrees of freedom."""
 
-    measured: str = MISSING
-    sample: str = "0"
-    verdict: Verdict = "undecided"
-    p: tuple[float, float] | None = None
-    decide: str = ""
-    single: bool = False
-    difference: Measured | None = None
+    what: str
+    experiment: str
+    method: str
+    seeds: tuple[int, ...]
+    place: Place
+    value: tuple[float, float]
+    runs: int
 
-
-# --- comparisons of runs
-
-
-def _runs(comparison: Comparison, source: Source) -> list[RunRecord]:
-    """The experiment's runs at the source's size that the comparison is about; of its variant, by
-    default none. Methods without an estimator are not concerned by it."""
-    experiment = load_experiment(comparison["experiment"])
-    wanted, variant = comparison.get("where", {}), comparison.get("variant", [])
-    variants = {
-        name: variant if method.estimator else [] for name, method in experiment.methods.items()
-    }
-    return [
-        record
-        for record in source.runs.get(experiment.name, ())
-        if experiment.variant(record.config) == variants[record.method]
-        and all(record.config.get(name) == value for name, value in wanted.items())
-    ]
+    def find(self, kept: Kept) -> Finding:
+        one = Contrast(
+            self.what, self.experiment, "paper", self.method, None, self.seeds, (self.place,)
+        )
+        found = one.find(kept)
+        mean, sd = self.value
+        half = float(stats.t.ppf(0.975, self.runs - 1)) * sd / math.sqrt(self.runs)
+        stated = replace(found, published_text=f"{Number(mean, half)}")
+        if found.difference is None or found.missing:
+            return stated
+        error = sd * math.sqrt(1 / self.runs + 1 / found.difference.n)
+        t = abs(found.difference.mean - mean) / error
+        p = 2 * float(stats.t.sf(t, self.runs - 1))
+        return replace(stated, holds=1.0, fails=p, tested=True, at_paper=True, difference=None)
 
 
-def _paired(comparison: Comparison, source: Source, margin: float) -> Judged | None:
-    """Better, not worse, comparable: differences by seed, averaged over the experiment's axes."""
-    experiment = load_experiment(comparison["experiment"])
-    axes = experiment.axes
-    records = _runs(comparison, source)
-    settings = [experiment.settings_of(record) for record in records]
-    runs = frame(records).assign(**{a: [getattr(s, a) for s in settings] for a in axes})
-    against = comparison["against"]
-    for name in [against] if isinstance(against, str) else against:
-        both = pairs(runs, comparison["metric"], comparison["method"], name, ("seed", *axes))
-        if len(both):
-            break
-    else:
-        return None
-    by_seed = seed_means(both)
-    places = by_seed["size"].max()
-    difference = Measured(tuple(by_seed["mean"]))
-    p, distance, level = _test(comparison["kind"], difference, margin)
-    methods = comparison["method"], name
-    taken = [r.provenance["wall_seconds"] for r in records if r.method in methods]
-    seed_hours = 2 * places * statistics.fmean(taken) / 3600
-    measured = f"{difference.mean:+.2f}".replace("-", MINUS)
-    if difference.ci95 is not None:
-        measured += f" {PLUS_MINUS} {difference.ci95:.2f}"
-    return Judged(
-        measured,
-        _counted(difference.n, "seed") + (f" × {places} settings" if places > 1 else ""),
-        # One pair is no test, and does not count among those corrected.
-        p=p if difference.n > 1 else None,
-        decide=_deciding(difference, distance, level, seed_hours),
-        single=difference.n == 1,
-        difference=difference,
-    )
+@dataclass(frozen=True)
+class Trend:
+    """A correlation over independent points of one run, tested by Fisher's z."""
+
+    what: str
+    experiment: str
+    method: str
+    metric: str
+    points: str
+
+    def find(self, kept: Kept) -> Finding:
+        runs = [r for r in kept.runs.get((self.experiment, "paper"), ()) if r.method == self.method]
+        if not runs:
+            return Finding(self.what)
+        value, points = runs[0].final[self.metric], runs[0].config[self.points]
+        z, error = math.atanh(value), 1 / math.sqrt(points - 3)
+        low, high = (math.tanh(z + side * 1.96 * error) for side in (-1, 1))
+        holds, fails = (min(1.0, 2 * float(stats.norm.sf(s * z / error))) for s in (1, -1))
+        text = f"{value:.2f} ({low:.2f} to {high:.2f}), {points} points"
+        return Finding(self.what, text, holds, fails, tested=True, at_paper=True)
 
 
-def _test(
-    kind: str, difference: Measured, margin: float
-) -> tuple[tuple[float, float], float, float]:
-    """p-values of supported and contradicted, how far the mean lies on the supporting side, and the
-    level of the one-sided test that decides."""
-    if kind == "better":
-        # Twice one-sided, half the level for each: the verdict may fall on either side.
-        above, below = (min(1.0, 2 * p) for p in (difference.p_above(0.0), difference.p_below(0.0)))
-        return (above, below), abs(difference.mean), LEVEL / 2
-    if kind == "not worse":
-        p = difference.p_above(-margin), difference.p_below(-margin)
-        return p, abs(difference.mean + margin), LEVEL
-    outside = min(1.0, 2 * min(difference.p_above(margin), difference.p_below(-margin)))
-    p = difference.p_equivalent(margin), outside
-    return p, abs(margin - abs(difference.mean)), LEVEL
+Read = Callable[[Sequence[Measurement]], tuple[str, bool | None]]
+"""What measurements say in words, and whether the claim holds for them; None: too close."""
 
 
-def _counted(count: float, unit: str) -> str:
-    return f"{count:,.0f} {unit}{'s' * (round(count) != 1)}"
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the cost study: at one size and device, each as place and key."""
+
+    size: str
+    device: str
+    rows: tuple[tuple[str, str], ...]
+    at_paper: bool = True
 
 
-def _deciding(difference: Measured, distance: float, level: float, seed_hours: float) -> str:
-    """How many seeds would decide, were mean and spread those seen, and the time of those missing
-    if a seed takes ``seed_hours``."""
-    if difference.n < 2:
-        return "at least 2 seeds"
-    needed = max(seeds_needed(difference.sd, distance, level), difference.n + 1)
-    if needed >= MOST_SEEDS:
-        return f"more than {MOST_SEEDS} seeds"
-    hours = (needed - difference.n) * seed_hours
-    more = _counted(hours, "hour") if hours >= 2 else _counted(max(60 * hours, 1), "minute")
-    return f"about {_counted(needed, 'seed')} ({more} more)"
+@dataclass(frozen=True)
+class Cost:
+    """Costs of a step, from the first of the choices that is measured or counted."""
+
+    what: str
+    experiment: str
+    choices: tuple[Rows, ...]
+    read: Read
+    published_text: str = ""
+
+    def find(self, kept: Kept) -> Finding:
+        for choice in self.choices:
+            found = {
+                (m.x, m.key): m
+                for m in kept.costs
+                if (m.experiment, m.size, m.device) == (self.experiment, choice.size, choice.device)
+                and m.known
+            }
+            if found.keys() >= {*choice.rows}:
+                text, holds = self.read([found[row] for row in choice.rows])
+                if choice.device == "counted":
+                    text += ", counted at the paper's shapes"
+                return Finding(
+                    self.what,
+                    text,
+                    holds=0.0 if holds else 1.0,
+                    fails=0.0 if holds is False else 1.0,
+                    at_paper=choice.at_paper,
+                    published_text=self.published_text,
+                )
+        return Finding(self.what, published_text=self.published_text)
 
 
-def _values(comparison: Comparison, source: Source) -> list[tuple[RunRecord, float]]:
-    """The runs of the comparison's method, each with its value of the metric."""
-    section, name = comparison["metric"].split(".", 1)
-    runs = [r for r in _runs(comparison, source) if r.method == comparison["method"]]
-    return [(run, getattr(run, section)[name]) for run in runs]
+Comparison = Contrast | Quoted | Trend | Cost
 
 
-def _published(comparison: Comparison, source: Source, margin: float) -> Judged | None:
-    """A method's value beside the published one; only at the paper's size."""
-    values = _values(comparison, source) if source.size == "paper" else []
-    if not values:
-        return None
-    measured = Measured(tuple(value for _, value in values))
-    value = published_value(comparison["experiment"], *comparison["row"])
-    verdicts: dict[str, Verdict] = {"agrees": "supported", "differs": "contradicted"}
-    verdict = verdicts.get(judge(value, measured, margin), "undecided")
-    return Judged(str(Number(measured.mean, measured.ci95)), _counted(measured.n, "seed"), verdict)
+def published_mean(experiment: str, *keys: str) -> Half:
+    """A published mean over runs and half its 95 % interval by Student's t."""
+    value = published_value(experiment, *keys)
+    return value.mean, float(stats.t.ppf(0.975, value.n - 1)) * value.standard_error
 
 
-def _trend(comparison: Comparison, source: Source, margin: float) -> Judged | None:
-    """A correlation over independent points of one run, with its interval by Fisher's z."""
-    values = _values(comparison, source)
-    if not values:
-        return None
-    run, value = values[0]
-    points = run.config[comparison["points"]]
-    half = 1.96 / math.sqrt(points - 3)
-    low, high = (math.tanh(math.atanh(value) + side * half) for side in (-1, 1))
-    measured = f"{value:.2f} ({low:.2f} to {high:.2f})"
-    return Judged(measured, f"{points} points", _verdict(low > 0, high < 0))
+def published_difference(experiment: str, first: Sequence[str], second: Sequence[str]) -> Half:
+    """The paper's difference between two entries of its table and half the 95 % interval: paired
+    over languages or domains; of two means with a standard deviation over runs, by Student's t with
+    2n - 2 degrees of freedom (a population sd² / (n - 1), else sd² / n)."""
+    table = published(experiment)
 
+    def entry(keys: Sequence[str]) -> Any:
+        value = table["values"]
+        for key in keys:
+            value = value[key]
+        return value
 
-def _verdict(supported: bool, contradicted: bool) -> Verdict:
-    return "supported" if supported else "contradicted" if contradicted else "undecided"
-
-
-# --- comparisons of costs
-
-
-def _rows(comparison: Comparison, source: Source, x: str | None = None) -> list[Measurement] | None:
-    """The measurements of method and opponent at one place; None unless both were measured.
-
-    x: the place, by default the comparison's own.
-    """
-    place = comparison.get("x")
-    wanted = x or (place.get(source.size) if isinstance(place, Mapping) else place)
-    found = {
-        m.key: m
-        for m in reversed(source.costs)  # of several, the first counts
-        if (m.experiment, m.x) == (comparison["experiment"], wanted) and m.outcome == "measured"
-    }
-    methods = comparison["method"], comparison["against"]
-    return [found[m] for m in methods] if found.keys() >= {*methods} else None
-
-
-def _cost(comparison: Comparison, source: Source, margin: float) -> Judged | None:
-    """Time or memory of one method by another's."""
-    if (rows := _rows(comparison, source)) is None:
-        return None
-    above, below = rows
-    if comparison["quantity"] == "time":
-        ratio = above.time_ratio / below.time_ratio
-        (low, high), (other_low, other_high) = above.time_quartiles, below.time_quartiles
-        verdict = _verdict(low > other_high, high < other_low)
-    else:
-        ratio = above.total_bytes / below.total_bytes
-        verdict = _verdict(ratio > 1, ratio < 1)
-    return Judged(f"{ratio:.2f}", f"{len(above.seconds)} rounds", verdict)
-
-
-def _growth(comparison: Comparison, source: Source, margin: float) -> Judged | None:
-    """What the cheaper method saves, from place to place of a figure."""
-    places = {m.x for m in source.costs if m.figure == comparison["figure"]}
-    time = comparison["quantity"] == "time"
-    saved: list[float] = []
-    for x in sorted(places):
-        if rows := _rows(comparison, source, x):
-            larger, smaller = (
-                statistics.median(m.seconds) if time else m.total_bytes / 1e6 for m in rows
-            )
-            saved.append(larger - smaller)
-    if len(saved) < 2:
-        return None
-    rising = saved[0] > 0 and all(a < b for a, b in itertools.pairwise(saved))
-    text = ", ".join(f"{s:.2f}" if time else f"{s:,.0f}" for s in saved)
-    count = f"{len(saved)} places"
-    return Judged(f"{text} {'s' if time else 'MB'}", count, _verdict(rising, not rising))
-
-
-def _constant(comparison: Comparison, source: Source, margin: float) -> Judged | None:
-    """Memory of one method by another's, which is to be 1 (5 % allowed)."""
-    if (rows := _rows(comparison, source)) is None:
-        return None
-    ratio = rows[0].peak_bytes / rows[1].peak_bytes
-    return Judged(f"{ratio:.3f}", "counted", _verdict(ratio <= 1.05, ratio > 1.05))
-
-
-KINDS: dict[str, Callable[[Comparison, Source, float], Judged | None]] = {
-    "better": _paired, "not worse": _paired, "comparable": _paired, "published": _published,
-    "trend": _trend, "cost": _cost, "growth": _growth, "constant": _constant,
-}  # fmt: skip
+    a, b = entry(first), entry(second)
+    if isinstance(a, dict):
+        means = [[v[0] if isinstance(v, list) else v for v in x.values()] for x in (a, b)]
+        units = Measured(tuple(x - y for x, y in zip(*means, strict=True)))
+        return units.mean, units.ci95
+    spread = table["spread"]
+    error = math.sqrt((a[1] ** 2 + b[1] ** 2) / (spread["n"] - spread.get("population", False)))
+    return a[0] - b[0], float(stats.t.ppf(0.975, 2 * spread["n"] - 2)) * error

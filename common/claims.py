@@ -1,205 +1,442 @@
-"""The paper's claims judged on records: what is compared, and the rule of the verdict.
+"""The paper's claims, an entry for each, and their verdicts.
 
-The claims are data (docs/claims.json). A comparison is made once for every size that has records;
-a claim's verdict is that of its comparisons at the largest size. The rule is ``RULE``.
+A claim has one primary comparison with its setting and seeds, frozen before the seeds that judge
+were run; of a claim in several parts ("A above B, B above C") every part must hold. ``RULE`` says
+how it is judged.
 """
 
-import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
 
-from pandas import DataFrame
-
-from common.claim_evidence import KINDS, Comparison, Judged, Source, Verdict
-from common.cost_study.records import by_device, read_measurements
-from common.experiment import load_experiment
-from common.reporting import MISSING, Section, Table, write_tables
-from common.reporting.forest import ForestRow
+from common.claim_evidence import (
+    MARGIN,
+    POWER,
+    Comparison,
+    Contrast,
+    Cost,
+    Finding,
+    Kept,
+    Measurement,
+    Place,
+    Quoted,
+    Rows,
+    Rule,
+    Trend,
+    published_difference,
+    published_mean,
+)
+from common.reporting import published, published_value
 from common.reporting.statistics import LEVEL, holm
 
+Verdict = Literal[
+    "supported", "contradicted", "depends on the setting", "does not transfer", "open"
+]
 RULE = (
-    "Methods are compared on the same seeds (same data, same start): mean difference over seeds, "
-    "averaged over domains, languages or data sets first, with a 95 % interval by Student's t. "
-    "“Better”: the difference is above 0. “Comparable”: it lies within ±{margin:g} point (two "
-    "one-sided tests); no difference seen is not enough. “Not worse”: it is above "
-    "−{margin:g} point. All p-values of the page are corrected together (Holm) and must be below "
-    "0.05. A trend is a correlation whose 95 % interval (Fisher’s z) lies above 0. "
-    "Contradicted: the difference is below 0 as surely, or its interval lies outside the margin. "
-    "Costs are judged on ratios (time: the quartiles over rounds must not overlap; memory "
-    "is counted exactly), single values by the rule for published values. Everything else is "
-    "undecided; the seeds that would decide are those of a single test, not corrected, with power "
-    "80 %, were the spread that of the seeds seen. Their time is that of the runs still missing, "
-    "one after the other, each as long as those seen. A claim has the verdict of all its "
-    "comparisons at the largest size; one pair of runs gives way to a smaller size with more."
+    "Each claim has one primary comparison, whose setting and seeds were fixed on the date given; "
+    "of a comparison in several parts every part must hold.",
+    "Methods are compared on the same seeds (same data, same start): the mean difference in points "
+    "over seeds, domains or languages averaged first, ± half its 95 % interval (Student's t).",
+    "A comparison is better or worse if the interval lies on one side of 0, no difference of a "
+    f"point if it lies within ±{MARGIN:g}, else open; “not worse” holds if it lies above "
+    f"−{MARGIN:g}.",
+    "A claim has one p-value, of its weakest part (intersection-union test); all are corrected "
+    "together (Holm) and must be below 0.05. A claim that lacks runs counts with p = 1.",
+    "Supported: the primary comparison holds. Contradicted: it fails in a setting of the paper, or "
+    "the published size is excluded at the paper's size. Does not transfer: it fails at the small "
+    "setting.",
+    "Elsewhere: evidence that supports or contradicts nothing by itself. Depends on the setting: "
+    "the primary comparison is closed, and closed ones elsewhere (marked) disagree.",
+    "Open: the core-hours of the runs of the frozen seeds that are missing; where none is, of the "
+    f"seeds that would close it with power {100 * POWER:g} %, were mean and spread those seen.",
+    "Runs of preset quick and the reader's own are shown in the report and never counted.",
+    "Label noise has two outcomes. Failed: runs of EvoGrad (and of T1-T2) at whose end the mean "
+    "weights of right and wrong labels differ by less than 0.1.",
+    "Costs: T1-T2 / EvoGrad. Memory is counted exactly. Times are of one machine, with one digit; "
+    "a method is faster if that digit says so and the quartiles over rounds do not overlap.",
 )
-_INTRO = """
-Does EvoGrad work, and what does it cost? Each claim of the paper, judged on the runs that the
-project ships and on those of this report.
-"""
-SIZES = ("paper", "study", "quick", "small", "smoke")
-"""From the largest to the smallest; small is the cost study's."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one source says about a comparison of a claim; None: no source has records for it."""
+class Claim:
+    """primary: its parts, all of which must hold. elsewhere: further evidence. where: in the
+    paper. frozen: when primary and seeds were fixed."""
 
-    claim: int
-    comparison: Comparison
-    source: Source | None
-    judged: Judged
-
-
-def shipped_sources(results: Path, experiments: Sequence[str]) -> list[Source]:
-    """What the project ships in results/, from the largest size to the smallest."""
-    found = []
-    for size in SIZES:
-        runs = {
-            e: load_experiment(e).records(size, results / e / size / "records") for e in experiments
-        }
-        if any(runs.values()):
-            found.append(Source(size, f"results/EXPERIMENT/{size}/records", runs))
-        costs = read_measurements(results / "benchmark" / size / "records")
-        for device, group in by_device(costs).items():
-            folder = f"results/benchmark/{size}/records/{device}"
-            found.append(Source(size, folder, {}, group, device))
-    return found
+    statement: str
+    where: str
+    primary: tuple[Comparison, ...]
+    elsewhere: tuple[Comparison, ...] = ()
+    frozen: date = date(2026, 12, 1)
 
 
-def section(path: Path, sources: Sequence[Source], folder: Path) -> Section:
-    """The claims of a file judged on the sources; their tables, written into ``folder`` too."""
-    claims = json.loads(path.read_text(encoding="utf-8"))
-    findings = judge_claims(claims, sources)
-    tables = {
-        "summary": claims_table(claims, findings),
-        "evidence": evidence_table(claims, findings),
-    }
-    write_tables(tables, folder)
-    return Section("Claims of the paper", _INTRO, tables, folder=folder)
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its findings. p: of the better supported outcome, corrected; None if exact.
+    hours: core-hours that would decide an open one, None if not known. against: the findings
+    elsewhere that disagree."""
+
+    claim: Claim
+    verdict: Verdict
+    primary: tuple[Finding, ...]
+    elsewhere: tuple[Finding, ...]
+    p: float | None
+    hours: float | None = None
+    against: tuple[Finding, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """The verdict as it is shown."""
+        if self.verdict != "open":
+            return self.verdict
+        return f"open ({self.hours:.1f} core-hours)" if self.hours else "open"
 
 
-def answer(path: Path, sources: Sequence[Source], own: str) -> tuple[str, list[ForestRow]]:
-    """One sentence on the claims of a file, and a row for every difference between methods at its
-    largest size; rows of the source whose words are ``own`` follow."""
-    claims = json.loads(path.read_text(encoding="utf-8"))
-    findings = judge_claims(claims, sources)
-    verdicts = [
-        verdict_of([f for f in findings if f.claim == index])
-        for index in range(len(claims["claims"]))
-    ]
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(sorted(verdicts)))
-    sentence = f"Of the paper's {len(verdicts)} claims, as far as the runs go: {counts}."
-    best = _largest([f for f in findings if f.source is None or f.source.words != own])
-    rows = []
-    for f in [*best.values(), *(f for f in findings if f.source and f.source.words == own)]:
-        if f.judged.difference is not None and "variant" not in f.comparison:
-            title = load_experiment(f.comparison["experiment"]).title.split(" (")[0]
-            stated = re.match(r"[+−]\d+\.\d+", f.comparison["published"])
-            mine = f.source.words == own
-            rows.append(
-                ForestRow(
-                    f"{title}: {f.comparison['what']}",
-                    f.judged.difference.mean,
-                    f.judged.difference.ci95,
-                    float(stated[0].replace("−", "-")) if stated and not mine else None,
-                    verdict=f.judged.verdict,
-                    own=mine,
-                )
-            )
-    return sentence, rows
+# --- runs
+
+_ROTATION = (1, 23, 345, 4567, 56789)
+_DOMAINS = tuple(
+    {"unseen": unseen, "backbone": "resnet10", "n_shot": 1}
+    for unseen in ("devanagari", "latin", "emoji", "icons")
+)
+_LANGUAGES = tuple(
+    {"dataset": dataset, "target": target}
+    for dataset, targets in (
+        ("embedded", ("quy", "mri", "tuk")), ("masakhaner", ("hau", "kin", "lug"))
+    )
+    for target in targets
+)  # fmt: skip
+_MNIST = {"dataset": "mnist", "noise": "uniform", "noise_level": 0.6}
+_PRIMARY = _MNIST | {"meta_size": 100}
+_FLIP = {"dataset": "cifar10", "noise": "flip", "noise_level": 0.4, "meta_size": 1000}
+_HUMAN = {"dataset": "cifar10", "noise": "human", "human_labels": "worse", "meta_size": 1000}
+_CIFAR = ("cifar10", "0.4")
+_STATED = {"plain": "baseline_copied", "t1t2_forward": "t1t2"}
+"""Label noise: published rows, at 40 % flipped."""
+_DECAY = {"meta_weight_decay": 5e-4}
+_LIKE = {"protocol": "controlled"}
+"""none and ft in the training loop of the methods that learn."""
 
 
-def judge_claims(claims: Mapping[str, Any], sources: Sequence[Source]) -> list[Finding]:
-    """A finding for every comparison and source that has records for it, in order; where none has,
-    one without a source."""
-    found = []
-    for index, claim in enumerate(claims["claims"]):
-        for comparison in claim["comparisons"]:
-            kind = KINDS[comparison["kind"]]
-            made = [
-                Finding(index, comparison, source, judged)
-                for source in sources
-                if (judged := kind(comparison, source, claims["margin"])) is not None
-            ]
-            found += made or [Finding(index, comparison, None, Judged())]
-    return _corrected(found)
+def few_shot(
+    against: str, words: str, rule: Rule = "better", changes: Place | None = None
+) -> Contrast:
+    """LFT with EvoGrad minus another method, one shot, over the unseen domains."""
+    name, shot = "cross_domain_fewshot", ("1shot", "resnet10")
+    stated = None
+    if against != "both_domains" and not changes:
+        stated = published_difference(name, (*shot, "lft_evograd"), (*shot, against))
+    what, seeds = f"LFT with EvoGrad − {words}", tuple(range(2, 19))
+    return Contrast(
+        what, name, "study", "lft_evograd", against, seeds, _DOMAINS, rule,
+        changes=({}, changes or {}), published=stated,
+    )  # fmt: skip
 
 
-def _corrected(findings: Sequence[Finding]) -> list[Finding]:
-    """Verdicts by the p-values of all tests together."""
-    adjusted = iter(holm([min(f.judged.p) for f in findings if f.judged.p is not None]))
-    result = []
-    for finding in findings:
-        judged = finding.judged
-        if judged.p is not None and next(adjusted) < LEVEL:
-            verdict: Verdict = "supported" if judged.p[0] <= judged.p[1] else "contradicted"
-            judged = judged._replace(verdict=verdict, decide="")
-        result.append(replace(finding, judged=judged))
-    return result
+def label_noise(
+    against: str, words: str, place: Place, seeds: Sequence[int], rule: Rule = "better",
+    metrics: tuple[str, str] = ("", ""), changes: Place | None = None,
+) -> Contrast:  # fmt: skip
+    """EvoGrad minus another method, at a setting of preset study; changes: of those methods that
+    have an estimator."""
+    mine, stated = changes or {}, None
+    if place == _PRIMARY and metrics == ("", "") and against in _STATED:
+        stated = published_difference(
+            "metaweightnet", (*_CIFAR, "evograd"), (*_CIFAR, _STATED[against])
+        )
+    return Contrast(
+        words, "metaweightnet", "study", "evograd", against, tuple(seeds), (place,),
+        rule, metrics, (mine, mine if against.startswith("t1t2") else {}), published=stated,
+    )  # fmt: skip
 
 
-def _largest(findings: Sequence[Finding]) -> dict[str, Finding]:
-    """Each comparison by its words, at the largest size that has records; one pair of runs, which
-    has no interval, gives way to any size that has more."""
-    first: dict[str, Finding] = {}
-    by_size = sorted(findings, key=lambda f: SIZES.index(f.source.size) if f.source else 99)
-    for f in sorted(by_size, key=lambda f: f.judged.single):
-        first.setdefault(f.comparison["what"], f)
-    return first
-
-
-def verdict_of(findings: Sequence[Finding]) -> Verdict:
-    """All comparisons of a claim together, each at its largest size."""
-    verdicts = {f.judged.verdict for f in _largest(findings).values()}
-    if "contradicted" in verdicts:
-        return "contradicted"
-    return "supported" if verdicts == {"supported"} else "undecided"
-
-
-def claims_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Table:
-    """A row per claim: its verdict, and what decides it."""
-    rows = []
-    for index, claim in enumerate(claims["claims"]):
-        own = [f for f in findings if f.claim == index]
-        best = _largest(own)
-        texts = []
-        for what in dict.fromkeys(f.comparison["what"] for f in own):
-            judged, source = best[what].judged, best[what].source
-            where = f" ({source.label}, {judged.sample})" if source else ""
-            texts.append(f"{what}: {judged.measured}{where}")
-        rows.append((claim["statement"], verdict_of(own), "; ".join(texts), claim["where"]))
-    return Table(
-        "The paper's claims",
-        DataFrame(rows, columns=["claim", "verdict", "measured", "in the paper"]),
-        caption="Differences in points with 95 % intervals, at the largest size that has records; "
-        "one pair of runs gives way to a smaller size with more.",
+def cross_lingual(method: str, against: str, words: str) -> Contrast:
+    """The difference in F1 over the languages of both small corpora."""
+    stated = published_difference("metaxl", (method,), (against,))
+    return Contrast(
+        words, "metaxl", "study", method, against, tuple(range(2, 26)), _LANGUAGES, published=stated
     )
 
 
-def evidence_table(claims: Mapping[str, Any], findings: Sequence[Finding]) -> Table:
-    """Every comparison at every size: numbers, records, and what would decide."""
-    rows: list[Any] = []
-    for index, claim in enumerate(claims["claims"]):
-        for f in (f for f in findings if f.claim == index):
-            comparison, source, judged = f.comparison, f.source, f.judged
-            size, decide, where = "no records yet", "runs", MISSING
-            if source is not None:
-                size, decide = source.label, judged.decide or MISSING
-                where = source.folder.replace("EXPERIMENT", comparison["experiment"])
-            what, published = comparison["what"], comparison["published"]
-            found = (claim["statement"], what, judged.verdict, judged.measured, size, judged.sample)
-            rows.append((*found, published, decide, where))
-    columns = ["block", "comparison", "verdict", "measured", "size", "from", "published",
-               "would decide", "records"]  # fmt: skip
-    return Table(
-        "The evidence",
-        DataFrame(rows, columns=columns),
-        notes=(
-            RULE.format(margin=claims["margin"]),
-            "Records of runs are made by `bash scripts/reproduce.sh EXPERIMENT --preset SIZE`, "
-            "those of costs by `bash scripts/benchmark.sh --size SIZE`.",
+def _noise_elsewhere(against: str, rule: Rule) -> tuple[Contrast, ...]:
+    """The settings with 1,000 clean images; seed 1 chose among them."""
+    mnist = _MNIST | {"meta_size": 1000}
+    settings = (
+        ("MNIST, 1,000 clean images", mnist, range(2, 11)),
+        ("CIFAR-10, 40 % flipped", _FLIP, range(2, 6)),
+        ("CIFAR-10, human labels", _HUMAN, range(2, 6)),
+    )
+    return tuple(
+        label_noise(against, f"{name}{words}", place, seeds, rule, changes=changes)
+        for name, place, seeds in settings
+        for words, changes in (("", {}), (", decay 5e-4", _DECAY))
+    )
+
+
+# --- costs
+
+_GIB = 2**30
+_CARD = 12 * _GIB
+
+
+def memory(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
+    """All memory in use at the peak, first row / second."""
+    ratio = rows[0].total_bytes / rows[1].total_bytes
+    return f"{ratio:.2f}", ratio > 1
+
+
+def time(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
+    """Seconds of a step, first row / second, each in plain steps of its own process."""
+    ratio = round(rows[0].time_ratio / rows[1].time_ratio, 1)
+    (low, high), (other_low, other_high) = (row.time_quartiles for row in rows)
+    apart = low > other_high or high < other_low
+    return f"{ratio:.1f}", ratio > 1 if apart and ratio != 1 else None
+
+
+def operations(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
+    """Floating-point operations of a step, first row / second."""
+    ratio = rows[0].operations / rows[1].operations
+    return f"{ratio:.2f}", ratio > 1
+
+
+def constant(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
+    """Peak beyond what was resident, first row / second: at most 1.05."""
+    ratio = rows[0].peak_bytes / rows[1].peak_bytes
+    return f"{ratio:.2f}", ratio <= 1.05
+
+
+def widths(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
+    """Ratios of time of pairs of rows, from the narrowest to the widest."""
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    ratios = [round(a.time_ratio / b.time_ratio, 1) for a, b in pairs]
+    return ", ".join(f"{r:.1f}" for r in ratios), ratios[-1] > ratios[0]
+
+
+def hyperparameters(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
+    """Time of a step in plain steps with few and many hyperparameters: half as much again."""
+    few, many = rows
+    text = ", ".join(f"{m.time_ratio:.1f} plain steps at {m.hyperparameters:,}" for m in rows)
+    return text, many.time_ratio > 1.5 * few.time_ratio
+
+
+def fits(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
+    """Whether the first row needs at most 12 GiB and the second more."""
+    text = ", ".join(f"{m.row.label}: {m.total_bytes / 1e9:.1f} GB" for m in rows)
+    return text, rows[0].total_bytes <= _CARD < rows[1].total_bytes
+
+
+_HERE = (("t1t2", "evograd num_candidates=2"),)
+_RELEASED = (
+    ("t1t2 released", "evograd num_candidates=2 released"),
+    ("t1t2", "evograd num_candidates=2 released"),
+    ("t1t2", "evograd_graph num_candidates=2"),
+)
+"""Rows of T1-T2 and EvoGrad, the first that was measured: all graphs kept, as the authors do."""
+
+
+def cheaper(
+    title: str, where: str, experiment: str, small: str, paper: str, figure: dict[str, dict]
+) -> list[Claim]:
+    """Less time and memory than T1-T2, as released and here. small, paper: places of the cost
+    study. figure: the published costs of both."""
+    seconds = next(key for key in figure["t1t2"] if key.startswith("seconds"))
+    stated = [figure["t1t2"][key] / figure["evograd"][key] for key in (seconds, "memory_gb")]
+    claims = []
+    for way, keys in (("as released", _RELEASED), ("here", _HERE)):
+        measured = tuple(
+            Rows("small", "cpu", tuple((small, k) for k in pair), at_paper=small == paper)
+            for pair in keys
+        )
+        counted = Rows("paper", "counted", tuple((paper, k) for k in keys[0]))
+        parts = (
+            Cost(f"time {way}", experiment, measured, time, f"{stated[0]:.1f}"),
+            Cost(f"memory {way}", experiment, (counted, *measured), memory, f"{stated[1]:.2f}"),
+        )
+        more = Cost(f"operations {way}", experiment, (counted,), operations)
+        statement = f"{title}: EvoGrad {way} takes less time and memory than T1-T2"
+        claims.append(Claim(statement, where, parts, (more,)))
+    return claims
+
+
+def constant_memory(way: str, method: str) -> Claim:
+    """Peak memory with 16 candidates by that with 2, on LeNet as in the paper."""
+    keys = tuple(f"{method} num_candidates={count}" for count in (16, 2))
+    at = [Rows("small", "cpu", tuple((x, key) for key in keys)) for x in ("batch 128", "width 1")]
+    return Claim(
+        f"Memory does not grow with the number of candidates, {way}",
+        "Table 2",
+        (Cost(f"K = 16 / K = 2 {way}, LeNet", "rotation", (at[0],), constant, "1"),),
+        (Cost(f"{way}, ResNet-32", "metaweightnet", (at[1],), constant),),
+    )
+
+
+# --- all
+
+_BASELINES = (
+    ("plain", "plain training", ""),
+    ("clean_only", "clean images alone", ""),
+    ("plain", "plain training stopped by the clean images", "stopped"),
+    ("plain", "plain training fine-tuned on them", "fine_tuned_accuracy"),
+)
+_JUDGES = range(3, 13)
+_QUOTED = published_value("metaweightnet", *_CIFAR, "baseline_copied")
+_ANGLE = published_mean("rotation", "evograd", "angle_degrees")
+_FEW, _NOISE, _LINGUAL = (
+    published(name)["cost_figure"] for name in ("cross_domain_fewshot", "metaweightnet", "metaxl")
+)
+_SCALING = published("metaweightnet")["scaling_figure_digitised"]["seconds_per_epoch"]
+_RATIOS = [a / b for a, b in zip(_SCALING["t1t2"], _SCALING["evograd"], strict=True)]
+CLAIMS = (
+    Claim(
+        "The estimate follows the exact hypergradient's trend with two candidates",
+        "Figure 2",
+        (Trend("correlation with the exact one, K = 2", "toy_1d", "evograd", "correlation_2",
+               "lambdas"),),
+    ),
+    Claim(
+        "EvoGrad turns towards the rotation, and rotated digits gain",
+        "section 4.2",
+        (
+            Contrast("EvoGrad − baseline, rotated digits", "rotation", "paper", "evograd",
+                     "baseline", _ROTATION, metrics=("rotated", "rotated"),
+                     published=published_difference("rotation", ("evograd", "rotated"),
+                                                    ("baseline", "rotated"))),
+            Contrast("learned angle (true: 30°)", "rotation", "paper", "evograd", None, _ROTATION,
+                     metrics=("angle_degrees", ""), unit="°", published=_ANGLE),
         ),
-    )  # fmt: skip
+        (Contrast("EvoGrad − T1-T2, angle", "rotation", "paper", "evograd", "t1t2", _ROTATION,
+                  metrics=("angle_degrees",) * 2, unit="°"),),
+    ),
+    Claim(
+        "Few-shot: EvoGrad is not worse than T1-T2",
+        "Table 3",
+        (few_shot("lft_t1t2", "with T1-T2", "not worse"),),
+    ),
+    Claim(
+        "Few-shot: EvoGrad is better than no transformation and than FT",
+        "Table 3",
+        (few_shot("none", "none"), few_shot("ft", "FT")),
+        (few_shot("none", "none in the same loop", changes=_LIKE),
+         few_shot("ft", "FT in the same loop", changes=_LIKE),
+         few_shot("both_domains", "training on both domains")),
+    ),
+    Claim(
+        "Label noise: EvoGrad is not worse than T1-T2",
+        "Table 4",
+        (label_noise("t1t2_forward", "EvoGrad − T1-T2, MNIST, 60 % uniform, 100 clean images",
+                     _PRIMARY, _JUDGES, "not worse"),),
+        _noise_elsewhere("t1t2_forward", "not worse"),
+    ),
+    Claim(
+        "Label noise: EvoGrad is better than every simple use of the same data",
+        "Table 4",
+        tuple(
+            label_noise(method, f"EvoGrad − {words}", _PRIMARY, _JUDGES, metrics=("", metric))
+            for method, words, metric in _BASELINES
+        ),
+        (
+            *(
+                label_noise("clean_only", f"− clean images alone, {size:,} of them",
+                            _MNIST | {"meta_size": size}, (3, 4, 5))
+                for size in (300, 1000, 3000)
+            ),
+            label_noise("plain", "− plain training, both stopped by the clean images", _PRIMARY,
+                        _JUDGES, metrics=("stopped", "stopped")),
+            *_noise_elsewhere("plain", "better"),
+            Contrast("CIFAR-10, 40 % flipped, the paper's size", "metaweightnet", "paper",
+                     "evograd", "plain", (1,), (_FLIP,)),
+        ),
+    ),
+    Claim(
+        "Label noise: plain training ends at the quoted baseline",
+        "Table 4",
+        (Quoted("plain training, CIFAR-10, 40 % flipped", "metaweightnet", "plain", (1,), _FLIP,
+                (_QUOTED.mean, _QUOTED.spread), _QUOTED.n),),
+    ),
+    Claim(
+        "MetaXL: EvoGrad is better than T1-T2, which is better than joint training",
+        "Table 5",
+        (cross_lingual("evograd", "t1t2", "EvoGrad − T1-T2"),
+         cross_lingual("t1t2", "joint_training", "T1-T2 − joint training")),
+        (cross_lingual("evograd", "joint_training", "EvoGrad − joint training"),),
+    ),
+    *cheaper("Few-shot", "Figure 3", "cross_domain_fewshot", "ResNet-10, 1 shot",
+             "ResNet-10, 1 shot", _FEW["1shot"]),
+    *cheaper("Label noise", "Figure 4", "metaweightnet", "width 1", "width 1", _NOISE["cifar10"]),
+    *cheaper("MetaXL", "Figure 6", "metaxl", "6 layers, 4 sentences of 128",
+             "XLM-R base, 12 sentences of 200", _LINGUAL),
+    constant_memory("as released", "evograd_graph"),
+    constant_memory("here", "evograd"),
+    Claim(
+        "The wider the network, the larger the ratio of times",
+        "Figure 5",
+        (Cost("time, widths 1 and 2", "metaweightnet",
+              (Rows("small", "cpu", tuple((f"width {n}", k) for n in (1, 2) for k in _HERE[0]),
+                    at_paper=False),),
+              widths, f"{', '.join(f'{r:.1f}' for r in _RATIOS)} (widths 1 to 5)"),),
+    ),
+    Claim(
+        "T1-T2's time grows with the number of hyperparameters: O(PH)",
+        "Table 2",
+        (Cost("a step of T1-T2, ResNet-32", "metaweightnet",
+              (Rows("small", "cpu", (("width 1", "t1t2"), ("10,000 hidden units", "t1t2"))),),
+              hyperparameters, "O(PH), against EvoGrad's O(KP + H)"),),
+    ),
+    Claim(
+        "ResNet-34 fits a 12 GB card with EvoGrad, not with T1-T2",
+        "section 4.3",
+        (Cost("peak of a step as released, ResNet-34, 1 shot", "cross_domain_fewshot",
+              (Rows("paper", "counted", tuple(
+                  ("ResNet-34, 1 shot", f"{m} released")
+                  for m in ("evograd num_candidates=2", "t1t2"))),),
+              fits, "fits; does not fit"),),
+        (Cost("here", "cross_domain_fewshot",
+              (Rows("paper", "counted", tuple(
+                  ("ResNet-34, 1 shot", m) for m in ("evograd num_candidates=2", "t1t2"))),),
+              fits),),
+    ),
+)  # fmt: skip
+
+
+def judge(kept: Kept, claims: Sequence[Claim] = CLAIMS) -> list[Judged]:
+    """Every claim by the records; see ``RULE``."""
+    parts = [tuple(part.find(kept) for part in claim.primary) for claim in claims]
+    sure = [_sure(findings) for findings in parts]
+    tests = [any(isinstance(p, Contrast | Quoted | Trend) for p in c.primary) for c in claims]
+    adjusted = iter(holm([min(p) for p, test in zip(sure, tests, strict=True) if test]))
+    judged = []
+    for claim, findings, (holds, fails), test in zip(claims, parts, sure, tests, strict=True):
+        p = next(adjusted) if test else None
+        closed = min(holds, fails) == 0 if p is None else p <= LEVEL
+        elsewhere = tuple(part.find(kept) for part in claim.elsewhere)
+        level = LEVEL / max(1, len(elsewhere))
+        if not closed:
+            hours = _hours(findings)
+            judged.append(Judged(claim, "open", findings, elsewhere, p, hours))
+            continue
+        verdict: Verdict = "supported"
+        if fails < holds:
+            lost = [f for f in findings if f.fails == min(g.fails for g in findings)]
+            verdict = "contradicted" if any(f.at_paper for f in lost) else "does not transfer"
+        other = [f.fails if verdict == "supported" else f.holds for f in elsewhere]
+        against = tuple(f for f, q in zip(elsewhere, other, strict=True) if q <= level)
+        if against and verdict != "contradicted":
+            verdict = "depends on the setting"
+        judged.append(Judged(claim, verdict, findings, elsewhere, p, None, against))
+    return judged
+
+
+def _sure(findings: Sequence[Finding]) -> tuple[float, float]:
+    """p-values of "all parts hold" (the largest) and of "one fails" (the smallest times their
+    number)."""
+    fails = min(f.fails for f in findings) * len(findings)
+    return max(f.holds for f in findings), min(1.0, fails)
+
+
+def _hours(findings: Sequence[Finding]) -> float | None:
+    """Core-hours of all missing runs; else of more seeds for the open parts."""
+    missing = {run: hours for f in findings for run, hours in f.missing.items()}
+    if missing:
+        return sum(missing.values())
+    wanted = [f.hours for f in findings if f.tested and f.holds > LEVEL]
+    return None if None in wanted or not wanted else sum(h for h in wanted if h)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from common import claims
+from common import claim_tables, claims
+from common.claim_evidence import Kept, shipped
 from common.experiment import Experiment, load_experiment
 from common.report import Group, as_planned, by_label
 from common.reporting import (
@@ -54,21 +55,22 @@ def write_page(
     own: runs of the preset by experiment. place: where they lie. sections: the experiments'.
     """
     experiments = {name: load_experiment(name) for name in own}
-    results, stated = ROOT / "results", ROOT / "docs" / "claims.json"
-    sources = claims.shipped_sources(results, list(own))
-    sources.append(claims.Source(preset, place, own, words=_OWN))
-    sentence, rows = claims.answer(stated, sources, _OWN)
+    results = ROOT / "results"
+    judged = claims.judge(shipped(results, list(own)))
+    sentence = claim_tables.sentence(judged)
+    mine = Kept({(name, preset): runs for name, runs in own.items()})
+    rows = claim_tables.forest_rows(judged, mine, preset)
     figures = [forest_plot(rows, output / "claims"), seconds_figure(own, experiments, output)]
-    shipped = {
+    known = {
         name: experiment.records(preset, results / name / preset / "records")
         for name, experiment in experiments.items()
         if preset in experiment.presets
     }
-    tables = {"same-numbers": same_numbers(experiments.values(), own, shipped)}
+    tables = {"same-numbers": same_numbers(experiments.values(), own, known)}
     write_tables(tables, output)
-    judged = claims.section(stated, sources, output / "claims")
+    answered = claim_tables.section(judged, output / "claims")
     path = write_report(
-        [judged, Section("Your runs", tables=tables, folder=output), *sections],
+        [answered, Section("Your runs", tables=tables, folder=output), *sections],
         output / "index.html",
         f"EvoGrad, reproduced (preset {preset})",
         [record.provenance for records in own.values() for record in records],

@@ -29,7 +29,8 @@ from typing import Any, Literal
 import tyro
 from pandas import DataFrame
 
-from common import claims
+from common import claim_tables, claims
+from common.claim_evidence import shipped
 from common.command import run_command
 from common.cost_study.records import by_device, read_measurements, write_measurement
 from common.datasets.__main__ import LOADERS
@@ -46,7 +47,9 @@ from common.reporting import (
     find_blocks,
     save,
     write_table,
+    write_tables,
 )
+from common.reporting.forest import forest_plot
 from common.reporting.records import checksum, load
 from common.settings import ROOT
 from cross_domain_fewshot import embedded
@@ -55,7 +58,6 @@ from scripts import benchmark, fidelity, peer_tables
 from scripts.experiments import EXPERIMENTS, Name
 
 RESULTS = ROOT / "results"
-CLAIMS = ROOT / "docs" / "claims.json"
 PRESETS = ("smoke", "quick", "study", "paper")
 TABLES, FIGURES = ("md", "tex", "csv"), ("png", "pdf")
 _FOLDER = re.compile(r"(?<=\| )results/[^ |]+(?= \|)")
@@ -95,7 +97,7 @@ def draw(folder: Path) -> None:
         if hasattr(report, "draw_studies"):
             report.draw_studies(RESULTS / name, folder / name)
     write_table(runs_table(), folder / "runs" / "all", "kept")
-    claims.section(CLAIMS, claims.shipped_sources(RESULTS, EXPERIMENTS), folder / "claims" / "all")
+    draw_claims(folder / "claims" / "all")
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
     peers = RESULTS / "peers" / "cpu" / "records" / "record.json"
     if peers.exists():
@@ -104,6 +106,18 @@ def draw(folder: Path) -> None:
         studied = RESULTS / "fidelity" / preset / "records"
         if studied.exists():
             fidelity_report.draw(studied, folder / "fidelity" / preset, fidelity.EXPERIMENTS)
+
+
+def draw_claims(folder: Path) -> None:
+    """The claims' tables and forest plot, and the page on the paper's figures and tables."""
+    kept = shipped(RESULTS, EXPERIMENTS)
+    judged = claims.judge(kept)
+    claim_tables.section(judged, folder)
+    write_tables(
+        {"summary": claim_tables.summary_table(judged)} | claim_tables.paper_tables(judged, kept),
+        folder,
+    )
+    forest_plot(claim_tables.forest_rows(judged), folder)
 
 
 def runs_table() -> Table:
