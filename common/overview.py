@@ -35,7 +35,6 @@ unrolled training step. In the few-shot experiment, **FT** trains feature-wise t
 the training loss, **LFT** learns them by hypergradients. Filled marks: runs that the project ships;
 open blue marks: the runs of this report. Written
 """
-_OWN = "own runs"
 _SHOWN = ("evograd", "t1t2", "t1t2_forward")
 """Estimators beside the baseline; of the two ways to compute T1-T2 the first that was run."""
 _CLOSE = 1e-3
@@ -46,13 +45,12 @@ _MADE_WITH = ("torch", "device", "cpu", "torch_threads")
 def write_page(
     preset: str,
     own: Mapping[str, Sequence[RunRecord]],
-    place: str,
     sections: Sequence[Section],
     output: Path,
 ) -> list[str]:
     """Writes ``output``/index.html; returns its first screen in lines of text, and where it is.
 
-    own: runs of the preset by experiment. place: where they lie. sections: the experiments'.
+    own: runs of the preset by experiment. sections: the experiments'.
     """
     experiments = {name: load_experiment(name) for name in own}
     results = ROOT / "results"

@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except UserError as error:  # the others are shown
             problems.append(f"the report lacks {name}: {error}")
     if sections:
-        folder = str(options.records / "EXPERIMENT" / options.preset)
-        print("\n".join(write_page(options.preset, own, folder, sections, output)), flush=True)
+        print("\n".join(write_page(options.preset, own, sections, output)), flush=True)
     elif not problems:
         raise UserError(
             f"{options.records} holds no finished runs of preset {options.preset}: "

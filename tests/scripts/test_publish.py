@@ -93,4 +93,4 @@ def test_collecting_takes_over_the_runs_and_the_report_shows_all_that_can_be_rea
     with pytest.raises(UserError, match=r"the report lacks rotation: .*record\.json"):
         report.main(words)
     text = (output / "index.html").read_text()
-    assert "own runs" in text and "toy_1d" in text
+    assert "Your runs" in text and "toy_1d" in text
