@@ -24,10 +24,9 @@ from torch import Tensor
 
 from common.command import run_command
 from common.errors import UserError
-from common.fidelity_study.metrics import cosine, flat_gradient
-from common.fidelity_study.snapshots import cast
 from common.files import check_writable
 from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
+from common.hypergrad.compare import cast, cosine, flat_gradient
 from common.hypergrad.problem import BilevelProblem
 from common.report import measured, number
 from common.reporting import Number, Table, collect_provenance
