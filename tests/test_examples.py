@@ -1,5 +1,6 @@
 """The examples of docs/examples show what the guide says they show."""
 
+import re
 import runpy
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import common.hypergrad
+from common.datasets import load_mnist
 from common.settings import ROOT
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -72,3 +74,31 @@ def test_the_learning_rate_is_found_through_all_steps(run):
     losses = [loss for *_, loss in lines]
     assert losses[0] > 2 and losses[-1] < 0.25
     assert 0.3 < variables["hyper"]["log_lr"].exp() < 2
+
+
+def test_the_readmes_example_learns_mnist_as_well_as_plain_training(monkeypatch):
+    """Its text as it stands, with digits in place of random tensors and 1,000 steps."""
+    mnist = load_mnist()
+    images = torch.as_tensor(mnist.train_images).reshape(-1, 784).float() / 255
+    labels = torch.as_tensor(mnist.train_labels).long()
+
+    def draw(first, count):
+        index = first + torch.randint(count, (64,))
+        return images[index], labels[index]
+
+    monkeypatch.setitem(sys.modules, "hypergradients", common.hypergrad)
+    text = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    batches = "train_batch, valid_batch = draw(0, 3000), draw(50000, 1000)"
+    text, drawn = re.subn(r"train_batch, valid_batch = .*", batches, text)
+    text, longer = re.subn(r"range\(10\)", "range(1000)", text)
+    assert drawn == longer == 1
+    accuracies = []
+    for code in (text, text.replace("    hyper_optimizer.step(train_batch, valid_batch)\n", "")):
+        torch.manual_seed(0)
+        variables = {"draw": draw}
+        exec(code, variables)
+        with torch.no_grad():
+            found = variables["model"](images[55000:]).argmax(1)
+        accuracies.append((found == labels[55000:]).float().mean().item())
+    learned, plain = accuracies
+    assert plain > 0.85 and learned > plain - 0.01

@@ -28,6 +28,7 @@ from .inner_step import LearnedLR
 from .layer_sampled import LayerSampled
 from .problem import BatchedCandidates, BilevelProblem, Hypergradient, Tensors
 from .reversible import Reversible
+from .self_test import Report, check
 from .t1t2 import T1T2, T1T2Forward, T1T2MixedMode
 from .unrolled import ForwardMode, Unrolled
 
@@ -38,6 +39,6 @@ __all__ = [
     "BilevelProblem", "Comparison", "Estimate", "Estimator", "EvoGrad", "EvoGradAlongGradient",
     "EvoGradDifferences", "EvoGradForward", "EvoGradGraph", "FiniteDifference", "ForwardMode",
     "HigherT1T2", "HyperOptimizer", "Hypergradient", "ImplicitCG", "InnerSGD", "LayerSampled",
-    "LearnedLR", "Neumann", "NotFiniteError", "OneStep", "Point", "Reversible", "T1T2Forward",
-    "T1T2MixedMode", "Tensors", "Unrolled", "compare", "textbook_evograd",
+    "LearnedLR", "Neumann", "NotFiniteError", "OneStep", "Point", "Report", "Reversible",
+    "T1T2Forward", "T1T2MixedMode", "Tensors", "Unrolled", "check", "compare", "textbook_evograd",
 ]  # fmt: skip

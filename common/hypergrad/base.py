@@ -144,6 +144,15 @@ class Point:
                 "take an estimator of first derivatives (EvoGradAlongGradient, FiniteDifference)"
             )
 
+    def refuse_weight_norm(self) -> None:
+        """ValueError where torch's second derivative by theta is wrong."""
+        if any("WeightNorm" in node for node in self.examination.nodes["inner_loss"]):
+            raise ValueError(
+                f"{self.examination.names['inner_loss']} uses torch's weight_norm, whose second "
+                "derivative is wrong: write g * v / v.norm(...) out, or take T1T2 or an estimator "
+                "of first derivatives (EvoGradAlongGradient, FiniteDifference)"
+            )
+
     def moved(
         self, theta: Tensors, by: Tensors, setting: str, value: float, scale: float | Tensor = 1.0
     ) -> dict[str, Tensor]:

@@ -130,6 +130,8 @@ class Examination:
                 if turn == 0:
                     modes[name], first[name] = seen.modes, loss.detach()
                     self._look_at(name, loss, at, theta)
+                    if "CheckpointFunctionBackward" in self.nodes[name]:  # reentrant
+                        raise ValueError(checkpoint_remedy(self.names[name]))
                     if seen.checkpoints:
                         self._check_checkpoints(name, loss_at, at, theta)
                 else:
@@ -141,7 +143,9 @@ class Examination:
     def unused_hyper(self) -> str:
         """That the inner loss does not depend on lambda, with a remedy."""
         inner, outer = self.names.values()
-        which = f"{inner} depends" if self.outer_depends else f"neither {inner} nor {outer} depends"
+        which = f"neither {inner} nor {outer} depends"
+        if self.outer_depends:
+            which = f"{inner} does not depend"
         where = "the tensors passed as `hyper`" if self.functional else "the `hyper` handed to it"
         return (
             f"{which} on any hyperparameter: use {where}, not copies held elsewhere, and do not "
@@ -211,8 +215,6 @@ class Examination:
         handle = nn.modules.module.register_module_forward_pre_hook(note)
         try:
             torch.autograd.grad(loss, [*theta.values(), *at.hyper.values()], allow_unused=True)
-        except RuntimeError:  # reentrant checkpointing has no autograd.grad
-            wrong.append(loss)
         finally:
             handle.remove()
         if wrong:
@@ -318,6 +320,11 @@ def explained(error: RuntimeError, estimator: str, found: Examination) -> Except
         return ValueError(found.moved("a loss"))
     if "torch.utils.checkpoint" in text or "use_reentrant" in text:
         return ValueError(checkpoint_remedy("a loss"))
+    if "functorch transforms" in text:
+        return ValueError(
+            f"{estimator} cannot be used here: it uses torch.func, which a custom "
+            "autograd.Function without setup_context does not know; use EvoGrad or T1T2"
+        )
     if "once_differentiable" in text:
         return ValueError(
             f"{estimator} cannot be used here: a function is marked once_differentiable; {FIRST}"
@@ -426,7 +433,7 @@ def _watched(name: str) -> Iterator[_Seen]:
     """What is used in the block; ValueError for a GradScaler."""
     seen = _Seen()
     scale, checkpoint = torch.amp.GradScaler.scale, torch.utils.checkpoint._checkpoint_hook
-    begin, forward = checkpoint.__init__, torch.utils.checkpoint.CheckpointFunction.forward
+    begin = checkpoint.__init__
 
     def note(module: nn.Module, inputs: Any) -> None:
         if torch.compiler.is_compiling():
@@ -449,25 +456,15 @@ def _watched(name: str) -> Iterator[_Seen]:
         seen.checkpoints = True
         begin(*arguments)
 
-    def forwarded(*arguments: Any) -> Any:
-        seen.checkpoints = True
-        return forward(*arguments)
-
     handle = nn.modules.module.register_module_forward_pre_hook(note)
-    patches: list[tuple[Any, str, Any, Any]] = [
-        (torch.amp.GradScaler, "scale", refuse, scale),
-        (checkpoint, "__init__", begun, begin),
-        (torch.utils.checkpoint.CheckpointFunction, "forward", staticmethod(forwarded), forward),
-    ]
-    for owner, key, patch, _ in patches:
-        setattr(owner, key, patch)
+    setattr(torch.amp.GradScaler, "scale", refuse)  # noqa: B010
+    setattr(checkpoint, "__init__", begun)  # noqa: B010
     try:
         yield seen
     finally:
         handle.remove()
-        for owner, key, _, original in patches[:2]:
-            setattr(owner, key, original)
-        setattr(torch.utils.checkpoint.CheckpointFunction, "forward", staticmethod(forward))  # noqa: B010
+        setattr(torch.amp.GradScaler, "scale", scale)  # noqa: B010
+        setattr(checkpoint, "__init__", begin)  # noqa: B010
 
 
 _examined: dict[int, tuple[weakref.ref[Any], Examination]] = {}

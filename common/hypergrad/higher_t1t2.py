@@ -38,6 +38,7 @@ class HigherT1T2(InnerSGD):
             inner_loss = at.inner_loss(present())
             differentiable_sgd.step(inner_loss)
             outer_loss = at.outer_loss(present())
+            at.examination.check_twice_differentiable({"": outer_loss})
             found = gradients_or_none(outer_loss, at.hyper)
         diagnostics = {"inner_loss": inner_loss.detach()}
         return Estimate(outer_loss.detach(), found, diagnostics=diagnostics)

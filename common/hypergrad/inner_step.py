@@ -27,16 +27,29 @@ rates, momentum and moments are read at every call."""
 class LearnedLR:
     """Inner step sizes that are hyperparameters, for Unrolled and ForwardMode.
 
-    rates: a function of lambda that gives one step size, a scalar tensor, or one for each parameter
-    by name (the same tensor for those of a group): ``LearnedLR(lambda hyper: hyper["log"].exp())``.
+    rates: a function of lambda that gives one step size, a scalar tensor, or by name one for each
+    parameter (the same tensor for those of a group), a scalar or of the parameter's shape (a rate
+    per entry, Meta-SGD): ``LearnedLR(lambda hyper: hyper["log"].exp())``. Names of frozen
+    parameters are left out.
     """
 
     rates: Callable[[Tensors], Tensor | Tensors]
 
     def by_name(self, hyper: Tensors, theta: Tensors) -> dict[str, Tensor]:
-        """The step size of every parameter, with a graph to ``hyper``."""
+        """The step size of every parameter, with a graph to ``hyper``. ValueError for a missing
+        one, or one of another shape."""
         rates = self.rates(hyper)
-        return dict.fromkeys(theta, rates) if isinstance(rates, Tensor) else dict(rates)
+        if isinstance(rates, Tensor):
+            rates = dict.fromkeys(theta, rates)
+        if missing := [n for n in theta if n not in rates]:
+            raise ValueError(f"LearnedLR gives no rate for the parameters {', '.join(missing)}")
+        for n, t in theta.items():
+            if rates[n].dim() and rates[n].shape != t.shape:
+                raise ValueError(
+                    f"LearnedLR gives {n} a rate of shape {tuple(rates[n].shape)}: it must be a "
+                    f"scalar or have the parameter's, {tuple(t.shape)}"
+                )
+        return {n: rates[n] for n in theta}
 
 
 def check_inner_step(

@@ -180,6 +180,7 @@ class Reversible(SeveralSteps):
             raise ValueError(f"fraction_bits must be from 1 to 61, got {self.fraction_bits}")
 
     def estimate(self, at: Point) -> Estimate:
+        at.refuse_weight_norm()
         eta, ratio = Rates(self.inner_lr, at), as_ratio(self.momentum)
         sgd = FixedPointSGD(at.theta, eta.fixed, ratio, self.fraction_bits, self.steps)
         inner_losses = []

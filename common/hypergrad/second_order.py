@@ -46,4 +46,6 @@ def inner_gradient(
     at.refuse_compiled("inner_loss", "a second derivative")
     theta = leaves({n: t for n, t in params.items() if names is None or n in names})
     loss = at.inner_loss({**params, **theta}, step=step)
-    return InnerGradient(loss.detach(), theta, at.hyper, gradients(loss, theta, create_graph=True))
+    grads = gradients(loss, theta, create_graph=True)
+    at.examination.check_twice_differentiable(grads)
+    return InnerGradient(loss.detach(), theta, at.hyper, grads)

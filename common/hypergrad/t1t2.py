@@ -22,6 +22,9 @@ from .inner_step import stepped
 from .problem import Grads, Tensors, detached, gradients_or_none, norm
 from .second_order import inner_gradient
 
+_ALGEBRA = "Linalg|Det|Solve|Cholesky|Inverse"
+"""Nodes whose backward torch computes by other formulas where it is differentiated again."""
+
 
 @dataclass(frozen=True)
 class T1T2(OneStep):
@@ -76,8 +79,9 @@ class T1T2Forward(LookAhead):
     weights): then it keeps no activation of the network. Cost: 3 forwards (one with tangents, about
     two forwards' work), 2 backwards; memory: a plain step's. Settings and diagnostics as T1T2.
 
-    Raises ValueError if lambda reaches the loss through batch or layer normalisation, where torch's
-    reverse-over-forward derivative is wrong, or (where torch raises) through log_softmax; use T1T2
+    Raises ValueError if lambda reaches the loss through batch or layer normalisation, a determinant
+    or a solve, where torch's reverse-over-forward derivative is wrong, or (where torch raises)
+    through log_softmax; use T1T2
     there.
     """
 
@@ -88,7 +92,7 @@ class T1T2Forward(LookAhead):
         # Reverse over forward is silently wrong through these in training mode (pytorch issues
         # 196699 and 196700); the names are those of their nodes in the autograd graph.
         for node in graph_of(value)[0]:
-            if re.search("BatchNorm|LayerNorm|GroupNorm|RmsNorm", node.name()):
+            if re.search(f"BatchNorm|LayerNorm|GroupNorm|RmsNorm|{_ALGEBRA}", node.name()):
                 raise ValueError(
                     "T1T2Forward cannot be used here: the hyperparameters reach the inner loss "
                     f"through {node.name()}, where torch's reverse-over-forward derivative is "
@@ -119,20 +123,33 @@ class T1T2MixedMode(LookAhead):
 
     Every operation between theta and dL_T/dlambda needs a forward-mode derivative, that of its
     backward too; ValueError names one that lacks it (torch has none for grid_sample's backward).
+    Where torch has a formula of its own for backwards that are differentiated again (determinants,
+    solve, SiLU, GroupNorm), that one is taken, and the graph of the backward kept for as long.
     """
 
     def mixed_product(self, at: Point, vector: Tensors, factor: float) -> Grads:
         at.refuse_compiled("inner_loss", "a forward-mode derivative")
+        # The formulas of determinants and solve that are not to be differentiated give wrong
+        # tangents; those of others raise.
+        nodes = at.examination.nodes["inner_loss"]
+        if any(re.search(_ALGEBRA, node) for node in nodes):
+            return self._tangents(at, vector, factor, create_graph=True)
+        try:
+            return self._tangents(at, vector, factor, create_graph=False)
+        except RuntimeError as error:
+            if "forward AD" not in str(error):
+                raise
+            return self._tangents(at, vector, factor, create_graph=True)
+
+    def _tangents(self, at: Point, vector: Tensors, factor: float, create_graph: bool) -> Grads:
         found: dict[str, Tensor | None] = {}
-        reason = "torch has no forward-mode derivative of {}"
-        with (
-            _explained("T1T2MixedMode", r"forward AD with (?:aten::)?(\w+)", reason),
-            forward_ad.dual_level(),
-        ):
-            grads = gradients_or_none(at.inner_loss(_duals(at.theta, vector)), at.hyper)
+        with forward_ad.dual_level():
+            loss = at.inner_loss(_duals(at.theta, vector))
+            grads = gradients_or_none(loss, at.hyper, create_graph=create_graph)
             for n, grad in grads.items():
                 tangent = None if grad is None else forward_ad.unpack_dual(grad).tangent
-                found[n] = None if tangent is None else factor * tangent  # None: constant
+                # None: constant.
+                found[n] = None if tangent is None else factor * tangent.detach()
         return found
 
 

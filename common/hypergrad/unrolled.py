@@ -44,6 +44,8 @@ class SeveralSteps(InnerSGD):
 
     def inner_batches(self, inner_batch: Any) -> Sequence[Any]:
         wanted = f"inner_batch must be a sequence of one batch for each of steps = {self.steps}"
+        if isinstance(inner_batch, tuple) and all(isinstance(b, Tensor) for b in inner_batch):
+            raise ValueError(f"{wanted}; a tuple of tensors is taken for one batch: use a list")
         if not isinstance(inner_batch, Sequence):
             raise ValueError(f"{wanted}, got a {type(inner_batch).__name__}")
         if len(inner_batch) != self.steps:
@@ -56,8 +58,8 @@ class SeveralSteps(InnerSGD):
 
 
 class Rates:
-    """The step sizes of a call: ``fixed``, one number, or ``learned``, a scalar tensor for each
-    parameter with a graph to lambda."""
+    """The step sizes of a call: ``fixed``, one number, or ``learned``, for each parameter a scalar
+    tensor or one of its shape, with a graph to lambda."""
 
     def __init__(self, inner_lr: InnerLR, at: Point) -> None:
         self.learned: Tensors | None = None
@@ -140,6 +142,7 @@ class Unrolled(SeveralSteps):
             raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
 
     def estimate(self, at: Point) -> Estimate:
+        at.refuse_weight_norm()
         eta, theta = Rates(self.inner_lr, at), at.theta
         momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
         trajectory: list[InnerGradient] = []
@@ -154,12 +157,14 @@ class Unrolled(SeveralSteps):
         inner_losses = torch.stack([inner.loss for inner in trajectory])
         outer_loss, v, direct = at.outer_step(theta)
         adjoint = Adjoint(v, eta, self.momentum)
-        by_rate = {n: t.new_zeros(()) for n, t in v.items()}
+        by_rate = {n: torch.zeros_like(r) for n, r in (eta.learned or {}).items()}
         while trajectory:
             inner = trajectory.pop()
             if moves:
                 move = moves.pop()
-                by_rate = {n: r - (adjoint.a[n] * move[n]).sum() for n, r in by_rate.items()}
+                for n, rate in by_rate.items():
+                    change = adjoint.a[n] * move[n]
+                    by_rate[n] = rate - (change if rate.dim() else change.sum())
             adjoint.step_back(inner, first=not trajectory)
         found = adjoint.found
         if eta.learned is not None:
@@ -191,6 +196,7 @@ class ForwardMode(Unrolled):
 
     def estimate(self, at: Point) -> Estimate:
         at.refuse_compiled("inner_loss", "a second derivative")
+        at.refuse_weight_norm()
         eta, theta = Rates(self.inner_lr, at), at.theta
         momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
         tangents = _Tangents(at, eta, self.momentum)
@@ -221,6 +227,7 @@ class _Tangents:
         loss = self.at.inner_loss(theta, step=step)
         found, hyper_grads = gradients_by_both(loss, theta, self.at.hyper, create_graph=True)
         loss, inner_grads = loss.detach(), zeros_for_none(found, theta)
+        self.at.examination.check_twice_differentiable(inner_grads)
         for row, (name, index) in enumerate(self.entries):
             outputs: list[Tensor] = []
             vectors: list[Tensor] = []
@@ -245,11 +252,25 @@ class _Tangents:
     def step_rates(self, momentum: Tensors) -> None:
         """-m deta/dlambda of one step, where the rates are functions of lambda."""
         for n, rate in (self.eta.learned or {}).items():
+            if rate.dim():
+                self._step_entries(n, rate, momentum[n])
+                continue
             for name, slope in gradients_or_none(rate, self.at.hyper, retain_graph=True).items():
                 if slope is not None:
                     rows = [row for row, (other, _) in enumerate(self.entries) if other == name]
                     change = slope.reshape(-1, *[1] * momentum[n].dim()) * momentum[n]
                     self.z[n][rows[0] : rows[-1] + 1].sub_(change)
+
+    def _step_entries(self, name: str, rate: Tensor, move: Tensor) -> None:
+        """The same for a rate per entry: column i of its Jacobian is the derivative by u of the
+        i-th entry of u . drate/dlambda."""
+        u = torch.zeros_like(rate, requires_grad=True)
+        products = gradients_or_none(rate, self.at.hyper, [u], create_graph=True)
+        for row, (other, index) in enumerate(self.entries):
+            if (product := products[other]) is not None:
+                entry = product.reshape(-1)[index]
+                (column,) = torch.autograd.grad(entry, u, retain_graph=True)
+                self.z[name][row].sub_(column * move)
 
     def along(self, v: Tensors) -> dict[str, Tensor]:
         """v . Z by hyperparameter."""

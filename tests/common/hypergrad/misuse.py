@@ -11,9 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from common.estimators import ESTIMATORS
 from tests.common.hypergrad.problems import inner_batch_for, small
@@ -250,6 +253,176 @@ def scaled_by_a_scaler(which: str) -> Callable[[str], None]:
     return wrong_losses(lambda loss: scaler.scale(loss), which)
 
 
+def unrepeatable(which: str) -> Callable[[str], None]:
+    """Mixup's weight from numpy, as timm and others draw it."""
+    drawn = np.random.default_rng(0)
+    return wrong_losses(lambda loss: drawn.beta(0.5, 0.5) * loss, which)
+
+
+def batch_in_place(name: str) -> None:
+    problem = Tiny()
+    before = problem.batch[0].clone()
+    loss = problem.inner_loss
+    problem.inner_loss = lambda p, h, b: loss(p, h, (b[0].sub_(1).div_(3), b[1]))
+    try:
+        problem.run(name)
+    finally:
+        assert torch.equal(problem.batch[0], before)
+
+
+def eval_in_one_loss(name: str) -> None:
+    problem = Tiny(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1)))
+    loss = problem.outer_loss
+    problem.outer_loss = lambda p, h, b: (problem.network.eval(), loss(p, h, b))[1]
+    try:
+        problem.run(name)
+    finally:
+        assert problem.network.training
+
+
+def checkpointing(reentrant: bool) -> Callable[[str], None]:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+
+        def forward(self, x):
+            x = x * torch.ones((), dtype=x.dtype, requires_grad=True)
+            return checkpoint(self.inner, x, use_reentrant=reentrant)
+
+    def make(name: str) -> None:
+        Tiny(nn.Sequential(Block(), nn.Linear(4, 1))).run(name)
+
+    return make
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0].cos()
+
+
+class Sine(nn.Module):
+    def forward(self, x):
+        return OnceDifferentiable.apply(x)
+
+
+def once_differentiable(name: str) -> None:
+    """Where it is right: beside torch's own sine."""
+    found, expected = (
+        Tiny(nn.Sequential(nn.Linear(3, 4), sine, nn.Linear(4, 1)))
+        for sine in (Sine(), Cast(nn.Identity(), torch.float64))
+    )
+    call = found.run(name)
+    expected.network[1].forward = torch.sin
+    torch.testing.assert_close(call, expected.run(name))
+
+
+class WrittenOut(nn.Linear):
+    """weight_norm written out."""
+
+    def forward(self, x):
+        v = self.weight
+        return nn.functional.linear(x, v / v.norm(dim=1, keepdim=True) * self.g, self.bias)
+
+
+def weight_norm(name: str) -> None:
+    problem, written = Tiny(), Tiny()
+    layer = WrittenOut(3, 4).double()
+    layer.load_state_dict(problem.network[0].state_dict())
+    layer.g = nn.Parameter(layer.weight.detach().norm(dim=1, keepdim=True))
+    written.network[0] = layer
+    torch.nn.utils.parametrizations.weight_norm(problem.network[0])
+    problem.params = dict(problem.network.named_parameters())
+    order = {"0.bias": "0.bias", "0.parametrizations.weight.original0": "0.g"}
+    order |= {"0.parametrizations.weight.original1": "0.weight"}
+    named = dict(written.network.named_parameters())
+    written.params = {order.get(n, n): named[order.get(n, n)] for n in problem.params}
+    every = {"layers": lambda layer: True}  # whose names differ
+    torch.testing.assert_close(problem.run(name, **every), written.run(name, **every))
+
+
+def determinant(name: str) -> None:
+    """lambda inside a log-determinant: the ways to one number agree."""
+
+    def problem() -> Tiny:
+        tiny = Tiny()
+
+        def inner_loss(params, hyper, batch):
+            a = params["0.weight"]
+            return (a @ a.mT + torch.diag(hyper["logits"][:4].exp())).logdet()
+
+        tiny.inner_loss = inner_loss
+        return tiny
+
+    found = problem().run(name, damping=50.0, layers=2)
+    if name.startswith("t1t2"):
+        torch.testing.assert_close(found, problem().run("t1t2"))
+
+
+def closed_over(name: str) -> None:
+    problem = Tiny()
+    loss, hyper = problem.inner_loss, {n: h.detach() for n, h in problem.hyper.items()}
+    problem.inner_loss = lambda params, _, batch: loss(params, hyper, batch)
+    problem.run(name)
+
+
+def low_precision_hyper(name: str) -> None:
+    problem = Tiny(dtype=torch.float32)
+    problem.hyper = {n: h.detach().bfloat16() for n, h in problem.hyper.items()}
+    problem.run(name)
+
+
+def gradient_hooks(name: str) -> None:
+    problem = Tiny()
+    problem.network[0].weight.register_hook(lambda grad: grad * torch.tensor([[1.0, 0.0, 0.0]]))
+    problem.run(name)
+
+
+def renormalised_embedding(name: str) -> None:
+    problem = Tiny(nn.Sequential(nn.Embedding(5, 3, max_norm=0.1), nn.Linear(3, 1)))
+    problem.batch = torch.arange(6) % 4, problem.batch[1]
+    before = problem.network[0].weight.detach().clone()
+    try:
+        problem.run(name)
+    finally:
+        assert torch.equal(problem.network[0].weight, before)
+
+
+def fused_attention(name: str) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.out = nn.Linear(1, 16), nn.Linear(16, 1)
+
+        def forward(self, x):
+            x = self.embed(x[:, :, None])[:, None]
+            x = nn.functional.scaled_dot_product_attention(x, x, x)
+            return self.out(x.mean(dim=(1, 2)))
+
+    def problem() -> Tiny:
+        torch.manual_seed(0)
+        return Tiny(Attention(), torch.float32)
+
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = problem().run(name, **WIDE) if name != "t1t2_forward" else None
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        found = problem().run(name, **WIDE)
+    if expected is not None:
+        assert (found - expected).norm() < 1e-2 * expected.norm()
+
+
+def one_batch_for_two_steps(name: str) -> None:
+    problem, estimator = Tiny(), small(ESTIMATORS[name], steps=2)
+    estimator(problem, problem.params, problem.hyper, problem.batch, problem.batch)
+
+
 def unresolved(name: str) -> None:
     problem = Tiny(dtype=torch.bfloat16)
     problem.run(name, sigma=1e-4, radius=1e-3)
@@ -290,7 +463,7 @@ MISUSES = [
     *_both("calls the module itself", module_itself, HANDED),
     *_both("calls a frozen module itself", lambda w: module_itself(w, True), HANDED),
     Misuse("hyperparameters held elsewhere used, not those handed over", own_hyper, HANDED),
-    Misuse("hyperparameters that no loss uses", unused_hyper, "depends on any hyperparameter"),
+    Misuse("hyperparameters that no loss uses", unused_hyper, "depends? on any hyperparameter"),
     *_both("under torch.compile", compiled, "uncompiled"),
     Misuse("frozen parameters among the others", frozen_parameters),
     Misuse("batch norm's buffers not cloned", own_buffers, "own buffer"),
@@ -321,6 +494,22 @@ MISUSES = [
     Misuse("sparse gradients", sparse_gradients, "sparse"),
     Misuse("bfloat16 layers among float32 ones", mixed_types),
     *_both("scaled by a GradScaler", scaled_by_a_scaler, "unscaled"),
+    *_both("draws from numpy", unrepeatable, "differs when it is evaluated again"),
+    Misuse("inner_loss changes its batch in place", batch_in_place, "batch in place"),
+    Misuse("outer_loss calls eval(), inner_loss nothing", eval_in_one_loss, "changes the mode"),
+    Misuse("gradient checkpointing", checkpointing(False), "checkpointing"),
+    Misuse("reentrant gradient checkpointing", checkpointing(True), "checkpointing"),
+    Misuse("a function marked once_differentiable", once_differentiable,
+           "once_differentiable|setup_context|forward-mode"),
+    Misuse("torch's weight_norm", weight_norm, "weight_norm"),
+    Misuse("hyperparameters in a log-determinant", determinant, "use T1T2"),
+    Misuse("inner_loss closes over detached hyperparameters", closed_over,
+           "inner_loss does not depend"),
+    Misuse("bfloat16 hyperparameters", low_precision_hyper, "float32", ("sigma", "radius")),
+    Misuse("gradient hooks on parameters", gradient_hooks, "gradient hook"),
+    Misuse("Embedding with max_norm", renormalised_embedding, "parameters in place"),
+    Misuse("fused attention", fused_attention, "MATH"),
+    Misuse("one batch (x, y) for two steps", one_batch_for_two_steps, "one batch", ("steps",)),
     Misuse("bfloat16 parameters that cannot resolve sigma or radius", unresolved, "resolve",
            ("sigma", "radius")),
 ]  # fmt: skip

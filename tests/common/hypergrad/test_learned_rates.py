@@ -8,6 +8,11 @@ from tests.common.hypergrad.problems import Quadratic
 
 RATES = {
     "one": lambda hyper: hyper["log_lr"][0].exp(),
+    "entries": lambda hyper: {
+        "left": (hyper["log_lr"] + hyper["la"][:2]).exp(),
+        "right": hyper["log_lr"][1].exp() * torch.tensor([[1.0, 0.5], [0.2, 2.0]]).double(),
+        "frozen": hyper["log_lr"][0],
+    },
     "groups": lambda hyper: {"left": hyper["log_lr"][0].exp(), "right": hyper["log_lr"][1].exp()},
 }
 
@@ -76,3 +81,14 @@ def test_other_estimators_refuse_learned_rates():
     for make in (lambda: LayerSampled(rate, 1), lambda: Reversible(rate, 0.9, 2)):
         with pytest.raises(ValueError, match="Unrolled and ForwardMode only"):
             make()
+
+
+def test_missing_and_misshapen_rates_are_named():
+    problem = Quadratic()
+    hyper = {"la": problem.hyper["la"]}
+    for rates, said in (
+        (lambda hyper: {"left": hyper["la"][0]}, "no rate for the parameters right"),
+        (lambda hyper: {"left": hyper["la"], "right": hyper["la"][0]}, r"left a rate of shape"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Unrolled(LearnedLR(rates), 1)(problem, problem.params, hyper, [None], None)

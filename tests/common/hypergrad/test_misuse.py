@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from common.estimators import ESTIMATORS
-from common.hypergrad.checks import NotFiniteError, examination_of
+from common.hypergrad import Neumann
+from common.hypergrad.checks import NotFiniteError, check_finite, examination_of
 from tests.common.hypergrad.misuse import ERROR, MISUSES, PAGE, Tiny, page
 
 DOCUMENTED = {
@@ -52,3 +53,15 @@ def test_only_the_first_call_with_a_problem_evaluates_more(name):
     assert torch.equal(problem.run(name), first)
     assert len(calls) - counted == counted - 4
     assert examination_of(problem).passed and not examination_of(Tiny()).passed
+
+
+def test_a_sum_that_overflows_is_not_an_infinite_entry():
+    check_finite("a", torch.full((70_000,), 2.0, dtype=torch.float16))
+    with pytest.raises(NotFiniteError):
+        check_finite("a", torch.tensor([1.0, torch.inf], dtype=torch.float16))
+
+
+def test_a_neumann_series_that_diverges_is_refused():
+    problem = Tiny()
+    with pytest.raises(ValueError, match=r"terms .* grow: inner_lr = 100"):
+        Neumann(100.0, 20)(problem, problem.params, problem.hyper, problem.batch, problem.batch)

@@ -168,7 +168,7 @@ def test_a_gradient_that_is_not_reproducible_is_noticed():
     loss = problem.inner_loss
 
     def noisy(params, hyper, batch):
-        factor = 1 + 1e-9 * torch.rand((), generator=noise, dtype=torch.float64)
+        factor = 1 + 1e-14 * torch.rand((), generator=noise, dtype=torch.float64)
         return factor * loss(params, hyper, batch)
 
     problem.inner_loss = noisy
