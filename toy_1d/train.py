@@ -1,19 +1,49 @@
-"""Both figures' numbers: EvoGrad's estimates over lambda, and trajectories of (x, lambda)."""
+"""The problem, EvoGrad's estimates over lambda, and trajectories of (x, lambda).
+
+    L_T(x, lambda) = (x - 1)^2 + lambda x^2,   L_V(x) = (x - 1/2)^2
+
+The inner optimum is x*(lambda) = 1 / (1 + lambda), so there
+
+    dL_V(x*)/dlambda = (lambda - 1) / (lambda + 1)^3.
+"""
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from common.hypergrad import EvoGradGraph
+from common.hypergrad import EvoGradGraph, Tensors
 from common.reporting import RunRecord, collect_provenance, save, utc_now
 from common.run import RECORD, finished_record
 from common.training import choose_device, configure, new_generator
 from toy_1d.config import Config
-from toy_1d.problem import OneDimensional, exact_hypergradient, inner_gradient
 
 LAMBDA_RANGE = (0.1, 2.0)
 STARTS = {"x": (-1.8, -0.9, 0.9, 1.3, 1.5), "lambda": (0.2, 1.2, 0.8, 0.2, 1.7)}
 """Where the trajectories begin: x0 and lambda0, as in the paper."""
+
+
+class OneDimensional:
+    """theta is {"x": scalar}, lambda is {"lambda": scalar}; no batches."""
+
+    def inner_loss(self, params: Tensors, hyper: Tensors, batch: None = None) -> Tensor:
+        return (params["x"] - 1) ** 2 + hyper["lambda"] * params["x"] ** 2
+
+    def inner_losses(self, candidates: Tensors, hyper: Tensors, batch: None = None) -> Tensor:
+        """All candidates at once, x of shape (K,)."""
+        return self.inner_loss(candidates, hyper)
+
+    def outer_loss(self, params: Tensors, hyper: Tensors, batch: None = None) -> Tensor:
+        return (params["x"] - 0.5) ** 2
+
+
+def inner_gradient(x: Tensor, lam: Tensor) -> Tensor:
+    """dL_T/dx, element by element."""
+    return 2 * (x - 1) + 2 * lam * x
+
+
+def exact_hypergradient(lam: Tensor) -> Tensor:
+    """dL_V(x*(lambda))/dlambda at the inner optimum, element by element."""
+    return (lam - 1) / (lam + 1) ** 3
 
 
 def evograd(config: Config, candidates: int, x: Tensor, lam: Tensor, noise: Tensor) -> Tensor:

@@ -8,9 +8,16 @@ from common.hypergrad import T1T2
 from common.reporting import RunRecord, load
 from tests.common.hypergrad.problems import EVOGRADS
 from toy_1d.config import EXPERIMENT, Config
-from toy_1d.problem import OneDimensional, exact_hypergradient, inner_gradient
 from toy_1d.report import section
-from toy_1d.train import estimates, evograd, run, trajectories
+from toy_1d.train import (
+    OneDimensional,
+    estimates,
+    evograd,
+    exact_hypergradient,
+    inner_gradient,
+    run,
+    trajectories,
+)
 
 
 def test_exact_hypergradient_is_the_derivative_through_the_inner_optimum():
