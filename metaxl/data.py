@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,12 +16,40 @@ from metaxl.config import SMALL, Config
 from metaxl.corpora import DATASETS, corpus_checksums, load_corpus, running_text, sample
 from metaxl.models import load_encoder
 from metaxl.pretrain import Pretraining, encoder_checksums, pretrained_encoder
-from metaxl.problem import Batch
 from metaxl.sentences import counts, entity_types, label_list
 from metaxl.tokens import encode, load_tokenizer
 from metaxl.transformers_import import PreTrainedTokenizerFast, XLMRobertaModel
 
 _PRETRAINED_TOGETHER = ("embedded", "masakhaner")  # all their languages in one small encoder
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sentences: subwords, mask and labels, each (N, L).
+
+    hidden: None, or the output (N, L, H) of layer ``depth``, computed beforehand.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    hidden: Tensor | None = None
+    depth: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def halves(self) -> tuple[Self, Self]:
+        """The sentences for training, and the same number or one more for the meta loss."""
+        middle = len(self) // 2
+        return (
+            type(self)(self.input_ids[:middle], self.attention_mask[:middle], self.labels[:middle]),
+            type(self)(self.input_ids[middle:], self.attention_mask[middle:], self.labels[middle:]),
+        )
+
+    def detached(self) -> Self:
+        """The same batch, its hidden states without a graph."""
+        return replace(self, hidden=self.hidden.detach())
 
 
 class Split:

@@ -4,11 +4,9 @@ import torch
 from seqeval.metrics import classification_report
 from torch import Tensor
 
-from metaxl.data import Split
-from metaxl.models import Tagger
-from metaxl.problem import Batch
+from metaxl.data import Batch, Split
+from metaxl.models import Tagger, Transformation
 from metaxl.tokens import IGNORED, decode_tags
-from metaxl.transformation import Transformation
 
 _BATCH_SIZE = 64
 _POINTS = 150

@@ -15,9 +15,9 @@ from common.cost_study.released import RELEASED, released_evograd, released_t1t2
 from common.cost_study.rows import PLAIN, T1T2
 from common.reporting import published
 from metaxl.config import Config
+from metaxl.data import Batch
 from metaxl.models import is_head, random_encoder
-from metaxl.problem import Batch, InnerBatch
-from metaxl.steps import Learner
+from metaxl.train import InnerBatch, Learner
 
 FIGURE = "XLM-R with a transformation network"
 SHARED = "evograd num_candidates=2 shared"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from metaxl.data import Batch
 from metaxl.models import random_encoder
-from metaxl.problem import Batch
 from tests.experiments import one_thread  # noqa: F401
 
 

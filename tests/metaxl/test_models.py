@@ -10,8 +10,14 @@ from torch import nn
 from transformers import BertConfig, BertModel, XLMRobertaForMaskedLM, XLMRobertaModel
 
 from common.errors import UserError
-from metaxl.models import Tagger, is_head, load_encoder, xlm_roberta_config
-from metaxl.transformation import Transformation, TransformationNetwork
+from metaxl.models import (
+    Tagger,
+    Transformation,
+    TransformationNetwork,
+    is_head,
+    load_encoder,
+    xlm_roberta_config,
+)
 
 
 def test_the_network_has_the_papers_number_of_parameters():

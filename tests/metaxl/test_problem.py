@@ -10,10 +10,8 @@ from torch.nn import functional as F
 from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2
 from common.hypergrad.problem import BatchedCandidates
 from metaxl.config import PRESETS
-from metaxl.models import Tagger, is_head
-from metaxl.problem import InnerBatch, MetaXLProblem, SharedEncoderProblem, token_loss
-from metaxl.steps import Learner
-from metaxl.transformation import Transformation
+from metaxl.models import Tagger, Transformation, is_head
+from metaxl.train import InnerBatch, Learner, MetaXLProblem, SharedEncoderProblem, token_loss
 from tests.common.hypergrad.problems import EVOGRADS
 from tests.experiments import assert_equal
 
