@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from common.hypergrad import T1T2, EvoGrad, FiniteDifference, HigherT1T2
 from common.hypergrad.problem import BatchedCandidates
+from common.settings import EstimatorSettings
 from metaxl.config import PRESETS
 from metaxl.models import Tagger, Transformation, is_head
 from metaxl.train import InnerBatch, Learner, MetaXLProblem, SharedEncoderProblem, token_loss
@@ -235,7 +236,8 @@ def test_the_source_loss_reaches_the_encoder_through_the_skip_path_only(setting,
 def learner(small_encoder, method, dropout=0.0, **changes) -> Learner:
     """In float64."""
     torch.manual_seed(1)
-    settings = {"method": method, "layers": (2,), "bottleneck": 4, "sigma": 1e-2} | changes
+    settings = {"method": method, "layers": (2,), "bottleneck": 4} | changes
+    settings["estimator"] = EstimatorSettings(sigma=1e-2)
     encoder = small_encoder(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     config = replace(PRESETS["quick"], **settings)
     made = Learner(config, encoder, 3, torch.device("cpu"))
@@ -350,12 +352,11 @@ def test_decay_alone_moves_the_network_towards_zero(small_encoder, sentences):
 
 
 @pytest.mark.parametrize("form", ["coupled", "decoupled"])
-def test_both_networks_have_the_decay_that_is_asked_for(small_encoder, form):
-    made = learner(small_encoder, "evograd", decay=form, meta_decay=form)
-    for optimizer in (made.optimizer, made.meta.optimizer):
-        assert (
-            type(optimizer) is {"coupled": torch.optim.Adam, "decoupled": torch.optim.AdamW}[form]
-        )
+def test_the_taggers_decay_is_coupled_and_the_networks_as_asked_for(small_encoder, form):
+    made = learner(small_encoder, "evograd", meta_decay=form)
+    kinds = {"coupled": torch.optim.Adam, "decoupled": torch.optim.AdamW}
+    for optimizer, kind in ((made.optimizer, kinds["coupled"]), (made.meta.optimizer, kinds[form])):
+        assert type(optimizer) is kind
         assert optimizer.defaults["eps"] == 1e-8 and optimizer.defaults["weight_decay"] == 5e-4
 
 
