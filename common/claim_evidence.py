@@ -168,7 +168,7 @@ class Contrast:
             measured=text + self._failures([[row[0][s] for s in whole] for row in grid]),
             holds=min(1.0, holds),
             fails=min(1.0, fails),
-            word="" if self.unit else word_of(difference),
+            word="" if self.unit or self.against is None else word_of(difference),
             tested=difference.n > 1,
             at_paper=self.preset == "paper",
             difference=difference,

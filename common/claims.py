@@ -47,7 +47,8 @@ RULE = (
     "the published size is excluded at the paper's size. Does not transfer: it fails at the small "
     "setting.",
     "Elsewhere: evidence that supports or contradicts nothing by itself. Depends on the setting: "
-    "the primary comparison is closed, and closed ones elsewhere (marked) disagree.",
+    "the primary comparison is closed, and closed ones elsewhere (marked) disagree; a part that "
+    "holds elsewhere does not save a claim of several parts.",
     "Open: the core-hours of the runs of the frozen seeds that are missing; where none is, of the "
     f"seeds that would close it with power {100 * POWER:g} %, were mean and spread those seen.",
     "Runs of preset quick and the reader's own are shown in the report and never counted.",
@@ -420,6 +421,8 @@ def judge(kept: Kept, claims: Sequence[Claim] = CLAIMS) -> list[Judged]:
             verdict = "contradicted" if any(f.at_paper for f in lost) else "does not transfer"
         other = [f.fails if verdict == "supported" else f.holds for f in elsewhere]
         against = tuple(f for f, q in zip(elsewhere, other, strict=True) if q <= level)
+        if len(findings) > 1 and verdict != "supported":
+            against = ()  # one part elsewhere does not save a claim of several
         if against and verdict != "contradicted":
             verdict = "depends on the setting"
         judged.append(Judged(claim, verdict, findings, elsewhere, p, None, against))
