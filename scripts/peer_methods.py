@@ -17,20 +17,8 @@ from betty.problems import ImplicitProblem
 from torch import Tensor
 from torch.func import grad
 
-from common.hypergrad import (
-    T1T2,
-    AnchoredEvoGrad,
-    Estimator,
-    EvoGrad,
-    EvoGradAlongGradient,
-    EvoGradDifferences,
-    FiniteDifference,
-    HyperOptimizer,
-    ImplicitCG,
-    Neumann,
-    T1T2Forward,
-    T1T2MixedMode,
-)
+from common.estimators import ESTIMATORS
+from common.hypergrad import HyperOptimizer
 from scripts.peer_problems import ETA, Work
 from scripts.peer_tables import HERE
 
@@ -81,9 +69,10 @@ class Method:
 class Ours(Step):
     """An estimator of this project through HyperOptimizer."""
 
-    def __init__(self, make: Callable[[Work], Estimator], work: Work) -> None:
+    def __init__(self, name: str, work: Work) -> None:
         super().__init__(work)
-        estimator = make(work)
+        given = {n: v(work) if callable(v) else v for n, v in OURS[name][1].items()}
+        estimator = ESTIMATORS[name].build(**given)
         self.scale = getattr(estimator, "effective_inner_lr", 1.0)
         self.meta = HyperOptimizer(
             work.model,
@@ -200,29 +189,32 @@ def iterations(work: Work) -> int:
     return 5 if work.network else 20
 
 
-def implicit_cg(work: Work) -> ImplicitCG:
-    """At the untrained network damped so much that no iteration meets negative curvature, which it
-    would refuse; an iteration costs the same."""
-    return ImplicitCG(iterations(work), damping=1e6 if work.network else 0.0, tolerance=0.0)
-
-
 def terms(work: Work) -> int:
     """Of the Neumann series: until it has converged; few for the network."""
     return 5 if work.network else 2000
 
 
-OURS: dict[tuple[Claim, str], Callable[[Work], Estimator]] = {
-    ("at theta", "EvoGrad, K = 2"): lambda work: EvoGrad(),
-    ("at theta", "EvoGrad by differences"): lambda work: EvoGradDifferences(),
-    ("at theta", "AnchoredEvoGrad"): lambda work: AnchoredEvoGrad(),
-    ("at theta", "EvoGradAlongGradient"): lambda work: EvoGradAlongGradient(1e-2),
-    ("one step", "FiniteDifference"): lambda work: FiniteDifference(ETA, radius=0.1),
-    ("one step", "T1T2"): lambda work: T1T2(ETA),
-    ("one step", "T1T2Forward"): lambda work: T1T2Forward(ETA),
-    ("one step", "T1T2MixedMode"): lambda work: T1T2MixedMode(ETA),
-    ("implicit", "ImplicitCG"): implicit_cg,
-    ("implicit", "Neumann"): lambda work: Neumann(0.05, terms(work)),
-}
+def damping(work: Work) -> float:
+    """At the untrained network so much that no iteration meets negative curvature, which ImplicitCG
+    would refuse; an iteration costs the same."""
+    return 1e6 if work.network else 0.0
+
+
+# Estimator -> what it claims to compute, and its options; a function is asked about the work.
+OURS: dict[str, tuple[Claim, dict[str, Any]]] = {
+    "evograd": ("at theta", {}),
+    "differences": ("at theta", {}),
+    "anchored": ("at theta", {}),
+    "along_gradient": ("at theta", {"radius": 1e-2}),
+    "finite_difference": ("one step", {"inner_lr": ETA, "radius": 0.1}),
+    "t1t2": ("one step", {"inner_lr": ETA}),
+    "t1t2_forward": ("one step", {"inner_lr": ETA}),
+    "t1t2_mixed": ("one step", {"inner_lr": ETA}),
+    "implicit_cg": (
+        "implicit", {"iterations": iterations, "damping": damping, "tolerance": 0.0}
+    ),
+    "neumann": ("implicit", {"inner_lr": 0.05, "terms": terms}),
+}  # fmt: skip
 BETTY: dict[tuple[Claim, str], Callable[[Work], dict[str, Any]]] = {
     ("at theta", "darts"): lambda work: {},
     ("implicit", "cg"): lambda work: {"cg_iterations": iterations(work)},
@@ -231,7 +223,7 @@ BETTY: dict[tuple[Claim, str], Callable[[Work], dict[str, Any]]] = {
     },
 }  # fmt: skip
 METHODS = (
-    *(Method(HERE, name, claims, partial(Ours, make)) for (claims, name), make in OURS.items()),
+    *(Method(HERE, name, claims, partial(Ours, name)) for name, (claims, _) in OURS.items()),
     *(
         Method("Betty", name, claims, partial(Betty, name, more))
         for (claims, name), more in BETTY.items()

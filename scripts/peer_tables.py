@@ -8,6 +8,7 @@ from typing import ClassVar
 from pandas import DataFrame
 from pydantic import Field
 
+from common.estimators import ESTIMATORS
 from common.reporting import Number, Table, write_table
 from common.reporting.records import (
     Finite,
@@ -38,6 +39,11 @@ class Found(Strict):
     seconds: list[Positive] = Field(default_factory=list)
     bytes: int | None = Field(default=None, ge=0)
 
+    @property
+    def label(self) -> str:
+        """Its name in tables; that of an estimator here is its name in the registry."""
+        return ESTIMATORS[self.name].label if self.library == HERE else self.name
+
 
 class PeerRecord(Record):
     """Errors on the quadratic; errors, time and memory on the network, where ``plain_seconds`` and
@@ -62,7 +68,7 @@ def write_tables(record: PeerRecord, folder: Path) -> None:
 
 def quadratic_table(rows: Sequence[Found]) -> Table:
     """Error by method on the quadratic."""
-    cells = [(f.library, f.name, f.claims, f"{f.error:.1e}", f"{f.moved:.1e}") for f in rows]
+    cells = [(f.library, f.label, f.claims, f"{f.error:.1e}", f"{f.moved:.1e}") for f in rows]
     columns = ["library", "method", "claims to compute", "relative error", "parameters moved"]
     return Table(
         title="Error against closed forms: a quadratic bilevel problem, float64",
@@ -84,7 +90,7 @@ def network_table(record: PeerRecord) -> Table:
     cells = [
         (
             f.library,
-            f.name,
+            f.label,
             Number(time),
             Number(f.bytes / record.plain_bytes),
             "–" if f.cosine is None else f"{f.cosine:.3f}",

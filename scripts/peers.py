@@ -8,22 +8,21 @@ take turns in one process. The record and the tables lie under results/peers.
 """
 
 import copy
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.bounds import Bounds
 from common.command import Parser, run_command
 from common.files import check_writable
+from common.hypergrad.compare import Rounds, in_turns
+from common.hypergrad.memory import peak_memory
 from common.reporting import collect_provenance
 from common.reporting.records import save
 from common.settings import ROOT
-from common.training import TensorMemory
 from scripts.peer_methods import LIBRARIES, METHODS, Method
 from scripts.peer_problems import Work, exact_numbers, quadratic, sample_weights
 from scripts.peer_tables import Found, PeerRecord, write_tables
@@ -68,27 +67,15 @@ def network_rows(rounds: int, batch_size: int) -> dict[str, Any]:
         else:
             rows.append(Found(library=method.library, name=method.name, claims=method.claims))
     steps = [method.make(sample_weights(batch_size)).training_step for method in methods]
-    peaks = []
-    for step in (work.plain_step, *steps):
+    steps = [work.plain_step, *steps]
+    for step in steps:
         step()  # optimisers make their states in the first step
-        with TensorMemory() as memory:
-            step()
-        peaks.append(memory.peak)
-    plain: list[float] = []
-    seconds: list[list[float]] = [[] for _ in steps]
-    for _ in tqdm(range(rounds), desc="rounds", dynamic_ncols=True):
-        plain.append(timed(work.plain_step))
-        for step, its in zip(steps, seconds, strict=True):
-            its.append(timed(step))
+    device = torch.device("cpu")
+    peaks = [peak_memory(step, device)[0] for step in steps]
+    plain, *seconds = in_turns(steps, device, Rounds(0.0, rounds, rounds))
     costs = zip(rows, seconds, peaks[1:], strict=True)
     measured = [f.model_copy(update={"seconds": its, "bytes": peak}) for f, its, peak in costs]
     return {"plain_seconds": plain, "plain_bytes": peaks[0], "network": measured}
-
-
-def timed(step: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def main(argv: Sequence[str] | None = None) -> None:
