@@ -134,7 +134,8 @@ def published_figure(
                 value = time / base if time and base else np.nan
                 bars.setdefault(label, []).append((memory / 1e9 if memory else np.nan, value))
     with figure_style():
-        fig, axes = new_figure(columns=2)
+        shape = {"rows": 2, "sharex": True} if len(points) > 3 else {"columns": 2}
+        fig, axes = new_figure(**shape)
         places, wide = np.arange(len(points)), 0.84 / len(bars)
         for panel, axis in enumerate(axes):
             for index, (label, values) in enumerate(bars.items()):
@@ -143,7 +144,8 @@ def published_figure(
             axis.set_xticks(places, [textwrap.fill(x, 12) for x in points])
             axis.grid(axis="x", visible=False)
         axes[0].set_ylabel("GB in use")
-        axes[0].axhline(12, color="#444444", linewidth=0.6, linestyle="--")
+        if max(v[0] for values in bars.values() for v in values) > 6:
+            axes[0].axhline(12, color="#444444", linewidth=0.6, linestyle="--")
         axes[1].set_ylabel("time / EvoGrad's")
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return save_figure(
