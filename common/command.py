@@ -3,7 +3,6 @@
 Imports nothing that takes time, so that a signal finds its handler from the start.
 """
 
-import argparse
 import contextlib
 import ctypes
 import errno
@@ -13,14 +12,14 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
-from common.allocator import keep_freed_memory
-from common.bounds import Bounds
 from common.errors import UserError
 
 PARENT = "EVOGRAD_PARENT"
 """Environment variable with the id of the process that this one must not outlive."""
+ALLOCATOR = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+"""glibc's own names of its settings, which processes started from this one read."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _ADVICE = {
     errno.ENOSPC: "make room there",
@@ -30,22 +29,6 @@ _ADVICE = {
     errno.EPERM: "choose a folder that can be written",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose refusals are sentences like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-    def add_number(self, flag: str, kind: type, bounds: Bounds, **options: Any) -> None:
-        """A flag for a number, int or float (``kind``), that must lie within the bounds."""
-
-        def number(word: str) -> Any:
-            bounds.check(flag, value := kind(word))
-            return value
-
-        self.add_argument(flag, type=number, metavar="N", **options)
 
 
 def run_command(main: Callable[[], object]) -> None:
@@ -58,7 +41,7 @@ def run_command(main: Callable[[], object]) -> None:
     before = {number: signal.getsignal(number) for number in _STOPS}
     error_stream = sys.stderr
     try:
-        sys.stderr = _Harmless(error_stream)  # type: ignore[assignment]
+        sys.stderr = _Harmless(error_stream)
         sys.stdout = sys.stdout or io.StringIO()  # None: it was closed
         for number in _STOPS:
             if before[number] is not signal.SIG_IGN:
@@ -141,3 +124,19 @@ def end_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGTERM)
         if os.getppid() != int(parent):  # it has ended before the request
             raise KeyboardInterrupt(signal.SIGTERM)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks of any size for the next step's tensors.
+
+    By default it gives large ones back and the system clears their pages anew at every step: some
+    37,000 page faults in a step of ResNet-32 at batch 100, 500 with this. Numbers do not change.
+    Does nothing without glibc, or where the user has set one of ``ALLOCATOR``.
+    """
+    if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR):
+        return
+    libc, largest = ctypes.CDLL(None), 2**31 - 1
+    if hasattr(libc, "mallopt"):
+        for option, name in zip((-1, -3), ALLOCATOR, strict=True):  # numbers of <malloc.h>
+            libc.mallopt(option, largest)
+            os.environ[name] = str(largest)

@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -15,11 +14,6 @@ from common.errors import UserError
 
 LOCK = ".lock"
 SUMS = "SHA256SUMS"
-
-
-def digest(data: bytes, algorithm: str = "sha256") -> str:
-    """Hexadecimal checksum of ``data``; ``algorithm`` is a name that hashlib knows."""
-    return hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
@@ -30,22 +24,12 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         ).hexdigest()
 
 
-def write_atomic(path: str | Path, content: str | bytes) -> Path:
+def write_atomic(path: str | Path, content: str | bytes | memoryview) -> Path:
     """Writes ``content`` (text as UTF-8): afterwards the file is the new one or the old one.
 
-    Missing parent folders are made. Returns the path; raises OSError with it.
-    """
-    with writing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-    return Path(path)
-
-
-@contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the name ``path`` in one step when the block ends well.
-
-    A process that dies on the way leaves only a hidden file ``.*.tmp``, which nobody reads and
-    ``locked`` clears away.
+    Missing parent folders are made. A process that dies on the way leaves only a hidden file
+    ``.*.tmp``, which nobody reads and ``locked`` clears away. Returns the path; raises OSError with
+    it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +37,7 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            yield file
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -64,6 +48,7 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+    return path
 
 
 def write_checksums(folder: Path, pattern: str = "*") -> None:

@@ -6,6 +6,7 @@ that is killed at any moment and started again ends with the numbers of one that
 """
 
 import contextlib
+import io
 import json
 import math
 import shutil
@@ -14,23 +15,21 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.files import locked, write_atomic, writing
-from common.reporting.provenance import collect_provenance, utc_now
-from common.reporting.records import RunRecord, load, save
+from common.files import locked, write_atomic
+from common.reporting.records import RunRecord, collect_provenance, load, save, utc_now
 from common.training.cost import Cost
-from common.training.device import choose_device, configure, cpu_threads
+from common.training.device import choose_device, configure, cpu_threads, seed_everything
 from common.training.processes import count, first_before_others, is_first, together
-from common.training.seeds import random_states, restore_random_states, seed_everything
-from common.training.state import Part, restore, state_of
+from common.training.state import Part, random_states, restore, restore_random_states, state_of
 
 if TYPE_CHECKING:
     from common.experiment import Experiment
@@ -88,11 +87,6 @@ class History:
     seconds: list[float] = field(default_factory=list)
     segments: list[dict[str, Any]] = field(default_factory=list)
 
-    def best(self, metric: str) -> dict[str, float]:
-        """The largest value of a metric over the epochs and the (first) epoch it was seen at."""
-        top = max(self.epochs, key=lambda row: row[metric])
-        return {"value": top[metric], "epoch": top["epoch"]}
-
 
 def finished_record(config: "RunSettings") -> RunRecord | None:
     """The record of this run if it is finished; UserError if its folder holds another run."""
@@ -106,7 +100,7 @@ def finished_record(config: "RunSettings") -> RunRecord | None:
 
 def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
     """Carries out a run, or returns the record that it has left already."""
-    directory = config.directory()
+    directory, settings = config.directory(), config.result_settings()
     if (record := finished_record(config)) is not None:
         if is_first():
             print(f"finished already: {directory / RECORD}", file=sys.stderr)
@@ -122,7 +116,12 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
                 for name in (RECORD, CHECKPOINT, METRICS):
                     (directory / name).unlink(missing_ok=True)
                 shutil.rmtree(directory / "tensorboard", ignore_errors=True)
-            configure(_threads(directory / CHECKPOINT, config.threads))
+            threads = config.threads
+            if (saved := load_checkpoint(directory / CHECKPOINT, settings)) is not None:
+                threads = saved["threads"]
+                if config.threads not in (0, threads):
+                    print(f"continued with {threads} CPU threads, as it was begun", file=sys.stderr)
+            configure(threads)
             started = utc_now()
             seed_everything(config.seed)
             task = experiment.task(config, device)
@@ -130,13 +129,11 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
             task,
             config.epochs,  # type: ignore[attr-defined]
             directory,
-            config.result_settings(),
+            settings,
             config.log_every,
             f"{config.experiment} {config.run_name()}",
             config.tensorboard,
         )
-        curves, (cost, failure) = task.curves(), _cost(task)
-        cost["seconds_per_epoch"] = statistics.median(history.seconds)
         provenance = {
             **collect_provenance(),
             "processes": count(),
@@ -147,18 +144,25 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
         }
         if len(history.segments) > 1:
             provenance["segments"] = history.segments
-        if failure:
-            provenance["cost_failure"] = failure
+        curves, cost = task.curves(), {"seconds_per_epoch": statistics.median(history.seconds)}
+        try:
+            cost |= asdict(task.measure_cost())
+        except Exception as error:  # the further steps that it takes must not cost the run
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            print(f"warning: the cost of a step could not be measured ({reason})", file=sys.stderr)
+            provenance["cost_failure"] = reason
+        metric = experiment.best_metric
+        best = max(history.epochs, key=lambda row: row[metric])  # the first of equals
         record = RunRecord(
             experiment=config.experiment,
             method=config.method,
             seed=config.seed,
             preset=config.preset,
-            config=config.result_settings(),
+            config=settings,
             epochs=history.epochs,
             traces=history.traces,
             final={name: value for name, value in history.epochs[-1].items() if name != "epoch"},
-            best={experiment.best_metric: history.best(experiment.best_metric)},
+            best={metric: {"value": best[metric], "epoch": best["epoch"]}},
             cost=cost,
             data=dict(task.checksums),
             provenance=provenance,
@@ -167,17 +171,6 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
         if is_first():
             save(record, directory / RECORD)
     return record
-
-
-def _cost(task: Task) -> tuple[dict[str, float], str]:
-    """The cost of a step, and why there is none: the further steps that are taken to measure it may
-    fail, which must not cost the run."""
-    try:
-        return asdict(task.measure_cost()), ""
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        print(f"warning: the cost of a step could not be measured ({reason})", file=sys.stderr)
-        return {}, reason
 
 
 def fit(
@@ -202,7 +195,12 @@ def fit(
     checkpoint = directory / CHECKPOINT
     saved, history = load_checkpoint(checkpoint, settings), History()
     if saved is not None:
-        history = _take_up(task, saved, checkpoint)
+        try:
+            restore(task.state, saved["task"])
+            restore_random_states(saved["random"])
+            history = History(**{f.name: saved[f.name] for f in fields(History)})
+        except Exception as error:  # whatever a part says to a state that is not its own
+            raise _damaged(checkpoint, error) from None
     done, per_epoch = len(history.epochs), task.steps_per_epoch
     segment = {name: value for name, value in collect_provenance().items() if name in _SEGMENT}
     if not history.segments or history.segments[-1] != segment | {
@@ -210,7 +208,9 @@ def fit(
     }:
         history.segments.append(segment | {"epoch": done + 1})
     latest: dict[str, Any] = {n: s[-1] for n, s in history.traces.items() if n != "iteration"}
-    log = _MetricsLog(directory, tensorboard, done * per_epoch, epochs * per_epoch)
+    log = None
+    if is_first():
+        log = _MetricsLog(directory, tensorboard, done * per_epoch, epochs * per_epoch)
     bar = tqdm(
         total=epochs * per_epoch,
         initial=done * per_epoch,
@@ -218,9 +218,9 @@ def fit(
         unit="step",
         dynamic_ncols=True,
         mininterval=0.5,
-        disable=None if is_first() else True,  # None: unless it is a terminal
+        disable=None if log is not None else True,  # None: unless it is a terminal
     )
-    with cpu_threads(saved["threads"] if saved else None), bar, contextlib.closing(log):
+    with cpu_threads(saved["threads"] if saved else None), bar:
         for epoch in range(done + 1, epochs + 1):
             began, last = time.perf_counter(), epoch * per_epoch
             for iteration, metrics in enumerate(task.steps(epoch), last - per_epoch + 1):
@@ -230,29 +230,19 @@ def fit(
                     _check_finite(values, iteration, epoch)
                     for name, value in {"iteration": iteration, **values}.items():
                         history.traces.setdefault(name, []).append(value)
-                    log.write("step", iteration, epoch, values)
+                    if log is not None:
+                        log.write("step", iteration, epoch, values)
                     bar.set_postfix({n: f"{v:.4g}" for n, v in values.items()}, refresh=False)
                 bar.update()
             row = {"epoch": epoch, **task.evaluate(epoch)}
             _check_finite(row, last, epoch)
             history.epochs.append(row)
             history.seconds.append(time.perf_counter() - began)
-            log.write("epoch", last, epoch, row)
-            if is_first():
+            if log is not None:
+                log.write("epoch", last, epoch, row)
                 state = {"task": state_of(task.state), "random": random_states()}
                 save_checkpoint(checkpoint, state | vars(history), settings)
     return history
-
-
-def _take_up(task: Trained, saved: Mapping[str, Any], checkpoint: Path) -> History:
-    """Puts a checkpoint's states back; UserError if one is missing or has another form."""
-    try:
-        restore(task.state, saved["task"])
-        restore_random_states(saved["random"])
-        return History(saved["epochs"], saved["traces"], saved["seconds"], saved["segments"])
-    except Exception as error:  # whatever a part says to a state that is not its own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _damaged(checkpoint, reason[:100]) from None
 
 
 def _check_finite(values: Mapping[str, float], iteration: int, epoch: int) -> None:
@@ -271,28 +261,9 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], settings: Mapping[str,
     Raises OSError, with the path, if the system refuses.
     """
     content = {"settings": dict(settings), "threads": torch.get_num_threads(), "state": dict(state)}
-    with writing(path) as file:
-        told = _Told(file)
-        try:
-            torch.save(content, cast(IO[bytes], told))
-        except RuntimeError as error:
-            raise told.error or error from None
-
-
-class _Told:
-    """Passes on what is written and remembers the system's refusal, which torch hides: it reports a
-    full disk as a position that it did not expect."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.flush, self._write = file.flush, file.write
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self._write(data)
-        except OSError as error:
-            self.error = error
-            raise
+    archive = io.BytesIO()  # written to a file itself, torch hides why the system refuses
+    torch.save(content, archive)
+    write_atomic(path, archive.getbuffer())
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -300,40 +271,24 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
 
     Raises UserError if the file is damaged or belongs to other settings.
     """
-    content = _read_checkpoint(path)
-    if content is None:
-        return None
-    check_same_settings(path, content["settings"], settings)
-    return {**content["state"], "threads": content["threads"]}
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """What ``save_checkpoint`` wrote. Its file is a zip archive, whose CRCs show changed bits."""
     if not path.exists():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive:  # as which torch writes it, with CRCs
             if (member := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of {member} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: content[name] for name in ("settings", "threads", "state")}
+        saved, state = content["settings"], {**content["state"], "threads": content["threads"]}
     except Exception as error:  # a file that something else has written
-        raise _damaged(path, str(error)[:100]) from None
+        raise _damaged(path, error) from None
+    check_same_settings(path, saved, settings)
+    return state
 
 
-def _threads(checkpoint: Path, asked: int) -> int:
-    """CPU threads: those of the checkpoint, which may have been made with another --threads."""
-    saved = _read_checkpoint(checkpoint)
-    if saved is None:
-        return asked
-    if asked not in (0, saved["threads"]):
-        print(f"continued with {saved['threads']} CPU threads, as it was begun", file=sys.stderr)
-    return saved["threads"]
-
-
-def _damaged(path: Path, reason: str) -> UserError:
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(
-        f"{path} is not a readable checkpoint ({reason}): "
+        f"{path} is not a readable checkpoint ({reason[:100]}): "
         "delete it, or add --restart, to begin the run again"
     )
 
@@ -356,23 +311,18 @@ def check_same_settings(path: Path, saved: Mapping[str, Any], wanted: Mapping[st
 class _MetricsLog:
     """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for.
 
-    Of several processes on one run only the first writes. An error is reported once; the run goes
-    on: the record and the checkpoint hold the same values.
+    An error is reported once; the run goes on: record and checkpoint hold the same values.
     """
 
     def __init__(self, directory: Path, tensorboard: bool, last_iteration: int, total: int) -> None:
         self._path, self._writer, self._told = directory / METRICS, None, False
-        if not is_first():
-            return
+        lines = [{"kind": "start", "iteration": last_iteration, "total": total}]
         # Lines of an epoch that was cut off are written again by the resumed run.
-        kept = [
-            line
-            for line in metrics_lines(self._path)
-            if line["kind"] != "start" and line["iteration"] <= last_iteration
-        ]
-        start = {"kind": "start", "iteration": last_iteration, "total": total}
+        for line in metrics_lines(self._path):
+            if line["kind"] != "start" and line["iteration"] <= last_iteration:
+                lines.append(line)
         with self._harmless():
-            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in [start, *kept]))
+            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -380,19 +330,14 @@ class _MetricsLog:
                 self._writer = SummaryWriter(folder, purge_step=last_iteration + 1)
 
     def write(self, kind: str, iteration: int, epoch: int, values: Mapping[str, float]) -> None:
-        if not is_first():
-            return
         line = {"kind": kind, "iteration": iteration, "epoch": epoch, **values}
         with self._harmless(), self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
             if self._writer is not None:
                 for name, value in values.items():
                     self._writer.add_scalar(f"{kind}/{name}", value, iteration)
-
-    def close(self) -> None:
-        with self._harmless():
-            if self._writer is not None:
-                self._writer.close()
+                if kind == "epoch":
+                    self._writer.flush()
 
     @contextlib.contextmanager
     def _harmless(self) -> Iterator[None]:

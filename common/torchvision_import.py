@@ -19,21 +19,15 @@ _UNDECLARED = ("nms", "qnms")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
-def _import_torchvision():
-    try:
-        import torchvision
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for operator in _UNDECLARED:
-            torch.library.define(f"torchvision::{operator}", _SCHEMA)
-        import torchvision
-    import torchvision.datasets
-    import torchvision.transforms
+try:
+    import torchvision
+except RuntimeError as error:
+    if "torchvision::" not in str(error):
+        raise
+    for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    for operator in _UNDECLARED:
+        torch.library.define(f"torchvision::{operator}", _SCHEMA)
+    import torchvision
 
-    return torchvision
-
-
-torchvision = _import_torchvision()
+__all__ = ["torchvision"]

@@ -9,12 +9,13 @@ is there is not measured again, a training that was cut off is continued.
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
 from tqdm import tqdm
 
-from common.bounds import THREADS
-from common.command import Parser, run_command
+from common.command import run_command
 from common.errors import UserError
 from common.fidelity_study.measuring import measure_snapshot
 from common.fidelity_study.records import FidelityRecord
@@ -58,14 +59,25 @@ def record_of(
     )
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """What is studied, and where the records go."""
+
+    preset: str = "quick"
+    """smoke, quick or paper."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N."""
+    threads: int = 0
+    """CPU threads; 0: torch's choice."""
+    collect: bool = False
+    """Copy the records into results/."""
+    output: Path = ROOT / "runs" / "fidelity"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="python -m scripts.fidelity", description=__doc__)
-    parser.add_argument("--preset", default="quick", help=", ".join(OPTIONS))
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    parser.add_number("--threads", int, THREADS, default=0, help="CPU threads; 0: torch's choice")
-    parser.add_argument("--collect", action="store_true", help="copy the records into results/")
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "fidelity")
-    arguments = parser.parse_args(argv)
+    arguments = tyro.cli(
+        Arguments, args=argv, prog="python -m scripts.fidelity", description=__doc__
+    )
     if arguments.preset not in OPTIONS:
         raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(OPTIONS)}")
     configure(arguments.threads)

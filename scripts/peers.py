@@ -9,14 +9,16 @@ take turns in one process. The record and the tables lie under results/peers.
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from torch import Tensor
 
-from common.bounds import Bounds
-from common.command import Parser, run_command
+from common.command import run_command
+from common.errors import UserError
 from common.files import check_writable
 from common.hypergrad.compare import Rounds, in_turns
 from common.hypergrad.memory import peak_memory
@@ -78,14 +80,23 @@ def network_rows(rounds: int, batch_size: int) -> dict[str, Any]:
     return {"plain_seconds": plain, "plain_bytes": peaks[0], "network": measured}
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """How it is measured, and where the tables go."""
+
+    rounds: int = 7
+    """Timed rounds of all methods in turn."""
+    batch_size: int = 100
+    """Of ResNet-32."""
+    threads: int = 2
+    """CPU threads."""
+    output: Path = ROOT / "results" / "peers" / "cpu"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="python -m scripts.peers", description=__doc__)
-    some = Bounds(least=1, most=1024)
-    parser.add_number("--rounds", int, some, default=7, help="timed rounds of all methods in turn")
-    parser.add_number("--batch-size", int, some, default=100, help="of ResNet-32")
-    parser.add_number("--threads", int, some, default=2, help="CPU threads")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "peers" / "cpu")
-    arguments = parser.parse_args(argv)
+    arguments = tyro.cli(Arguments, args=argv, prog="python -m scripts.peers", description=__doc__)
+    if min(arguments.rounds, arguments.batch_size, arguments.threads) < 1:
+        raise UserError("--rounds, --batch-size and --threads must be at least 1")
     check_writable(arguments.output)
     torch.set_num_threads(arguments.threads)
     record = PeerRecord(

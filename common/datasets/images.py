@@ -1,6 +1,7 @@
 """MNIST (LeCun, Cortes and Burges, 1998), CIFAR-10 and CIFAR-100 (Krizhevsky, 2009)."""
 
 import gzip
+import hashlib
 import json
 import pickle
 import tarfile
@@ -25,7 +26,7 @@ from common.datasets.fetch import (
     fetch,
     reading,
 )
-from common.files import digest, file_digest
+from common.files import file_digest
 from common.torchvision_import import torchvision
 
 _MNIST, _C10, _C100 = (getattr(torchvision.datasets, n) for n in ("MNIST", "CIFAR10", "CIFAR100"))
@@ -306,7 +307,9 @@ def load_cifar100(data_dir: Path | None = None) -> Cifar100:
         name="cifar100",
         class_names=tuple(batches["meta"]["fine_label_names"]),
         coarse_names=tuple(batches["meta"]["coarse_label_names"]),
-        checksums={name: digest(array.tobytes()) for name, array in arrays.items()},
+        checksums={
+            name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()
+        },
         source=copy.source,
         **{n: t.long() if n.endswith("labels") else t for n, t in tensors.items()},
     )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,7 @@ def variant_costs(
     found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, (step, _) in steps.items():
-            cost = measure(step, device, repeats=3, warm_up=1).as_dict()
+            cost = asdict(measure(step, device, repeats=3, warm_up=1))
             if device.type == "cpu":
                 start = time.process_time()
                 step()

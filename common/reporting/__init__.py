@@ -14,9 +14,15 @@ from common.reporting.figures import (
 from common.reporting.frame import collect_metric
 from common.reporting.generated_blocks import fill_blocks, find_blocks
 from common.reporting.page import Section, write_report
-from common.reporting.provenance import collect_provenance, utc_now
 from common.reporting.published import Published, published, published_value
-from common.reporting.records import RunRecord, load, read_records, save
+from common.reporting.records import (
+    RunRecord,
+    collect_provenance,
+    load,
+    read_records,
+    save,
+    utc_now,
+)
 from common.reporting.statistics import Measured, judge
 from common.reporting.tables import (
     MISSING,

@@ -2,13 +2,19 @@
 
 A run record has the settings, metrics and cost of one run, and the versions, device, commit and
 checksums of data behind them. The cost study, the fidelity study and others have records of their
-own, written and read in the same way.
+own, written and read in the same way. Nothing in them identifies a person or a machine: no host
+name, user name or path.
 """
 
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
+import subprocess
 import textwrap
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -25,6 +31,7 @@ Positive = Annotated[Finite, Field(gt=0)]
 JsonObject = dict[str, Annotated[Any, GetPydanticSchema(lambda _, schema: schema(JsonValue))]]
 """Plain JSON values by name."""
 _LINE_WIDTH = 100
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Strict(BaseModel):
@@ -139,6 +146,67 @@ def checksum(document: dict[str, Any]) -> str:
     """SHA-256 of a record's JSON with sorted keys, without its own ``sha256``."""
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def collect_provenance() -> dict[str, Any]:
+    """Describes this process: software versions, processor and GPUs, git commit, UTC time.
+
+    What is not there is None (a package that is not installed, CUDA on a CPU machine, the commit
+    where git is absent or the project is not a checkout).
+    """
+    # torch takes seconds to import; those who only read records do without it.
+    import torch
+
+    versions: dict[str, str | None] = dict.fromkeys(("torchvision", "higher", "numpy"))
+    for package in versions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    cpu = platform.processor() or None
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next(n.partition(":")[2].strip() for n in lines if n.startswith("model name"))
+    cuda = torch.cuda.is_available()
+    gpus = range(torch.cuda.device_count() if cuda else 0)
+    # Without the kernel's release string: builders put names of sites and machines into it.
+    system = [platform.system(), platform.machine(), *filter(None, platform.libc_ver())]
+    # A copy without .git may lie inside somebody's own repository, whose commit is not ours.
+    top, commit = _git("rev-parse", "--show-toplevel"), None
+    if top is not None and Path(top).resolve() == _PROJECT:
+        commit = _git("rev-parse", "HEAD")
+    # results/ does not count: a campaign of runs rewrites it, and its later runs are as clean as
+    # the first.
+    changed = ("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    changes = _git(*changed) if commit is not None else None
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        **versions,
+        "platform": " ".join(system),
+        "cpu": cpu,
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "devices": [torch.cuda.get_device_name(i) for i in gpus],
+        "cuda": torch.version.cuda if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "utc_time": utc_now(),
+        "git_commit": commit,
+        "git_dirty": None if changes is None else changes != "",
+    }
+
+
+def utc_now() -> str:
+    """The time in UTC as ISO 8601, to the second: 2021-12-06T12:00:00Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _git(*arguments: str) -> str | None:
+    # A run is no place for locks: `status` may otherwise rewrite the index.
+    command = ["git", "--no-optional-locks", "-C", str(_PROJECT), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 def _sentence(error: ValidationError) -> str:

@@ -2,9 +2,15 @@
 
 from common.training.batches import EndlessBatches, EpochBatches
 from common.training.cost import Cost, TensorMemory, live_tensor_bytes, measure
-from common.training.device import autocast, choose_device, configure
+from common.training.device import (
+    autocast,
+    choose_device,
+    configure,
+    derived_seed,
+    new_generator,
+    seed_everything,
+)
 from common.training.meta import MetaStep
-from common.training.seeds import derived_seed, new_generator, seed_everything
 from common.training.state import Best, Part, restore, state_of
 
 __all__ = [

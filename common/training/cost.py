@@ -3,7 +3,8 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -28,28 +29,21 @@ class Cost:
     peak_bytes: int
     resident_bytes: int
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
-
 
 def measure(
     step: Callable[[], object], device: torch.device, repeats: int = 10, warm_up: int = 3
 ) -> Cost:
     """Runs ``step`` warm_up + repeats times for time and once more for memory."""
+    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else int
     for _ in range(warm_up):
         step()
     seconds = []
     for _ in range(repeats):
-        _wait_for(device)
+        synchronize()
         start = time.perf_counter()
         step()
-        _wait_for(device)
+        synchronize()
         seconds.append(time.perf_counter() - start)
     low, _, high = statistics.quantiles(seconds, n=4) if repeats > 1 else seconds * 3
     peak, resident = peak_memory(step, device)
     return Cost(statistics.median(seconds), low, high, repeats, peak, resident)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

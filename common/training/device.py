@@ -1,9 +1,12 @@
-"""Where and how exactly a run computes: device, threads, float32 or less."""
+"""Where a run computes and from which seeds: one seed gives independent named streams."""
 
 import contextlib
+import hashlib
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.errors import UserError
@@ -31,9 +34,13 @@ def choose_device(name: str) -> torch.device:
 def configure(threads: int) -> None:
     """Sets the number of CPU threads (0: torch's choice); float32 is never rounded to TF32.
 
+    Raises UserError for a number that makes no sense.
+
     cuDNN's search for algorithms stays off: it may choose differently in a resumed run, which
     would then end with other numbers.
     """
+    if not 0 <= threads <= 1024:
+        raise UserError(f"--threads {threads} must lie between 0 and 1024")
     if threads > 0:
         torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -56,3 +63,20 @@ def cpu_threads(number: int | None) -> Iterator[None]:
 def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager[Any]:
     """Mixed precision in bfloat16 if asked for, else nothing."""
     return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+def derived_seed(seed: int, name: str) -> int:
+    """A seed for the stream ``name`` of run ``seed``: SHA-256, so the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 2
+
+
+def new_generator(seed: int, name: str) -> torch.Generator:
+    """A CPU generator for the stream ``name`` (shuffling, noise, perturbations) of run ``seed``."""
+    return torch.Generator().manual_seed(derived_seed(seed, name))
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global generators of torch (all devices), numpy and ``random``."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - other people's code may draw from it
+    random.seed(seed)

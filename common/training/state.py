@@ -1,9 +1,11 @@
-"""What a checkpoint holds of a training: generators, tensors, modules, optimisers, by name."""
+"""What a checkpoint holds: the parts of a training by name, and the global random states."""
 
 import copy
+import random
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +51,36 @@ def restore(part: Part, saved: Any) -> None:
             restore(inner, saved[name])
     else:
         part.load_state_dict(saved)
+
+
+def random_states() -> dict[str, Any]:
+    """The states of all global generators, as tensors and plain numbers (safe to load)."""
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": {
+            "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
+            "pos": int(numpy_state["state"]["pos"]),
+            "has_gauss": int(numpy_state["has_gauss"]),
+            "gauss": float(numpy_state["gauss"]),
+        },
+        "python": random.getstate(),
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Puts back what ``random_states`` took."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    numpy_state = states["numpy"]
+    key = numpy_state["key"].numpy().astype(np.uint32)
+    np.random.set_state(  # noqa: NPY002
+        ("MT19937", key, numpy_state["pos"], numpy_state["has_gauss"], numpy_state["gauss"])
+    )
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
 
 
 class Best:

@@ -6,12 +6,12 @@ were made, and of what.
 """
 
 import functools
+import hashlib
 import io
 import tarfile
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import digest
 from metaxl.conll import parse_columns, parse_text
 from metaxl.sentences import SPLITS, Corpus
 
@@ -28,7 +28,7 @@ def _texts() -> dict[str, str]:
         data, reason = FILE.read_bytes(), "is damaged"
     except OSError as error:
         data, reason = b"", f"cannot be read ({error.strerror})"
-    if digest(data) != SHA256:
+    if hashlib.sha256(data).hexdigest() != SHA256:
         raise UserError(f"{FILE} {reason}: get the file again from the repository")
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         return {file.name: archive.extractfile(file).read().decode() for file in archive}

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.bounds import Bounds
-from common.command import Parser, run_command
+from common.command import ALLOCATOR, run_command
 from common.errors import UserError
 
 
@@ -100,17 +99,38 @@ def test_a_reader_that_goes_away_is_no_fault():
     assert (done.returncode, done.stdout, done.stderr) == (141, "x", "")
 
 
-def test_unknown_options_and_numbers_out_of_range_are_refused_in_a_sentence():
-    parser = Parser()
-    parser.add_number("--rate", float, Bounds(above=0, most=2), default=1.0)
-    for words, sentence in {
-        "--frob": "unrecognized arguments: --frob; see --help",
-        "--rate inf": "--rate inf must be greater than 0 and at most 2",
-        "--rate 0": "--rate 0.0 must be greater than 0 and at most 2",
-        "--rate fast": "argument --rate: invalid number value: 'fast'; see --help",
-    }.items():
-        with pytest.raises(UserError) as refused:
-            parser.parse_args(words.split())
-        assert str(refused.value) == sentence
-    assert parser.parse_args(["--rate", "2"]).rate == 2.0
-    assert parser.parse_args([]).rate == 1.0
+FAULTS = """
+import resource
+import torch
+from common.command import keep_freed_memory
+
+if {kept}:
+    keep_freed_memory()
+for _ in range(20):  # until the heap has room for it
+    torch.ones(16_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    torch.ones(16_000_000)  # 64 MB, gone at once
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(kept, **variables):
+    environment = {n: v for n, v in os.environ.items() if n not in ALLOCATOR} | variables
+    command = [sys.executable, "-c", FAULTS.format(kept=kept)]
+    run = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(run.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_a_freed_tensors_pages_serve_the_next_one():
+    default = faults(False)
+    assert faults(True) < default / 4
+    assert faults(True, MALLOC_TRIM_THRESHOLD_="131072") > default / 2  # the user's word counts

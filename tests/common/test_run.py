@@ -106,8 +106,6 @@ def test_history_and_metrics_file_hold_the_same(tmp_path):
     assert [s["iteration"] for s in steps] == history.traces["iteration"]
     assert history.traces["iteration"] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24]
     assert [s["loss"] for s in steps] == history.traces["loss"]
-    best = history.best("weight")
-    assert best["value"] == max(row["weight"] for row in history.epochs)
 
 
 def test_tensorboard_files_are_written_on_demand(tmp_path):

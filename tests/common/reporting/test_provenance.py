@@ -1,5 +1,6 @@
 """What is recorded about a run's surroundings, and what must not be."""
 
+import importlib.metadata
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ import numpy
 import pytest
 import torch
 
-from common.reporting import collect_provenance, provenance, utc_now
+from common.reporting import collect_provenance, records, utc_now
 
 
 def test_versions_are_those_of_the_packages_in_use():
@@ -38,8 +39,12 @@ def test_times_are_utc_to_the_second():
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", utc_now())
 
 
-def test_a_package_that_is_not_installed_is_none():
-    assert provenance._version("no-such-package-anywhere") is None
+def test_a_package_that_is_not_installed_is_none(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert collect_provenance()["higher"] is None
 
 
 def test_without_git_the_commit_is_none(monkeypatch, tmp_path):
@@ -68,21 +73,26 @@ def checkout(tmp_path, monkeypatch):
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "first")
-    monkeypatch.setattr(provenance, "_PROJECT", folder)
+    monkeypatch.setattr(records, "_PROJECT", folder)
     return folder, git("rev-parse", "HEAD")
+
+
+def git_state():
+    found = collect_provenance()
+    return found["git_commit"], found["git_dirty"]
 
 
 def test_commit_and_changes_of_the_source(checkout):
     folder, commit = checkout
-    assert provenance._git_state() == {"git_commit": commit, "git_dirty": False}
+    assert git_state() == (commit, False)
     (folder / "results" / "run.json").write_text("2")
-    assert provenance._git_state()["git_dirty"] is False
+    assert git_state() == (commit, False)
     (folder / "code.py").write_text("2")
-    assert provenance._git_state() == {"git_commit": commit, "git_dirty": True}
+    assert git_state() == (commit, True)
 
 
 def test_the_commit_of_a_repository_around_the_project_is_not_taken(checkout, monkeypatch):
     folder, _ = checkout
     (folder / "vendored").mkdir()
-    monkeypatch.setattr(provenance, "_PROJECT", folder / "vendored")
-    assert provenance._git_state() == {"git_commit": None, "git_dirty": None}
+    monkeypatch.setattr(records, "_PROJECT", folder / "vendored")
+    assert git_state() == (None, None)

@@ -20,7 +20,7 @@ from common.training import (
     new_generator,
     seed_everything,
 )
-from common.training.seeds import random_states, restore_random_states
+from common.training.state import random_states, restore_random_states
 
 CPU = torch.device("cpu")
 
@@ -149,7 +149,6 @@ def test_measure_reports_quartiles_and_bytes():
     assert cost.repeats == 5
     assert cost.peak_bytes >= 4 * 50 * 100  # the output
     assert cost.resident_bytes >= 4 * (2 * 100 * 100 + 50 * 100)  # weights, gradients, x
-    assert set(cost.as_dict()) >= {"seconds", "peak_bytes"}
 
 
 def test_live_tensor_bytes_grow_by_what_is_made():
