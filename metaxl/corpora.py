@@ -19,9 +19,8 @@ import numpy as np
 
 from common.datasets.fetch import user_folder
 from common.errors import UserError
-from metaxl import embedded, masakhaner, wikiann
-from metaxl.conll import ParseLine, find_files, parse_columns, parse_wikiann, read_folder
-from metaxl.sentences import Corpus, Sentence, checksum
+from metaxl import embedded, readers
+from metaxl.readers import Corpus, Sentence, checksum
 
 
 class Source(NamedTuple):
@@ -35,8 +34,8 @@ class Source(NamedTuple):
 
 DATASETS = {
     "embedded": Source("The embedded corpus", embedded.TYPES, embedded.LANGUAGES),
-    "wikiann": Source("WikiAnn", wikiann.TYPES, wikiann.LANGUAGES),
-    "masakhaner": Source("MasakhaNER", masakhaner.TYPES, masakhaner.LANGUAGES),
+    "wikiann": Source("WikiAnn", readers.WIKIANN_TYPES, readers.WIKIANN_LANGUAGES),
+    "masakhaner": Source("MasakhaNER", readers.MASAKHANER_TYPES, tuple(readers.MASAKHANER_SUMS)),
     "conll": Source("A CoNLL corpus"),
 }
 
@@ -62,23 +61,20 @@ def _load(dataset: str, language: str, data_dir: Path | None) -> Corpus:
     if dataset == "embedded":
         return embedded.load_embedded(language)
     if dataset == "masakhaner":
-        return masakhaner.load_masakhaner(language, data_dir)
-    parse: ParseLine = parse_columns
-    form, inside = "`token tag`", ["", "conll"]
+        return readers.load_masakhaner(language, data_dir)
+    form, how_to_get, inside = "`token tag`", "", ["", "conll"]
     if dataset == "wikiann":
-        parse, form = parse_wikiann(language), f"`{language}:token<TAB>tag`"
+        form, how_to_get = f"`{language}:token<TAB>tag`", f"; {readers.GET_WIKIANN}"
         inside = ["", "wikiann", "panx_dataset", "panx"]
     named = data_dir or os.environ.get("EVOGRAD_DATA")
     setting = "EVOGRAD_DATA" if data_dir is None else "--data-dir"
     if named:
         places = [user_folder(setting, named) / i / language for i in inside]
-        # Archives may be unpacked into a folder of their own name.
-        for folder in (f for place in places for f in (place, place / language)):
-            if find_files(folder):
-                return read_folder(folder, parse, DATASETS[dataset].types or None)
+        prefix = language if dataset == "wikiann" else ""
+        if found := readers.read_folder(places, DATASETS[dataset].types, prefix):
+            return found[1]
     if dataset == "wikiann" and data_dir is None:
-        return wikiann.load_from_hub(language)
-    how_to_get = f"; {wikiann.HOW_TO_GET}" if dataset == "wikiann" else ""
+        return readers.wikiann_from_hub(language)
     raise UserError(
         f"{DATASETS[dataset].title} of the language {language} was not found ({setting}: "
         f"{named or 'not set'}): name a folder with --data-dir or "
@@ -112,7 +108,7 @@ def running_text(dataset: str, languages: Sequence[str], data_dir: Path | None =
 def corpus_checksums(
     dataset: str, languages: Sequence[str], data_dir: Path | None = None
 ) -> dict[str, str]:
-    """SHA-256 of each split by "language split", see :func:`metaxl.sentences.checksum`."""
+    """SHA-256 of each split by "language split", see :func:`metaxl.readers.checksum`."""
     return {
         f"{dataset} {language} {split}": checksum(sentences)
         for language in languages

@@ -16,7 +16,7 @@ from metaxl.config import SMALL, Config
 from metaxl.corpora import DATASETS, corpus_checksums, load_corpus, running_text, sample
 from metaxl.models import load_encoder
 from metaxl.pretrain import Pretraining, encoder_checksums, pretrained_encoder
-from metaxl.sentences import counts, entity_types, label_list
+from metaxl.readers import counts, entity_types, label_list
 from metaxl.tokens import encode, load_tokenizer
 from metaxl.transformers_import import PreTrainedTokenizerFast, XLMRobertaModel
 

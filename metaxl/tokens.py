@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from common.errors import UserError
 from metaxl import hub
-from metaxl.sentences import Sentence
+from metaxl.readers import Sentence
 from metaxl.transformers_import import PreTrainedTokenizerFast
 
 IGNORED = -100

@@ -12,8 +12,7 @@ import tarfile
 from pathlib import Path
 
 from common.errors import UserError
-from metaxl.conll import parse_columns, parse_text
-from metaxl.sentences import SPLITS, Corpus
+from metaxl.readers import SPLITS, Corpus, parse_text
 
 TYPES = ("PER", "ORG", "LOC")
 LANGUAGES = ("eng", "quy", "mri", "tuk", "gug")
@@ -39,7 +38,7 @@ def load_embedded(language: str) -> Corpus:
     the others; 200 dev and 300 test sentences of each."""
     _check(language)
     files = {split: f"{language}/{split}.txt" for split in SPLITS}
-    return {s: parse_text(_texts()[name], parse_columns, TYPES, name) for s, name in files.items()}
+    return {s: parse_text(_texts()[name], name, TYPES) for s, name in files.items()}
 
 
 def unlabelled(language: str) -> list[str]:

@@ -12,7 +12,7 @@ from metaxl import pretrain
 from metaxl.local_attention import shift_matrix, start_with_local_attention
 from metaxl.models import load_encoder, xlm_roberta_config
 from metaxl.pretrain import BLOCK_LENGTH, Pretraining, masked, pretrained_encoder, text_blocks
-from metaxl.tokens import load_tokenizer, train_tokenizer
+from metaxl.tokens import train_tokenizer
 
 TEXTS = [f"the {a} {b} of {c}" for a in ("red", "old", "long") for b in ("house", "river", "road")
          for c in ("Lima", "Quito", "Asunción", "Wellington")]  # fmt: skip
@@ -78,20 +78,6 @@ def test_heads_attend_to_neighbours_at_the_start():
         assert torch.equal(weights.argmax(1)[middle], middle + shift)
 
 
-def test_training_lowers_the_loss_on_masked_subwords(tmp_path):
-    def loss(steps):
-        folder = pretrained_encoder(replace(SETTINGS, steps=steps), "some", TEXTS, tmp_path)
-        model = XLMRobertaForMaskedLM.from_pretrained(folder).eval()
-        tokenizer = load_tokenizer(folder)
-        blocks = text_blocks(TEXTS, tokenizer)
-        seen, chosen = masked(blocks, tokenizer, torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            scores = model(seen).logits[chosen]
-        return torch.nn.functional.cross_entropy(scores, blocks[chosen]).item()
-
-    assert loss(60) < 0.8 * loss(1)
-
-
 def test_an_encoder_is_trained_once_and_leaves_torchs_random_state(tmp_path, monkeypatch):
     torch.manual_seed(7)
     before = torch.get_rng_state()
@@ -106,18 +92,6 @@ def test_an_encoder_is_trained_once_and_leaves_torchs_random_state(tmp_path, mon
         assert pretrained_encoder(SETTINGS, "some", TEXTS, tmp_path) == folder
     for settings, texts in ((replace(SETTINGS, seed=2), TEXTS), (SETTINGS, TEXTS[1:])):
         assert pretrained_encoder(settings, "some", texts, tmp_path) != folder
-
-
-def test_a_killed_training_leaves_nothing_behind(tmp_path, monkeypatch):
-    def killed(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "_fit", killed)
-        with pytest.raises(KeyboardInterrupt):
-            pretrained_encoder(SETTINGS, "some", TEXTS, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-    pretrained_encoder(SETTINGS, "some", TEXTS, tmp_path)
 
 
 def test_a_damaged_encoder_is_refused(tmp_path):

@@ -1,7 +1,5 @@
 """Labels on first subwords, whole words only, and the way back to tags."""
 
-import json
-
 import pytest
 import torch
 from seqeval.metrics import f1_score
@@ -9,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from common.errors import UserError
-from metaxl.sentences import Sentence, label_list
+from metaxl.readers import Sentence, label_list
 from metaxl.tokens import IGNORED, SPECIAL, decode_tags, encode, load_tokenizer, train_tokenizer
 
 LABELS = label_list(("PER", "ORG", "LOC"))
@@ -42,10 +40,6 @@ def expected_row(sentence, tokenizer, labels):
     return [*ids, tokenizer.eos_token_id], [*marks, IGNORED]
 
 
-def test_labels_are_iob2_tags():
-    assert LABELS == ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
-
-
 def test_the_first_subword_of_a_word_carries_its_label(tokenizer):
     tags = tuple(LABELS[i % len(LABELS)] for i in range(len(TRICKY)))
     sentences = [Sentence(TRICKY, tags), Sentence(("the", "Peruana"), ("O", "B-PER"))]
@@ -64,15 +58,15 @@ def test_the_first_subword_of_a_word_carries_its_label(tokenizer):
     assert (encoded.labels == IGNORED).sum() > 20
 
 
-@pytest.mark.parametrize("max_length", range(2, 60))
-def test_truncation_keeps_whole_words(tokenizer, max_length):
+def test_truncation_keeps_whole_words(tokenizer):
     sentence = Sentence(TRICKY, ("B-LOC",) * len(TRICKY))
-    encoded = encode([sentence], tokenizer, LABELS, max_length)
     pieces = [len(tokenizer.encode(t, add_special_tokens=False)) for t in TRICKY]
-    fitting = max(n for n in range(len(pieces) + 1) if sum(pieces[:n]) + 2 <= max_length)
-    assert (encoded.labels != IGNORED).sum(1).tolist() == [fitting]
-    kept = Sentence(TRICKY[:fitting], sentence.tags[:fitting])
-    assert encoded.input_ids[0].tolist() == expected_row(kept, tokenizer, LABELS)[0]
+    for max_length in range(2, 60):
+        encoded = encode([sentence], tokenizer, LABELS, max_length)
+        fitting = max(n for n in range(len(pieces) + 1) if sum(pieces[:n]) + 2 <= max_length)
+        assert (encoded.labels != IGNORED).sum(1).tolist() == [fitting]
+        kept = Sentence(TRICKY[:fitting], sentence.tags[:fitting])
+        assert encoded.input_ids[0].tolist() == expected_row(kept, tokenizer, LABELS)[0]
 
 
 def test_a_word_without_subwords_carries_no_label(tokenizer):
@@ -124,18 +118,7 @@ def test_an_own_tokenizer_is_the_same_each_time_and_has_the_special_tokens(tmp_p
     assert made[0].decode(made[0].encode("Lima kawsay"), skip_special_tokens=True) == "Lima kawsay"
 
 
-def test_a_kept_tokenizer_is_loaded_beside_an_xlm_r_configuration(tmp_path):
-    """As the small encoder keeps them, and as XLM-R's own folder has them."""
-    made = train_tokenizer(["the people of Peru", "Limapi people"] * 5, 60, tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta"}))
-    loaded = load_tokenizer(tmp_path)
-    first, second = (encode(SENTENCES, t, LABELS, 50) for t in (made, loaded))
-    assert torch.equal(first.input_ids, second.input_ids)
-    assert torch.equal(first.labels, second.labels)
-    assert loaded.mask_token_id == 4
-
-
-@pytest.mark.parametrize("content", [None, {}, {"tokenizer.json": "{"}, {"config.json": "{}"}])
+@pytest.mark.parametrize("content", [None, {"tokenizer.json": "{"}, {"config.json": "{}"}])
 def test_a_folder_without_a_fast_tokenizer_is_refused_in_one_sentence(tmp_path, content):
     folder = tmp_path / "model"
     if content is not None:

@@ -14,7 +14,7 @@ from metaxl.config import COMPARED, EXPERIMENT, PAPER_TARGETS, PRESETS
 from metaxl.data import Split, load_material
 from metaxl.evaluate import f1_by_type
 from metaxl.models import xlm_roberta_config
-from metaxl.sentences import label_list
+from metaxl.readers import label_list
 from metaxl.tokens import train_tokenizer
 from metaxl.train import MetaXLTask, rate_factor, run
 from tests.experiments import small_settings
