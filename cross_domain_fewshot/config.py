@@ -266,8 +266,8 @@ class FewShot(Experiment):
     axes = ("unseen", "backbone", "n_shot")
 
     def planned(self, preset: str) -> list[Config]:
-        """None and ft in the released way and in the controlled one, then the methods that
-        learn."""
+        """None and ft in the released way and in the controlled one, then the methods that learn;
+        at full size also the simplest use of the same data."""
         methods: list[dict[str, Any]] = [
             {"method": "none"},
             {"method": "none", "protocol": "controlled"},
@@ -278,6 +278,7 @@ class FewShot(Experiment):
         ]
         cells: list[dict[str, Any]] = [{}]
         if preset == "paper":
+            methods.append({"method": "both_domains"})
             cells = [
                 {"unseen": unseen, "backbone": backbone, "n_shot": n_shot}
                 for backbone in ("resnet10", "resnet34")
@@ -285,7 +286,7 @@ class FewShot(Experiment):
                 for unseen in DOMAINS["paper"][1:]
             ]
         if preset == "study":
-            methods.append({"method": "lft_along_gradient"})
+            methods += [{"method": "both_domains"}, {"method": "lft_along_gradient"}]
             cells = [
                 {"unseen": unseen, "seed": seed}
                 for seed in range(1, 6)

@@ -21,7 +21,6 @@ The numbers of the paper's classes and images are checked before anything is wri
 """
 
 import contextlib
-import csv
 import hashlib
 import itertools
 import json
@@ -34,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import tyro
 from PIL import Image
 from tqdm import tqdm
@@ -182,10 +182,9 @@ def _read_list(path: Path) -> Classes:
 
 @contextlib.contextmanager
 def _image_named(path: Path) -> Iterator[None]:
-    """Turns whatever an image's file raises, which is of many kinds, into one sentence."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # of many kinds
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as an image ({reason}): replace it") from None
 
@@ -245,31 +244,31 @@ def checked_images(folder: Path, classes: Mapping[str, Sequence[Path]], threads:
 # Writing: lists from an unpacked original.
 
 
-def _visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without hidden files and clutter."""
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones and clutter."""
     names = (p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in CLUTTER)
-    return sorted(names)
+    return sorted(p for p in names if p.is_dir())
 
 
 def _images(folder: Path) -> list[Path]:
-    return [file for file in _visible(folder) if file.suffix.lower() in SUFFIXES]
+    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    return sorted(p for p in files if not p.name.startswith("."))
 
 
 def _located(folder: Path, inner: str) -> Path:
     """The folder of class folders (of images for Cars): ``inner``, here or one level deeper, else
     this one; of a folder that holds nothing but another one, that."""
     if inner:
-        inside = (p for p in _visible(folder) if p.is_dir())
-        places = (folder / inner, *(place / inner for place in inside))
-        folder = next((place for place in places if place.is_dir()), folder)
-    while len(only := [p for p in _visible(folder) if p.is_dir()]) == 1 and not _images(folder):
+        places = (place / inner for place in (folder, *_folders(folder)))
+        folder = next(filter(Path.is_dir, places), folder)
+    while len(only := _folders(folder)) == 1 and not _images(folder):
         folder = only[0]
     return folder
 
 
 def class_folders(folder: Path) -> Classes:
     """One class per folder, sorted by name."""
-    return {place.name: _images(place) for place in _visible(folder) if place.is_dir()}
+    return {place.name: _images(place) for place in _folders(folder)}
 
 
 def split_by_number(classes: Classes) -> dict[str, Classes]:
@@ -282,7 +281,7 @@ def split_by_number(classes: Classes) -> dict[str, Classes]:
 def given_splits(folder: Path) -> dict[str, Classes] | None:
     """Splits that are folders, or lists in CSV files beside the folder ``images``, in ``folder`` or
     one level deeper; None if there are none."""
-    for place in (folder, *(p for p in _visible(folder) if p.is_dir())):
+    for place in (folder, *_folders(folder)):
         splits: dict[str, Classes] = {}
         for split, other in zip(SPLITS, ("train", "val", "test"), strict=True):
             table = place / f"{other}.csv"
@@ -290,12 +289,11 @@ def given_splits(folder: Path) -> dict[str, Classes] | None:
             if folders:
                 splits[split] = class_folders(_located(folders[0], ""))
             elif table.is_file():
-                classes: Classes = {}
-                with table.open(newline="", encoding="utf-8-sig") as lines:
-                    for row in csv.DictReader(lines):
-                        file = place / "images" / row["filename"]
-                        classes.setdefault(row["label"], []).append(file)
-                splits[split] = {name: sorted(classes[name]) for name in sorted(classes)}
+                files = pd.read_csv(table, dtype=str, keep_default_na=False).groupby("label")
+                splits[split] = {
+                    str(label): sorted(place / "images" / name for name in own)
+                    for label, own in files["filename"]
+                }
         if len(splits) == len(SPLITS):
             return splits
     return None
@@ -306,13 +304,10 @@ def cars_devkit(folder: Path) -> Classes:
     files, in the order of the index."""
     from scipy.io import loadmat
 
-    def matlab(name: str) -> Path:
-        return next(
-            p for pattern in ("*", "*/*", "*/*/*") for p in folder.glob(f"{pattern}/{name}")
-        )
-
-    names = loadmat(matlab("cars_meta.mat"), squeeze_me=True)["class_names"]
-    marks = loadmat(matlab("cars_train_annos.mat"), squeeze_me=True)["annotations"]
+    names, marks = (
+        loadmat(next(folder.rglob(f"{file}.mat")), squeeze_me=True)[key]
+        for file, key in (("cars_meta", "class_names"), ("cars_train_annos", "annotations"))
+    )
     images = _located(folder, "cars_train")
     classes: Classes = {str(name).replace("/", "-"): [] for name in names}
     ordered = list(classes)
@@ -334,11 +329,11 @@ def largest_species(classes: Classes, count: int) -> Classes:
 def find_splits(name: str, folder: Path) -> dict[str, Classes]:
     """The classes of each split in an unpacked original. Raises UserError if it is not one."""
     domain = PHOTO_DOMAINS.get(name)
-    title = domain.title if domain else name
-    layout = domain.layout if domain else "one folder per class, or base, val and novel with these"
+    title, source, layout = name, "", "one folder per class, or base, val and novel with these"
+    if domain:
+        title, source, layout = domain.title, f", from {domain.page}", domain.layout
     if not folder.is_dir():
-        source = f"get {title} from {domain.page} and unpack it; " if domain else ""
-        raise UserError(f"--images {folder} is not a folder: {source}needed is {layout}")
+        raise UserError(f"--images {folder} is not a folder: needed is {layout}{source}")
     try:
         if name == "cars":
             return split_by_number(cars_devkit(folder))
@@ -350,7 +345,6 @@ def find_splits(name: str, folder: Path) -> dict[str, Classes]:
         classes = class_folders(_located(folder, domain.inner if domain else ""))
     except Exception as error:  # damaged files raise errors of many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        source = f", from {domain.page}" if domain else ""
         raise UserError(
             f"{folder} cannot be read as {title} ({reason}): needed is {layout}{source}"
         ) from None
@@ -361,7 +355,7 @@ def find_splits(name: str, folder: Path) -> dict[str, Classes]:
         if len(classes) < LEAST_CLASSES:
             raise UserError(
                 f"{folder} has {len(classes)} folders of images where at least {LEAST_CLASSES} "
-                f"are needed: name a folder that holds one folder per class"
+                "are needed: name a folder that holds one folder per class"
             )
     return split_by_number(classes)
 
@@ -369,28 +363,26 @@ def find_splits(name: str, folder: Path) -> dict[str, Classes]:
 def check_counts(domain: PhotoDomain, splits: Mapping[str, Classes]) -> None:
     """Raises UserError if the number of classes, or of images in a class, is wrong, or an image is
     missing."""
-    for split, wanted in zip(SPLITS, domain.classes, strict=True):
-        if len(splits[split]) != wanted:
+
+    def expect(what: str, found: int, least: int, most: int) -> None:
+        if not least <= found <= most:
+            wanted = f"{least}" if least == most else f"{least} to {most}"
             raise UserError(
-                f"{domain.title} has {len(splits[split])} classes for {split} where {wanted} are "
-                f"expected: is the original complete, and unpacked as {domain.layout}?"
+                f"{what} where {wanted} are expected: unpack the original again, as "
+                f"{domain.layout}, from {domain.page}"
             )
-        least, most = domain.images
+
+    for split, wanted in zip(SPLITS, domain.classes, strict=True):
+        found = len(splits[split])
+        expect(f"{domain.title} has {found} classes for {split}", found, wanted, wanted)
         for name, files in splits[split].items():
-            if not least <= len(files) <= most:
-                wanted_images = f"{least} to {most}" if least < most else f"{least}"
-                raise UserError(
-                    f"class {name} of {domain.title} has {len(files)} images where "
-                    f"{wanted_images} are expected: unpack the original again, from {domain.page}"
-                )
+            what = f"class {name} of {domain.title} has {len(files)} images"
+            expect(what, len(files), *domain.images)
             if missing := [file for file in files if not file.is_file()]:
                 raise UserError(f"{missing[0]}, listed by {domain.title}, is not there")
-    found = sum(len(files) for classes in splits.values() for files in classes.values())
-    if found != (domain.total or found):
-        raise UserError(
-            f"{domain.title} has {found} images where {domain.total} are expected: unpack the "
-            f"original again, from {domain.page}"
-        )
+    if domain.total:
+        total = sum(len(files) for classes in splits.values() for files in classes.values())
+        expect(f"{domain.title} has {total} images", total, domain.total, domain.total)
 
 
 def file_list(classes: Classes, output: Path) -> bytes:

@@ -10,12 +10,13 @@ the same noise, and with the mean over many draws. One JSON file per seed; ``scr
 the table from those in results/cross_domain_fewshot/noise/records.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -23,9 +24,8 @@ import tyro
 from torch import Tensor
 
 from common.command import run_command
-from common.errors import UserError
 from common.files import check_writable
-from common.hypergrad import T1T2, EvoGrad, Hypergradient, Tensors
+from common.hypergrad import T1T2, EvoGrad, Tensors
 from common.hypergrad.compare import cast, cosine, flat_gradient
 from common.hypergrad.problem import BilevelProblem
 from common.report import measured, number
@@ -41,6 +41,8 @@ CANDIDATES = {2: 16, 8: 6, 32: 3}
 """K -> number of hypergradients estimated with it on a pair of episodes."""
 EXACT_DRAWS = 64
 """Draws of the noise over which the exact hypergradient is averaged."""
+PAIRS = 3
+"""Pairs of episodes at each moment."""
 Row = dict[str, Any]
 
 
@@ -74,62 +76,52 @@ def pair_rows(
 ) -> Iterator[Row]:
     """The measurements on one pair of episodes; tensors: params, hyper, the two episodes."""
 
-    def estimate(estimator: Any, own: BilevelProblem, seed: int) -> Hypergradient:
-        return estimator(own, *tensors, generator=torch.Generator().manual_seed(seed))
+    def estimate(estimator: Any, own: BilevelProblem, seed: int) -> tuple[Tensor, Tensors]:
+        found = estimator(own, *tensors, generator=torch.Generator().manual_seed(seed))
+        return flat_gradient(found.grads), found.diagnostics
 
-    exact = torch.stack(
-        [
-            flat_gradient(estimate(T1T2(inner_lr), SameNoise(problem, seed), 0).grads)
-            for seed in range(EXACT_DRAWS)
-        ]
-    )
+    t1t2, draws = T1T2(inner_lr), range(EXACT_DRAWS)
+    exact = torch.stack([estimate(t1t2, SameNoise(problem, seed), 0)[0] for seed in draws])
     mean = exact.mean(0)
     others = (exact.sum(0) - exact) / (EXACT_DRAWS - 1)
     yield {
         "noise": "exact",
         "to_mean": [cosine(one, rest) for one, rest in zip(exact, others, strict=True)],
     }
-    for noise in ("shared", "separate"):
-        for count, draws in CANDIDATES.items():
-            estimator = replace(evograd, num_candidates=count, common_noise=noise == "shared")
-            row: Row = {"noise": noise, "K": count, "to_mean": [], "to_same": []}
-            row |= {"loss_variance": [], "largest_weight": []}
-            for seed in range(draws):
-                own = SameNoise(problem, seed) if noise == "shared" else problem
-                found = estimate(estimator, own, 1_000 + seed)
-                grads = flat_gradient(found.grads)
-                row["to_mean"].append(cosine(grads, mean))
-                if noise == "shared":
-                    row["to_same"].append(cosine(grads, exact[seed]))
-                row["loss_variance"].append(found.diagnostics["losses"].var().item())
-                row["largest_weight"].append(found.diagnostics["weights"].max().item())
-            yield row
+    for noise, count in itertools.product(("shared", "separate"), CANDIDATES):
+        shared = noise == "shared"
+        estimator = replace(evograd, num_candidates=count, common_noise=shared)
+        row: Row = {"noise": noise, "K": count, "to_mean": [], "to_same": []}
+        row |= {"loss_variance": [], "largest_weight": []}
+        for seed in range(CANDIDATES[count]):
+            own = SameNoise(problem, seed) if shared else problem
+            grads, diagnostics = estimate(estimator, own, 1_000 + seed)
+            row["to_mean"].append(cosine(grads, mean))
+            if shared:
+                row["to_same"].append(cosine(grads, exact[seed]))
+            row["loss_variance"].append(diagnostics["losses"].var().item())
+            row["largest_weight"].append(diagnostics["weights"].max().item())
+        yield row
 
 
-def measure_seed(config: Config, pairs: int) -> list[Row]:
-    """The rows of one seed, at the start and at the end of its training."""
+def measure_seed(config: Config) -> list[Row]:
+    """The rows of one seed, on PAIRS pairs of episodes at the start and at the end of training."""
     device = choose_device(config.device)
     configure(config.threads)
     seed_everything(config.seed)
     task = FewShotTask(config, device)
-    rows = []
-    for moment in ("start", "end"):
-        if moment == "end":
-            for epoch in range(1, config.epochs + 1):
-                for _ in task.steps(epoch):
-                    pass
-        learner = task.learner
+    learner, rows = task.learner, []
+    for moment, epochs in (("start", 0), ("end", config.epochs)):
+        for epoch in range(1, epochs + 1):
+            for _ in task.steps(epoch):
+                pass
         learner.network.double()
-        for pair in range(pairs):
-            drawn = next(task.schedule())
-            episodes = [
-                task.streams[role, name].next()
-                for role, name in zip(("seen", "unseen"), drawn, strict=True)
-            ]
+        for pair in range(PAIRS):
+            seen, unseen = next(task.schedule())
+            episodes = task.streams["seen", seen].next(), task.streams["unseen", unseen].next()
             tensors = cast((learner.params, learner.hyper, *episodes), torch.float64)
-            found = pair_rows(
-                learner.meta.problem, tensors, learner.meta.estimator, config.learning_rate
-            )
+            meta = learner.meta
+            found = pair_rows(meta.problem, tensors, meta.estimator, config.learning_rate)
             rows += [{"moment": moment, "pair": pair, **row} for row in found]
         learner.network.float()
     return rows
@@ -179,26 +171,25 @@ def _interval(means: pd.Series) -> Number | str:
 
 def main(
     seeds: tuple[int, ...] = (1, 2, 3),
-    preset: Literal["smoke", "quick"] = "quick",
-    pairs: int = 3,
     threads: int = 0,
     output: Path = ROOT / "runs/cross_domain_fewshot/noise",
 ) -> None:
-    """Measures the transformations' noise in EvoGrad's candidates, on so many pairs of episodes at
-    the start and at the end of a training. A seed whose file is in ``output`` is not measured
-    again."""
+    """Measures the transformations' noise in EvoGrad's candidates at the start and at the end of a
+    training. A seed whose file is in ``output`` is not measured again."""
     check_writable(output)
-    if pairs < 1:
-        raise UserError(f"--pairs {pairs} must be at least 1")
-    base = replace(PRESETS[preset], method="lft_evograd", threads=threads)
-    for config in [replace(base, seed=seed) for seed in seeds]:
-        path = output / f"seed{config.seed}.json"
+    for seed in seeds:
+        config = replace(PRESETS["quick"], method="lft_evograd", threads=threads, seed=seed)
+        path = output / f"seed{seed}.json"
         if path.exists():
             load(path, NoiseRecord)
             continue
-        rows = measure_seed(config, pairs)
-        settings, provenance = config.result_settings(), collect_provenance()
-        save(NoiseRecord(seed=config.seed, config=settings, rows=rows, provenance=provenance), path)
+        record = NoiseRecord(
+            seed=seed,
+            config=config.result_settings(),
+            rows=measure_seed(config),
+            provenance=collect_provenance(),
+        )
+        save(record, path)
         print(path)
 
 

@@ -11,7 +11,6 @@ from cross_domain_fewshot import embedded
 from cross_domain_fewshot.embedded import FOLDER, SPLITS, recipe
 
 NAMES = ("sketches", "icons", "emoji", "latin", "devanagari")
-PERMISSIVE = {"MIT", "ISC", "Apache-2.0", "OFL-1.1", "CC-BY-4.0", "CC0-1.0"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,35 +28,15 @@ def test_what_ships_has_the_pinned_checksum_and_size(name):
     assert classes == sum(map(len, domain.classes.values()))
 
 
-def test_all_files_together_are_small():
-    assert sum(file.stat().st_size for file in FOLDER.glob("*.xz")) < 4e6
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_no_class_is_in_two_splits_and_each_is_large_enough(name):
+def test_no_class_is_in_two_splits_which_are_slices_in_order(name):
     classes = embedded.load(name).classes
     everything = [c for split in SPLITS for c in classes[split]]
     assert len(set(everything)) == len(everything)
-    assert len(classes["base"]) >= (64 if name == "sketches" else 30)
-    assert len(classes["val"]) >= 5
-    assert len(classes["novel"]) >= 10
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_all_images_of_a_class_are_distinct(name):
-    domain = embedded.load(name)
-    for row in domain.images:
-        assert len({image.tobytes() for image in row}) == len(row)
-        background = 255 if domain.images.shape[-1] == 3 else 0
-        assert all((image != background).any() for image in row)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_splits_are_slices_in_order(name):
     domain = embedded.load(name)
     together = np.concatenate([domain.split(split) for split in SPLITS])
     assert np.array_equal(together, domain.images)
-    assert len(domain.split("val")) == len(domain.classes["val"])
+    assert len(domain.split("val")) == len(classes["val"])
 
 
 def test_both_forms_of_a_latin_letter_are_in_one_split():
@@ -67,27 +46,13 @@ def test_both_forms_of_a_latin_letter_are_in_one_split():
         assert split_of[letter] == split_of[letter.upper()]
 
 
-def test_everything_used_is_attributed_and_permissive():
-    text = (FOLDER / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    rows = [
-        line for line in text.splitlines() if line.startswith("| ") and "| licence |" not in line
-    ]
-    assert {row.split(" | ")[-2] for row in rows} <= PERMISSIVE
-    used = recipe()
-    families = len(used["latin_fonts"]) + len(used["devanagari_fonts"])
-    assert len(rows) == families + len(used["icon_sets"]) + len(used["emoji_sets"]) + 2
-    licences = {row.split(" | ")[-2] for row in rows} - {"CC-BY-4.0"}
-    assert licences == {file.stem for file in (FOLDER / "licences").iterdir()}
-
-
-@pytest.mark.parametrize("damage", ["gone", "cut", "another", "short"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "another"])
 def test_a_damaged_file_is_refused_in_one_sentence(damage, tmp_path):
     data = (FOLDER / "latin.xz").read_bytes()
     levels = lzma.decompress(data)
     content = {
         "cut": lambda: data[:1000],
         "another": lambda: lzma.compress(bytes(len(levels))),
-        "short": lambda: lzma.compress(levels[:-1], preset=0),
     }
     if damage != "gone":
         (tmp_path / "latin.xz").write_bytes(content[damage]())

