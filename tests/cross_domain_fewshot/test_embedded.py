@@ -10,6 +10,7 @@ from common.errors import UserError
 from cross_domain_fewshot import embedded
 from cross_domain_fewshot.embedded import FOLDER, SPLITS, recipe
 
+PERMISSIVE = {"MIT", "ISC", "Apache-2.0", "OFL-1.1", "CC-BY-4.0", "CC0-1.0"}
 NAMES = ("sketches", "icons", "emoji", "latin", "devanagari")
 
 
@@ -44,6 +45,17 @@ def test_both_forms_of_a_latin_letter_are_in_one_split():
     assert len(split_of) == 62
     for letter in "abcdefghijklmnopqrstuvwxyz":
         assert split_of[letter] == split_of[letter.upper()]
+
+
+def test_everything_used_is_attributed_and_permissive():
+    text = (FOLDER / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    rows = [r for r in text.splitlines() if r.startswith("| ") and "| licence |" not in r]
+    licences, used = {row.split(" | ")[-2] for row in rows}, recipe()
+    assert licences <= PERMISSIVE
+    sets = ("latin_fonts", "devanagari_fonts", "icon_sets", "emoji_sets")
+    assert len(rows) == sum(len(used[name]) for name in sets) + 2
+    kept = {file.stem for file in (FOLDER / "licences").iterdir()}
+    assert licences - {"CC-BY-4.0"} == kept
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "another"])

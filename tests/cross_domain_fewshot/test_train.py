@@ -42,26 +42,26 @@ def no_cost(monkeypatch):
     monkeypatch.setattr(FewShotTask, "measure_cost", lambda self: Cost(1, 1, 1, 1, 1, 1))
 
 
-def test_fixed_transformations_stay_and_the_controlled_loop_has_the_auxiliary_loss(small, no_cost):
-    record = EXPERIMENT.run(small(method="ft", protocol="controlled"))
-    assert record.final["moved"] == 0
-    assert record.curves["gamma_mean"] == [pytest.approx(0.3)] * 7
-    assert set(record.traces) == {"iteration", "train_loss", "aux_loss"}
-
-
-def test_a_methods_record_has_its_metrics_and_curves(small, no_cost):
+@pytest.mark.parametrize(
+    ("method", "protocol", "moves", "auxiliary"),
+    [
+        ("none", "released", False, False),
+        ("ft", "released", True, False),
+        ("ft", "controlled", False, True),
+        ("lft_evograd", "released", True, True),
+    ],
+)
+def test_a_record_has_metrics_and_curves(method, protocol, moves, auxiliary, small, no_cost):
     metrics = {"val_accuracy", "val_ci95", "accuracy", "ci95", "best_accuracy", "best_ci95"}
-    for method in ("none", "ft", "lft_evograd"):
-        record = EXPERIMENT.run(small(method=method, run_dir=small().run_dir / method))
-        assert set(record.final) == metrics | ({"moved"} if method != "none" else set())
-        assert "pretrained_backbone" in record.data
-        assert record.best["val_accuracy"]["value"] == max(e["val_accuracy"] for e in record.epochs)
-        assert ("aux_loss" in record.traces) == (method == "lft_evograd")
-        if method != "none":
-            assert record.final["moved"] > 0
-            # ResNet-10: four blocks, three shortcuts; they leave their start.
-            assert all(len(curve) == 7 for curve in record.curves.values())
-            assert record.curves["gamma_mean"] != [pytest.approx(0.3)] * 7
+    record = EXPERIMENT.run(small(method=method, protocol=protocol))
+    assert set(record.final) == metrics | ({"moved"} if method != "none" else set())
+    assert "pretrained_backbone" in record.data
+    assert record.best["val_accuracy"]["value"] == max(e["val_accuracy"] for e in record.epochs)
+    assert ("aux_loss" in record.traces) == auxiliary
+    if method != "none":  # ResNet-10: four blocks, three shortcuts
+        assert (record.final["moved"] > 0) == moves
+        assert all(len(curve) == 7 for curve in record.curves.values())
+        assert (record.curves["gamma_mean"] != [pytest.approx(0.3)] * 7) == moves
 
 
 def test_the_auxiliary_weight_falls_twenty_times(small):
