@@ -16,7 +16,7 @@ from metaxl.evaluate import f1_by_type
 from metaxl.models import xlm_roberta_config
 from metaxl.readers import label_list
 from metaxl.tokens import train_tokenizer
-from metaxl.train import MetaXLTask, rate_factor, run
+from metaxl.train import MetaXLTask, rate_factor
 from tests.experiments import small_settings
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def small(encoder_cache, monkeypatch, tmp_path):
 
 def test_a_run_records_where_the_network_went_and_what_the_head_sees(small):
     config = small(method="decay_only")
-    record = run(config)
+    record = EXPERIMENT.run(config)
     assert config.run_name() == "embedded-eng-quy-layers-1-decay_only-seed1"
     assert len(record.traces["iteration"]) == 2 * 3  # 36 sentences in batches of 12
     assert record.final["decay_cosine"] == pytest.approx(1, abs=1e-6)
