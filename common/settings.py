@@ -172,8 +172,8 @@ class RunSettings(metaclass=_Checked):
         name = self.methods[self.method].estimator
         if name is None:
             return None
-        options = self.estimator.taken_by(name)
-        return ESTIMATORS[name].build(**options, **others, inner_lr=inner_lr, perturb=perturb)
+        options = vars(self.estimator) | others
+        return ESTIMATORS[name].build(**options, inner_lr=inner_lr, perturb=perturb)
 
     @classmethod
     def from_result_settings(cls, settings: Mapping[str, Any]) -> Self:

@@ -151,7 +151,7 @@ def test_without_runs_there_is_an_empty_section(name, tmp_path):
 
 MISTAKES = {
     ("rotation", "smoke"): {
-        "--method nonsense": "--method nonsense is unknown: use baseline, evograd",
+        "--method nonsense": "--method nonsense is unknown: use baseline, ",
         "--estimator.sigma 0": "--estimator.sigma 0: must be greater than 0",
         "--estimator.num-candidates 1": "--estimator.num-candidates 1: must be at least 2",
         "--preset huge": "--preset huge is unknown: use quick, smoke, paper",

@@ -6,7 +6,6 @@ from common.training.device import (
     autocast,
     choose_device,
     configure,
-    derived_seed,
     new_generator,
     seed_everything,
 )
@@ -15,6 +14,6 @@ from common.training.state import Best, Part, restore, state_of
 
 __all__ = [
     "Best", "Cost", "EndlessBatches", "EpochBatches", "MetaStep", "Part", "TensorMemory",
-    "autocast", "choose_device", "configure", "derived_seed", "live_tensor_bytes", "measure",
+    "autocast", "choose_device", "configure", "live_tensor_bytes", "measure",
     "new_generator", "restore", "seed_everything", "state_of",
 ]  # fmt: skip

@@ -65,14 +65,11 @@ def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextMana
     return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
-def derived_seed(seed: int, name: str) -> int:
-    """A seed for the stream ``name`` of run ``seed``: SHA-256, so the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 2
-
-
 def new_generator(seed: int, name: str) -> torch.Generator:
-    """A CPU generator for the stream ``name`` (shuffling, noise, perturbations) of run ``seed``."""
-    return torch.Generator().manual_seed(derived_seed(seed, name))
+    """A CPU generator for the stream ``name`` (shuffling, noise, perturbations) of run ``seed``:
+    seeded by SHA-256, so the same on every machine."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 2)
 
 
 def seed_everything(seed: int) -> None:

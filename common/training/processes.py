@@ -39,7 +39,7 @@ def rank() -> int:
 
 def is_first() -> bool:
     """Whether this process writes records, checkpoints and logs: process 0 alone does."""
-    return rank() == 0
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 @contextlib.contextmanager
@@ -71,14 +71,10 @@ def together(device: torch.device) -> Iterator[torch.device]:
 def first_before_others() -> Iterator[None]:
     """Process 0 goes through the block while the others wait (downloads, clearing a folder)."""
     if not is_first():
-        _wait_for_all()
+        with _losses():
+            dist.barrier()
     yield
-    if is_first():
-        _wait_for_all()
-
-
-def _wait_for_all() -> None:
-    if count() > 1:
+    if is_first() and count() > 1:
         with _losses():
             dist.barrier()
 

@@ -26,7 +26,7 @@ DEFAULT = PRESETS["quick"]
         ({"rotate": "images"}, "--rotate images: must be 'normalised' or 'pixels'"),
         ({"seed": -1}, "--seed -1: must be at least 0"),
         ({"every": 0}, "--every 0: must be at least 1"),
-        ({"method": "magic"}, "--method magic is unknown: use baseline, evograd"),
+        ({"method": "magic"}, "--method magic is unknown: use baseline, "),
         ({"estimator.sigma": 1e-46}, "--estimator.sigma 1e-46: must be a number of float32"),
         ({"estimator.num_candidates": 1}, "--estimator.num-candidates 1: must be at least 2"),
     ],

@@ -14,7 +14,6 @@ from common.training import (
     EpochBatches,
     TensorMemory,
     choose_device,
-    derived_seed,
     live_tensor_bytes,
     measure,
     new_generator,
@@ -48,10 +47,10 @@ def test_seeding_decides_every_generator():
     assert draws() != first
 
 
-def test_derived_seeds_are_those_of_sha256():
+def test_streams_are_seeded_by_sha256():
     digest = hashlib.sha256(b"5/noise").digest()
-    assert derived_seed(5, "noise") == int.from_bytes(digest[:8], "big") // 4
-    assert len({derived_seed(s, n) for s in range(50) for n in "abc"}) == 150
+    assert new_generator(5, "noise").initial_seed() == int.from_bytes(digest[:8], "big") // 4
+    assert len({new_generator(s, n).initial_seed() for s in range(50) for n in "abc"}) == 150
 
 
 def test_every_epoch_is_a_new_order_of_all_samples():
