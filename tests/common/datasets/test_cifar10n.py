@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import pickle
 
 import numpy as np
 import pytest
@@ -14,13 +13,9 @@ from common.datasets.cifar10n import CIFAR10N
 from common.errors import UserError
 
 NAMES = {
-    "clean": "clean_label",
-    "aggregate": "aggre_label",
-    "random1": "random_label1",
-    "random2": "random_label2",
-    "random3": "random_label3",
-    "worse": "worse_label",
-}
+    "clean": "clean_label", "aggregate": "aggre_label", "random1": "random_label1",
+    "random2": "random_label2", "random3": "random_label3", "worse": "worse_label",
+}  # fmt: skip
 COUNT = 50
 
 
@@ -71,36 +66,20 @@ def test_labels_of_other_images_are_refused(stored, tmp_path):
 
 @pytest.mark.parametrize("form", ["pt", "npz"])
 @pytest.mark.parametrize(
-    ("key", "labels"),
-    [
-        ("worse_label", np.full(COUNT, 10)),
-        ("worse_label", np.full(COUNT, 256)),  # 0 in a byte
-        ("worse_label", np.full(COUNT, -1)),
-        ("worse_label", np.zeros((COUNT, 2), int)),
-        ("worse_label", np.zeros(COUNT - 1, int)),
-        ("random_label2", np.zeros(COUNT, int)),
-        ("aggre_label", None),
-    ],
-)
-def test_other_labels_are_refused(form, key, labels, stored, tmp_path):
-    content = {name: value for name, value in (stored | {key: labels}).items() if value is not None}
-    save(tmp_path, form, content)
-    with pytest.raises(UserError, match=key) as error:
-        load_cifar10n(tmp_path, None, small(stored))
-    assert "downloaded" not in str(error.value)
-
-
-@pytest.mark.parametrize(
     "labels",
     [
+        np.full(COUNT, 256),  # 0 in a byte
+        np.full(COUNT, -1),
+        np.zeros((COUNT, 2), int),
+        np.zeros(COUNT, int),  # another checksum
         np.zeros(COUNT),
-        # Objects would have to be unpickled.
-        np.array([{"a": 1}] * COUNT, dtype=object),
+        None,
     ],
 )
-def test_what_is_no_set_of_labels_is_refused(labels, stored, tmp_path):
-    save(tmp_path, "npz", stored | {"worse_label": labels})
-    with pytest.raises(UserError, match="cifar10n_labels"):
+def test_other_labels_are_refused(form, labels, stored, tmp_path):
+    content = {name: value for name, value in stored.items() if name != "worse_label"}
+    save(tmp_path, form, content if labels is None else content | {"worse_label": labels})
+    with pytest.raises(UserError, match="CIFAR-10N"):
         load_cifar10n(tmp_path, None, small(stored))
 
 
@@ -135,32 +114,10 @@ def test_a_torch_file_with_numpy_1_names_is_read(stored, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cifar10n_labels.npz", "CIFAR-10_human.pt"])
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04broken", pickle.dumps({"clean_label": [1]})])
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04broken"])
 def test_broken_files_are_refused_by_name(name, data, tmp_path):
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=name) as error:
-        load_cifar10n(tmp_path)
-    assert "\n" not in str(error.value)
-
-
-def test_every_flipped_bit_of_a_compressed_file_is_refused_or_changes_nothing(stored, tmp_path):
-    path = tmp_path / "cifar10n_labels.npz"
-    np.savez_compressed(path, **stored)
-    data, description = path.read_bytes(), small(stored)
-    for position in range(0, len(data), 7):
-        path.write_bytes(data[:position] + bytes([data[position] ^ 8]) + data[position + 1 :])
-        try:
-            labels = load_cifar10n(tmp_path, None, description).labels
-        except UserError as error:
-            assert "\n" not in str(error)
-        else:
-            assert labels["worse"].tolist() == stored["worse_label"].tolist()
-
-
-def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(stored, tmp_path, monkeypatch):
-    np.savez_compressed(tmp_path / "cifar10n_labels.npz", **stored, more=np.zeros(30_000_000, "i1"))
-    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
-    with pytest.raises(UserError, match="30 MB"):
+    with pytest.raises(UserError, match=name):
         load_cifar10n(tmp_path)
 
 

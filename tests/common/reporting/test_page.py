@@ -1,15 +1,12 @@
 """The report's page: everything in one file, links that lead somewhere, hostile text harmless."""
 
 import base64
-import re
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 
-from common.errors import UserError
 from common.reporting import (
-    Figure,
     Number,
     Section,
     Table,
@@ -85,28 +82,14 @@ def test_hostile_text_is_shown_and_not_obeyed(page):
     # Title, heading, contents, second section, a column and a cell.
     assert text.count('<script>alert("1")</script>') == 6
     assert f"A line {HOSTILE}" in page.values("alt")
-
-
-def test_verdicts_have_a_sign_and_are_counted(page):
-    text = " ".join("".join(page[0].text).split())
-    assert "✓ agrees" in text and "3 of 5 1 agrees" in text
-
-
-def test_the_first_screen_is_the_answer_and_its_figures(page):
-    tags = [tag for tag, _ in page[0].tags]
-    assert tags.index("img") < tags.index("h2")
-
-
-def test_a_missing_figure_is_named(tmp_path):
-    section = Section("s", figures=(Figure(tmp_path / "no.png", tmp_path / "no.pdf", "a"),))
-    with pytest.raises(UserError, match=re.escape("no.png cannot be read")):
-        write_report([section], tmp_path / "r.html", "t", [])
+    words = " ".join(text.split())
+    assert "✓ agrees" in words and "3 of 5 1 agrees" in words
 
 
 def test_versions_that_differ_are_listed_with_their_runs():
     runs = [
         {"torch": "2.13.0", "devices": ["A", "A", "B"], "cuda": None, "wall_seconds": 3600.0},
-        {"torch": "2.13.0", "devices": [], "git_dirty": False, "wall_seconds": 1800.0},
+        {"torch": "2.13.0", "devices": [], "wall_seconds": 1800.0},
         {"torch": "2.11.0", "devices": [], "finished": "2021-12-06T12:00:00Z"},
     ]
     rows = dict(versions_table(runs).rows)

@@ -70,23 +70,15 @@ def test_verdicts_change_at_once_and_twice_the_tolerance(published, tolerance, m
     def verdict(share):
         return judge(published, measure(published.mean + sign * share * tolerance))
 
-    assert verdict(0.0) == "agrees"
-    assert verdict(0.999) == "agrees"
-    assert verdict(1.001) == "near"
-    assert verdict(1.999) == "near"
-    assert verdict(2.001) == "differs"
+    found = [verdict(share) for share in (0.0, 0.999, 1.001, 1.999, 2.001)]
+    assert found == ["agrees", "agrees", "near", "near", "differs"]
 
 
 def test_a_tie_at_two_decimals_agrees():
     # 64.01 - 63.01 is 1.0 and a little more in binary.
     assert 64.01 - 63.01 > 1.0
     assert judge(Published(63.01), Measured((64.01,))) == "agrees"
-
-
-def test_what_is_missing_is_not_judged():
-    assert judge(None, Measured((1.0,))) == "not judged"
-    assert judge(Published(1.0), None) == "not judged"
-    assert judge(None, None) == "not judged"
+    assert judge(None, Measured((1.0,))) == judge(Published(1.0), None) == "not judged"
 
 
 # Differences of runs with the same seed.
@@ -117,11 +109,6 @@ def test_equivalence_is_the_worse_of_two_one_sided_tests():
         assert (DIFFERENCE.p_equivalent(margin) < 0.05) == (-margin < low and high < margin)
 
 
-def test_no_difference_seen_is_not_equivalence():
-    wide = Measured((-5.0, 5.0, -4.0, 4.0))
-    assert wide.p_above(0.0) > 0.45 and wide.p_below(0.0) > 0.45 and wide.p_equivalent(1.0) > 0.3
-
-
 def test_one_pair_decides_nothing_and_no_spread_decides_all():
     one = Measured((3.0,))
     assert one.ci95 is None
@@ -142,9 +129,4 @@ def test_the_seeds_asked_for_have_the_power():
         draws = np.random.default_rng(0).normal(distance, sd, (20_000, n))
         found = scipy.stats.ttest_1samp(draws, 0.0, axis=1, alternative="greater").pvalue < 0.05
         assert found.mean() >= 0.79
-        if n > 2:
-            fewer = scipy.stats.ttest_1samp(
-                draws[:, :-1], 0.0, axis=1, alternative="greater"
-            ).pvalue
-            assert (fewer < 0.05).mean() < 0.81
     assert seeds_needed(100.0, 0.1) == 1000 and seeds_needed(0.0, 1.0) == 2
