@@ -13,7 +13,6 @@ from metaweightnet.data import (
     STD,
     Crops,
     Split,
-    draw_crops,
     like_cifar,
     make_splits,
     shrunk,
@@ -29,19 +28,13 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_the_meta_set_is_balanced_and_no_part_of_the_training_set(seed):
-    train, meta = split_indices(LABELS, Config(seed=seed))
-    assert len(train) == 49_000
-    assert len(meta) == 1_000
-    assert torch.bincount(LABELS[meta]).tolist() == [100] * 10
-    assert len(torch.unique(torch.cat([train, meta]))) == 50_000
-
-
-def test_splits_depend_on_the_seed():
-    (train, meta), (train2, meta2) = (split_indices(LABELS, Config(seed=s)) for s in (1, 2))
-    assert not torch.equal(meta, meta2)
-    assert not torch.equal(train.sort()[0], train2.sort()[0])
+def test_the_meta_set_is_balanced_drawn_from_the_seed_and_no_part_of_the_training_set():
+    found = [split_indices(LABELS, Config(seed=seed)) for seed in range(3)]
+    for train, meta in found:
+        assert (len(train), len(meta)) == (49_000, 1_000)
+        assert torch.bincount(LABELS[meta]).tolist() == [100] * 10
+        assert len(torch.unique(torch.cat([train, meta]))) == 50_000
+    assert not torch.equal(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize(
@@ -59,27 +52,11 @@ def test_flips_share_the_noise_among_other_classes(kind, level, values):
 def test_the_released_flip_pairs_are_those_of_the_published_runs():
     published = [(9, 3), (4, 8), (1, 8), (8, 4), (2, 5), (7, 4), (9, 2), (8, 5), (6, 5), (5, 4)]
     assert [tuple(pair) for pair in released_flip_pairs(10).tolist()] == published
-    pairs = released_flip_pairs(100)
-    assert pairs.shape == (100, 2) and (pairs[:, 0] != pairs[:, 1]).all()
-    assert (pairs != torch.arange(100).unsqueeze(1)).all()
-    assert pairs.min() >= 0 and pairs.max() < 100
-
-
-def test_preset_paper_flips_to_the_released_pairs_whatever_the_seed():
-    expected = torch.eye(10, dtype=torch.bool)
-    expected.scatter_(1, released_flip_pairs(10), True)
-
-    def reached(**changes):
-        noisy = noisy_labels(LABELS, Config(**changes))
-        found = torch.zeros(10, 10, dtype=torch.bool)
-        found[LABELS, noisy] = True
-        return found
-
-    for seed in (1, 2, 3):
-        assert torch.equal(reached(seed=seed), expected)
-    by_seed = [reached(seed=seed, noise="flip_two") for seed in (1, 2)]
-    assert not torch.equal(*by_seed)
-    assert all((found.sum(1) == 3).all() for found in by_seed)
+    expected = torch.eye(10, dtype=torch.bool).scatter(1, released_flip_pairs(10), True)
+    for seed in (1, 2):
+        reached = torch.zeros(10, 10, dtype=torch.bool)
+        reached[LABELS, noisy_labels(LABELS, Config(seed=seed))] = True
+        assert torch.equal(reached, expected)
 
 
 def test_uniform_mixes_with_the_uniform_distribution():
@@ -95,16 +72,6 @@ def test_hierarchical_stays_within_the_superclass():
         for j in range(100):
             same = superclass[i] == superclass[j]
             assert matrix[i, j] == pytest.approx(0.6 if i == j else 0.1 if same else 0.0)
-
-
-@pytest.mark.parametrize("kind", ["flip", "flip_one", "uniform"])
-@pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
-def test_rows_are_distributions_at_any_level(kind, level):
-    matrix = noise_matrix(kind, level, 10, generator())
-    assert (matrix >= 0).all()
-    np.testing.assert_allclose(matrix.sum(1).numpy(), 1, rtol=1e-12)
-    if level == 0:
-        assert torch.equal(matrix, torch.eye(10, dtype=torch.float64))
 
 
 def test_labels_are_drawn_from_the_rows():
@@ -201,13 +168,6 @@ def test_without_crops_a_batch_is_the_images_as_they_are(images):
     index, centre = torch.arange(5), torch.full((5,), 4)
     cropped = split.batch(index, Crops(centre, centre, torch.zeros(5, dtype=torch.bool)))
     assert torch.equal(split.batch(index)[0], cropped[0])
-
-
-def test_crops_cover_all_positions():
-    crops = draw_crops(5_000, 32, generator(), torch.device("cpu"))
-    assert torch.unique(crops.rows).tolist() == list(range(9))
-    assert torch.unique(crops.columns).tolist() == list(range(9))
-    assert 0.45 < crops.mirrored.float().mean() < 0.55
 
 
 def test_smaller_images_are_means_over_pixels(images):

@@ -6,7 +6,6 @@ import torch
 from common.cost_study.records import read_measurements
 from common.cost_study.rows import EVOGRAD, T1T2
 from metaweightnet import studies as label_noise
-from rotation import studies as rotation
 from scripts import benchmark, publish
 
 FORWARD = "evograd_forward num_candidates=2"
@@ -49,14 +48,6 @@ def test_measures_resumes_reports_and_is_taken_over_into_results(
     assert f"| {ratio:.2f} |" in table
     row = (results / "benchmark" / "estimators" / "small-cpu.md").read_text()
     assert f"| {ratio:.2f} |" in row
-
-
-def test_rotations_case_depends_on_its_angle():
-    case = rotation.cases("paper")[0].build(torch.device("cpu"))
-    hyper = {n: t.detach().clone().requires_grad_() for n, t in case.hyper.items()}
-    loss = case.problem.inner_loss(case.params, hyper, case.inner_batch)
-    (grad,) = torch.autograd.grad(loss, list(hyper.values()))
-    assert grad.shape == () and grad != 0
 
 
 def test_the_study_has_the_papers_shapes():

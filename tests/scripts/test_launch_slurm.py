@@ -95,16 +95,10 @@ def test_the_runs_of_a_grid_are_one_array_and_are_not_submitted_twice(slurm, con
     assert launcher.start(configs[0]).job_id is None
     assert [run.ended() for run in runs] == [True, False]
     assert runs[0].failure() == "job 7_0 ended before the run began"
+    (slurm / "queue").unlink()  # Slurm does not answer: its last answer counts
+    assert not runs[1].ended()
     runs[1].stop()
     assert (slurm / "cancelled").read_text() == "--quiet 7_1\n"
-
-
-def test_the_queue_keeps_its_last_answer_while_slurm_does_not_answer(slurm):
-    (slurm / "queue").write_text("7_0\n")
-    queue = SlurmQueue(seconds=0)
-    assert "7_0" in queue
-    (slurm / "queue").unlink()
-    assert "7_0" in queue and "7_1" not in queue
 
 
 def test_refusals_are_one_sentence(slurm, configs, monkeypatch):

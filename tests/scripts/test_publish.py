@@ -50,10 +50,7 @@ def test_every_damaged_table_and_figure_is_named(results, capsys):
         assert f"/{name}\n" in said
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"\xff", b"[]", b"{}", None],
-)
+@pytest.mark.parametrize("content", [b"\xff", b"[]", None])
 def test_a_changed_record_is_named(content, results, capsys):
     (path,) = results.glob("*/*/records/*.json")
     record = json.loads(path.read_text())
