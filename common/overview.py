@@ -176,11 +176,4 @@ def _distance(mine: Mapping[str, float], theirs: Mapping[str, float]) -> float:
     """The largest relative difference of a metric; infinite if one lacks it."""
     if mine.keys() != theirs.keys():
         return float("inf")
-    return max(
-        (
-            abs(mine[k] - theirs[k]) / max(abs(theirs[k]), 1e-12)
-            for k in mine
-            if mine[k] != theirs[k]
-        ),
-        default=0.0,
-    )
+    return max((abs(mine[k] - theirs[k]) / max(abs(theirs[k]), 1e-12) for k in mine), default=0.0)

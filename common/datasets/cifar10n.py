@@ -4,7 +4,6 @@ The labels are CC BY-NC 4.0 and in no package, so they are read from a folder of
 """
 
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from common.errors import UserError
 
 OFFICIAL_FILE = "CIFAR-10_human.pt"
 PLAIN_FILE = "cifar10n_labels.npz"
-LARGEST = 20_000_000
-"""Bytes of the unpacked labels, at most: six times 50,000 numbers have 2.4 million."""
 
 # Our name -> the name in the files. "clean" is CIFAR-10's own training labels, which proves that
 # the order of the images is CIFAR-10's.
@@ -59,12 +56,6 @@ def read_cifar10n(folder: Path) -> Pieces:
 
 
 def _arrays(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-    if size > LARGEST:
-        raise Damaged(f"{path} holds {size / 1e6:.0f} MB, which are not CIFAR-10N's labels")
     if path.name == PLAIN_FILE:
         with np.load(path, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}

@@ -73,7 +73,8 @@ def write_report(
     lines = ["| section | runs | verdicts |", "|---|---|---|"]
     for s in sections:
         link = f"[{escape_markdown(s.title)}](#{slugify(s.title, '-')})"
-        lines.append(f"| {link} | {_runs(s)} | {_verdicts(s)} |")
+        runs = MISSING if s.runs is None else runs_text(s.runs, s.planned_runs)
+        lines.append(f"| {link} | {runs} | {_verdicts(s)} |")
     parts += ["## Contents", "\n".join(lines)]
     for section in sections:
         parts += [f"## {escape_markdown(section.title)}", section.intro.strip()]
@@ -140,10 +141,6 @@ def _figure(figure: Figure, page: Path) -> str:
         f'<figure><img src="{source}" alt="{html.escape(figure.alt)}" width="{width}" '
         f'height="{height}"><figcaption>{caption.removesuffix("</p>")}</figcaption></figure>'
     )
-
-
-def _runs(section: Section) -> str:
-    return MISSING if section.runs is None else runs_text(section.runs, section.planned_runs)
 
 
 def _verdicts(section: Section) -> str:

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from common.datasets import load_mnist
 from common.errors import UserError
 from common.reporting import RunRecord, load
-from rotation.config import EXPERIMENT, PRESETS, Config
+from rotation.config import EXPERIMENT, PRESETS
 from rotation.report import section
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,15 +85,6 @@ def _keys(value) -> set[str]:
     if not isinstance(value, dict):
         return set()
     return set(value).union(*(_keys(item) for item in value.values()))
-
-
-def test_help_lists_every_setting_with_its_default():
-    text = rotation("--help").stdout
-    for field in fields(Config):
-        assert f"--{field.name.replace('_', '-')}" in text.replace("--estimator.", "--estimator ")
-    flat = " ".join(text.replace("│", " ").split())
-    assert "Adam on the angle (radians). (default: 0.01)" in flat
-    assert all(method in flat for method in EXPERIMENT.methods)
 
 
 def test_presets_are_the_papers_settings_or_smaller():

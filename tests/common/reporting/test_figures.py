@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from common.reporting import figure_style, legend_below, new_figure, save_figure
+from common.reporting import new_figure, save_figure
 from common.reporting.figures import STYLES
 
 DRAW = """
@@ -99,15 +99,3 @@ def test_colours_stay_apart_for_the_colour_blind(vision):
     seen = [lab(np.clip(vision @ linear_rgb(style["color"]), 0, 1)) for style in STYLES]
     apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(apart) > 20
-
-
-def test_a_legend_below_has_the_columns_its_words_leave_room_for():
-    with figure_style():
-        fig, axis = new_figure(height=2.0)
-        for number in range(5):
-            axis.plot([1, 2], label=f"a label of thirty characters {number}")
-        legend_below(fig, axis)
-        fig.canvas.draw()
-    (legend,) = fig.legends
-    assert legend.get_window_extent().width < fig.bbox.width
-    assert fig.get_figheight() == pytest.approx(2.05 + 3 * 0.165)  # two columns

@@ -72,11 +72,7 @@ def test_verdicts_change_at_once_and_twice_the_tolerance(published, tolerance, m
 
     found = [verdict(share) for share in (0.0, 0.999, 1.001, 1.999, 2.001)]
     assert found == ["agrees", "agrees", "near", "near", "differs"]
-
-
-def test_a_tie_at_two_decimals_agrees():
-    # 64.01 - 63.01 is 1.0 and a little more in binary.
-    assert 64.01 - 63.01 > 1.0
+    # A tie at two decimals agrees, though 64.01 - 63.01 is 1.0 and a little more in binary.
     assert judge(Published(63.01), Measured((64.01,))) == "agrees"
     assert judge(None, Measured((1.0,))) == judge(Published(1.0), None) == "not judged"
 
