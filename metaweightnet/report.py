@@ -23,6 +23,7 @@ from common.report import (
 )
 from common.reporting import (
     Figure,
+    Number,
     Published,
     RunRecord,
     Section,
@@ -69,6 +70,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     groups = by_setting(records)
     tables: dict[str, Table] = {}
     if records:
+        tables["summary"] = summary_table(groups)
         tables["accuracy"] = accuracy_table(groups, preset)
         if any("meta_accuracy" in record.final for record in records):
             tables["clean-images"] = clean_images_table(groups)
@@ -121,6 +123,32 @@ def accuracy_table(groups: Groups, preset: str) -> Table:
     )
 
 
+def summary_table(groups: Groups) -> Table:
+    """The README's: one setting, MNIST's with the fewest clean images, else the first; the planned
+    runs and those in which the weight net sees something else, without methods that have less than
+    half as many runs as another."""
+
+    def clean(setting: Setting) -> tuple[bool, int]:
+        return setting[0] != "mnist", int(setting[1].split(", ")[1].split()[0])
+
+    setting = min(groups, key=clean)
+    group = as_planned(EXPERIMENT, groups[setting], "vnet_input", "log_loss")
+    most = max((len(own) for own in group.values()), default=0)
+    group = {name: own for name, own in group.items() if 2 * len(own) >= most}
+    runs = labelled(EXPERIMENT, (record for own in group.values() for record in own))
+    rows = []
+    for name, own in group.items():
+        gain = number(measured(difference(EXPERIMENT, runs, name, _PLAIN)), signed=True)
+        rows.append((name, str(len(own)), gain, *_uses(own), _equal(own)))
+    return interval_table(
+        f"Label noise: {setting[0]}, {setting[1]} images",
+        ("method", "runs", f"− {_PLAIN.lower()}", *_USES, "failed"),
+        rows,
+        f"{_USES_CAPTION} − {_PLAIN.lower()}: difference at the last epoch between runs of the "
+        "same seed.",
+    )
+
+
 def difference_table(groups: Groups) -> Table:
     """Each method's accuracy minus plain training's and minus the exact hypergradient's, seed by
     seed."""
@@ -148,22 +176,33 @@ def stopped_accuracy(run: RunRecord) -> float:
 def clean_images_table(groups: Groups) -> Table:
     """Every method beside the simplest uses of the same clean images: training on them alone,
     stopping by them, fine-tuning on them."""
-    rows = []
-    for setting, group in groups.items():
-        for name, own in group.items():
-            if runs := [run for run in own if "meta_accuracy" in run.final]:
-                last = metric_number(runs, "accuracy")
-                stopped = number(measured(map(stopped_accuracy, runs)))
-                tuned = metric_number(runs, "fine_tuned_accuracy")
-                rows.append((*setting, name, str(len(runs)), last, stopped, tuned, _equal(runs)))
+    rows = [
+        (*setting, name, str(len(runs)), *_uses(runs), _equal(runs))
+        for setting, group in groups.items()
+        for name, own in group.items()
+        if (runs := [run for run in own if "meta_accuracy" in run.final])
+    ]
     return interval_table(
         "Label noise: what else the clean images are good for",
-        ("data", "noise", "method", "runs", "last %", "stopped %", "fine-tuned %", "failed"),
+        ("data", "noise", "method", "runs", *_USES, "failed"),
         rows,
-        "Test accuracy at the last epoch; at the epoch with the highest accuracy on the clean "
-        f"images; after {FINE_TUNING_STEPS} further steps on the clean images (SGD, rate "
-        f"{FINE_TUNING_RATE:g}). Failed: runs whose weight net ended with equal weights.",
+        _USES_CAPTION,
     )
+
+
+_USES = ("last %", "stopped %", "fine-tuned %")
+_USES_CAPTION = (
+    "Test accuracy at the last epoch; at the epoch with the highest accuracy on the clean images; "
+    f"after {FINE_TUNING_STEPS} further steps on the clean images (SGD, rate "
+    f"{FINE_TUNING_RATE:g}). Failed: runs whose weight net ended with equal weights."
+)
+
+
+def _uses(own: Sequence[RunRecord]) -> tuple[Number | str, ...]:
+    """Accuracy at the last epoch; stopped by the clean images; fine-tuned on them."""
+    runs = [run for run in own if "meta_accuracy" in run.final]
+    stopped = number(measured(map(stopped_accuracy, runs)))
+    return metric_number(own, "accuracy"), stopped, metric_number(runs, "fine_tuned_accuracy")
 
 
 def _by_clean_images(records: Sequence[RunRecord]) -> dict[str, dict[int, list[float]]]:

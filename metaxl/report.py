@@ -82,6 +82,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         if dataset != "wikiann":
             tables[f"f1-{dataset}-{source}"] = language_table(groups, dataset, source)
     if records:
+        tables["summary"] = gains_table(records, planned=True)
         tables["gains"] = gains_table(records)
         tables["details"] = details_table(groups)
         tables["decay"] = decay_table(records)
@@ -150,10 +151,11 @@ def language_table(groups: Groups, dataset: str, source: str) -> Table:
     )
 
 
-def gains_table(records: Sequence[RunRecord]) -> Table:
-    """Differences in F1 from three references, over seeds."""
+def gains_table(records: Sequence[RunRecord], planned: bool = False) -> Table:
+    """Differences in F1 from three references, over seeds. planned: no other settings."""
     runs, rows = labelled(EXPERIMENT, records), []
-    for name, own in by_label(EXPERIMENT, records).items():
+    groups = by_label(EXPERIMENT, records)
+    for name, own in (as_planned(EXPERIMENT, groups) if planned else groups).items():
         gains = (_gains(runs, name, METHODS[reference].label) for reference in _REFERENCES)
         cells = (number(measured(values), signed=True) for values in gains)
         rows.append((name, *cells, str(len({setting_of(run.config) for run in own}))))

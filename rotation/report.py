@@ -18,8 +18,10 @@ from common.report import (
     written_section,
 )
 from common.reporting import (
+    MISSING,
     Comparison,
     Figure,
+    Number,
     RunRecord,
     Section,
     Table,
@@ -57,6 +59,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     tables: dict[str, Table] = {}
     figures: list[Figure] = []
     if records:
+        tables["summary"] = _summary_table(by_method)
         tables["accuracy"] = _accuracy_table(by_method, preset)
     if planned:
         tables["cost"] = step_costs(EXPERIMENT, "Rotation: cost of one training step", planned)
@@ -75,6 +78,31 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         except UserError as error:  # MNIST is not needed for anything else here
             print(f"figure of digits left out: {error}")
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
+
+
+def _summary_table(by_method: ByMethod) -> Table:
+    """The README's: a row per method, the paper's values beside the measured ones."""
+    rows = []
+    for method, runs in by_method.items():
+        if runs:
+            cells: list[Number | str] = []
+            for metric in _METRICS:
+                row = METHODS[method].published
+                found = published_value(EXPERIMENT.name, row, metric) if row else None
+                paper = Number(found.mean, found.spread) if found else MISSING
+                cells += [metric_number(runs, metric), paper]
+            rows.append((METHODS[method].label, str(len(runs)), *cells))
+    names = (column for name in _METRICS.values() for column in (name, f"{name}, paper"))
+    return interval_table(
+        "Rotation: what is learned",
+        ("method", "runs", *names),
+        rows,
+        f"After {_epochs(by_method)} epochs. The paper's ±: standard deviation over five runs.",
+    )
+
+
+def _epochs(by_method: ByMethod) -> int:
+    return next(run.config["epochs"] for runs in by_method.values() for run in runs)
 
 
 def _accuracy_table(by_method: ByMethod, preset: str) -> Table:

@@ -1,4 +1,4 @@
-"""The READMEs' tables of settings against preset paper: what it is, and what else can be chosen."""
+"""docs/settings.md against preset paper: what it is, and what else can be chosen."""
 
 import ast
 import contextlib
@@ -26,7 +26,7 @@ METHODS = {"cross_domain_fewshot": ("none", "ft", "lft_evograd", "lft_t1t2")}
 
 
 def table(name: str) -> list[list[str]]:
-    text = (ROOT / name / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8").split(f"## {name}\n")[1]
     lines = text[text.index(f"| {COLUMNS[0]} | {COLUMNS[1]}") :].split("\n\n")[0].splitlines()
     found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert found[0] == COLUMNS
