@@ -92,7 +92,8 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     if of["paper"]:
         tables["accuracy"] = accuracy_table(of["paper"], preset)
     if of["embedded"]:
-        tables["summary"] = summary_table(of["embedded"])
+        summary = summary_table(of["embedded"])
+        tables |= {"summary": summary} if len(summary.data) else {}
         tables["embedded"] = embedded_table(of["embedded"])
         tables["effects"] = effects_table(of["embedded"])
     for benchmark in of.keys() - DOMAINS:

@@ -120,11 +120,7 @@ def test_other_settings_and_variants_stand_apart():
 
 def test_a_section_has_its_tables_and_figures(tmp_path):
     made = section(quick_records(), "quick", tmp_path)
-    assert [table.title.split(":")[0] for table in made.tables.values()] == [
-        "Embedded benchmark",
-        "Embedded benchmark",
-        "Few-shot",
-    ]
+    assert list(made.tables) == ["summary", "embedded", "effects", "cost"]
     assert (tmp_path / "embedded.md").exists() and (tmp_path / "cost.md").exists()
     assert not (tmp_path / "accuracy.md").exists()
     assert made.runs == 8

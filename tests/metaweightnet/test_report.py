@@ -44,7 +44,10 @@ def test_last_and_best_epoch_are_means_over_seeds(tmp_path):
         record([40.0, 41.0, 42.0], method="plain", seed=1),
     ]
     made = section(records, "quick", tmp_path)
-    accuracy, differences, weights, cost = made.tables.values()
+    summary, accuracy, differences, weights, cost = made.tables.values()
+    found = rows(summary, 1)  # seed 1 alone has both
+    assert found["EvoGrad",] == ["2", "+3.00", "47.00 ± 25.41", "–", "–", "0 of 2"]
+    assert found["Plain training",] == ["1", "–", "42.00", "–", "–", "–"]
     measured = rows(accuracy, 3)["cifar10", "flip 0.4, 1000 clean", "EvoGrad"]
     assert measured[:3] == ["87.74 ± 0.54", "47.00 ± 2.83", "2"]
     assert measured[4] == "not judged"  # at another size than the paper's

@@ -75,7 +75,7 @@ def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
     titles = [table.title for table in made.tables.values()]
     assert titles[0] == "Embedded corpus: target F1 (%), from eng"
     assert titles[1] == "MasakhaNER: target F1 (%), from swa"
-    assert len(titles) == 6
+    assert list(made.tables)[2:] == ["summary", "gains", "details", "decay", "cost"]
     details = rows(made.tables["details"], 2)
     assert details["embedded corpus, eng to quy", "EvoGrad"] == [
         "40.0", "40.0", "41.0", "42.0", "38.0", "80.0", "0.25",
