@@ -157,6 +157,7 @@ def _sizes(records: Sequence[FidelityRecord]) -> Table:
     for record in records:
         reading, predicted = record.noise_prediction, record.predictions
         axis = record.axis.replace("_", " ")
+        dimensions: Any = predicted["dimensions"]
         cells: list[Any] = []
         for count in (2, 8):
             cells.append(number(find(record, "K", count, reading), "cosine"))
@@ -167,7 +168,7 @@ def _sizes(records: Sequence[FidelityRecord]) -> Table:
                 f"{names[record.experiment]}, {axis} {record.x}",
                 f"{record.parameters:,}",
                 f"{record.hyperparameters:,}",
-                f"{statistics.median(predicted['dimensions']):,.0f}",
+                f"{statistics.median(dimensions):,.0f}",
                 *cells,
                 number(find(record, "along g", 0.01, reading), "cosine"),
             )

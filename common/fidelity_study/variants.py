@@ -1,6 +1,7 @@
 """The table of the cheaper variants: what a step costs, and how close its hypergradient gets."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pandas import DataFrame
 
@@ -27,7 +28,7 @@ def variants_table(records: Sequence[FidelityRecord], experiment: str) -> Table:
     steps |= {f"EvoGrad every {m} steps": ((base + meta / m) / reference, 1.0) for m in (2, 5, 10)}
     rows = []
     for name, (seconds, peak) in steps.items():
-        place = last.fidelity_of.get(name)
+        place: Any = last.fidelity_of.get(name)
         cells = [
             main_number(record, find(record, *place)) if place else MISSING
             for record in stages.values()
