@@ -10,6 +10,7 @@ Every measurement is a small file under runs/benchmark; those that are there are
 that the same command goes on where it was. Ends by naming the report.
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -117,6 +118,8 @@ def draw(results: Path, folder: Path) -> None:
 
 def planned_jobs(options: Options) -> list[Job]:
     """The chosen cases. UserError for a word that no figure, or no row of theirs, has."""
+    if not 0 <= options.seconds_each < math.inf:
+        raise UserError(f"--seconds-each {options.seconds_each} must be at least 0")
     device = choose_device(options.device)
     cannot = options.size == "paper" and options.device == "auto" and device.type != "cuda"
     count = options.count or cannot

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .base import Estimate, Estimator, InnerSGD, Point, check_at_least
 from .problem import detached, flat, norm, split_like
@@ -161,7 +162,7 @@ class Neumann(Implicit, InnerSGD):
         for _ in range(self.terms - 1):
             term = term - eta * product(term)
             x += term
-        if v.is_cpu and term.norm() > 100 * (eta * v).norm():
+        if v.is_cpu and not isinstance(v, FakeTensor) and term.norm() > 100 * (eta * v).norm():
             raise ValueError(
                 f"the terms of the Neumann series grow: inner_lr = {eta:g} is too large for the "
                 "inner Hessian (it must be below 2 / |H|), or theta is no inner optimum; lower "

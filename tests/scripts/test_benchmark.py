@@ -41,7 +41,7 @@ def test_measures_resumes_reports_and_is_taken_over_into_results(
     runs = tmp_path / "runs"
     runs.mkdir()
     (runs / "benchmark").symlink_to(tmp_path)
-    assert publish.collect_costs("small", runs) == 3
+    assert publish.collect("benchmark", "small", runs) == 3
     benchmark.draw(results / "benchmark", results / "benchmark")
     table = (results / "benchmark" / "small" / "lenet-rotation-cpu.md").read_text()
     ratio = found[FORWARD].time_ratio
