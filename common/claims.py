@@ -178,6 +178,8 @@ def _noise_elsewhere(against: str, rule: Rule) -> tuple[Contrast, ...]:
 
 _GIB = 2**30
 _CARD = 12 * _GIB
+_ADDED = 8.3 / 6.2
+"""What the paper measured of T1-T2 at ResNet-10, by what is counted of the same step."""
 
 
 def memory(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
@@ -221,9 +223,13 @@ def hyperparameters(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
 
 
 def fits(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
-    """Whether the first row needs at most 12 GiB and the second more."""
+    """Whether the first row needs at most 12 GiB and the second more; open where the second's
+    count lies so near that what a card adds (workspaces, the allocator's gaps) would decide."""
     text = ", ".join(f"{m.row.label}: {m.total_bytes / 1e9:.1f} GB" for m in rows)
-    return text, rows[0].total_bytes <= _CARD < rows[1].total_bytes
+    first, second = (m.total_bytes for m in rows)
+    if first <= _CARD and second <= _CARD < _ADDED * second:
+        return text, None
+    return text, first <= _CARD < second
 
 
 _HERE = (("t1t2", "evograd num_candidates=2"),)
@@ -391,7 +397,12 @@ CLAIMS = (
                   ("ResNet-34, 1 shot", f"{m} released")
                   for m in ("evograd num_candidates=2", "t1t2"))),),
               fits, "fits; does not fit"),),
-        (Cost("here", "cross_domain_fewshot",
+        (Cost("as released, 5 shots", "cross_domain_fewshot",
+              (Rows("paper", "counted", tuple(
+                  ("ResNet-34, 5 shots", f"{m} released")
+                  for m in ("evograd num_candidates=2", "t1t2"))),),
+              fits),
+         Cost("here", "cross_domain_fewshot",
               (Rows("paper", "counted", tuple(
                   ("ResNet-34, 1 shot", m) for m in ("evograd num_candidates=2", "t1t2"))),),
               fits),),
