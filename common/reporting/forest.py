@@ -32,7 +32,7 @@ class ForestRow:
 
     def __str__(self) -> str:
         """As a line of text."""
-        words = [f"{self.label}{' (own runs)' if self.own else ''}: {self.verdict}"]
+        words = [f"{self.label}{' (own runs)' * self.own}{': ' * bool(self.verdict)}{self.verdict}"]
         for name, value, interval in (
             ("here", self.difference, self.interval),
             ("paper", self.published, self.published_interval),
