@@ -71,7 +71,7 @@ class Finding:
     holds, fails: p-values of "the claim does not hold" and of "it holds", for what is counted
     exactly 0 or 1. tested: whether they are p-values of a test. missing: core-hours of the runs
     that the frozen seeds still need, by run. hours: that more seeds would take, None if not known.
-    at_paper: whether it is at the paper's size. published: the paper's difference.
+    at_paper: whether it is at the paper's size. published: the paper's difference. how: a remark.
     """
 
     what: str
@@ -85,6 +85,7 @@ class Finding:
     difference: Measured | None = None
     published: Half | None = None
     published_text: str = ""
+    how: str = ""
     missing: Mapping[str, float] = field(default_factory=dict)
     hours: float | None = None
 
@@ -323,11 +324,12 @@ class Cost:
             }
             if found.keys() >= {*choice.rows}:
                 text, holds = self.read([found[row] for row in choice.rows])
-                if choice.device == "counted":
-                    text += ", counted at the paper's shapes"
+                how = "counted" if choice.device == "counted" else "measured on a CPU"
+                size = "the paper's" if choice.at_paper else "a small"
                 return Finding(
                     self.what,
                     text,
+                    how=f"{how} at {size} size",
                     holds=0.0 if holds else 1.0,
                     fails=0.0 if holds is False else 1.0,
                     at_paper=choice.at_paper,

@@ -3,7 +3,7 @@
 ``paper_table`` needs the records of the toy experiment and of the claims' comparisons only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +34,39 @@ def sentence(judged: Sequence[Judged]) -> str:
     return f"Of the paper's {len(verdicts)} claims: {counts}."
 
 
+_WAYS = (", as released", ", here")
+
+
 def summary_table(judged: Sequence[Judged]) -> Table:
-    """Four short columns."""
+    """Four short columns; a claim judged as released and here has one row."""
+    found: dict[str, dict[str, Judged]] = {}
+    for j in judged:
+        way = next((w for w in _WAYS if j.claim.statement.endswith(w)), "")
+        found.setdefault(j.claim.statement.removesuffix(way), {})[way.removeprefix(", ")] = j
+
+    def each(ways: Mapping[str, Judged], text: Callable[[Judged], str]) -> str:
+        texts = {way: text(j) for way, j in ways.items()}
+        if len({*texts.values()}) == 1:
+            return next(iter(texts.values()))
+        return "; ".join(f"{way.split()[-1]}: {text}" for way, text in texts.items())
+
+    def parts(j: Judged, text: Callable[[Finding], str]) -> str:
+        return "; ".join(dict.fromkeys(filter(None, map(text, j.primary)))) or MISSING
+
     rows = [
         (
-            j.claim.statement,
-            j.word,
-            "; ".join(filter(None, map(_published, j.primary))) or MISSING,
-            "; ".join(dict.fromkeys(map(_here, j.primary))),
+            claim,
+            each(ways, lambda j: j.word),
+            each(ways, lambda j: parts(j, _published)),
+            each(ways, lambda j: parts(j, _here)),
         )
-        for j in judged
+        for claim, ways in found.items()
     ]
-    columns = ["claim", "verdict", "paper", "here"]
     return Table(
-        "The paper's claims",
-        DataFrame(rows, columns=columns),
-        caption="Differences between methods in points, ± half the 95 % interval; costs as ratios "
-        "T1-T2 / EvoGrad, time then memory.",
+        "",
+        DataFrame(rows, columns=["claim", "verdict", "paper", "here"]),
+        caption="Differences in points, ± half the 95 % interval; costs: T1-T2 / EvoGrad, time and "
+        "memory.",
     )
 
 
@@ -64,7 +80,7 @@ def _here(finding: Finding) -> str:
 
 
 def _short(finding: Finding, value: Half) -> str:
-    return str(Number(*value, digits=1, signed=not finding.unit)) + finding.unit
+    return str(Number(*value, digits=1, signed=not finding.unit)).replace(" ", "") + finding.unit
 
 
 def claims_table(judged: Sequence[Judged]) -> Table:
@@ -91,7 +107,8 @@ def claims_table(judged: Sequence[Judged]) -> Table:
 
 def _line(finding: Finding, marked: bool = False) -> str:
     word = f": {finding.word}" if finding.word not in ("", "open") else ""
-    return f"{finding.what}: {finding.measured}{word}{' (disagrees)' if marked else ''}"
+    how = f", {finding.how}" if finding.how else ""
+    return f"{finding.what}: {finding.measured}{how}{word}{' (disagrees)' if marked else ''}"
 
 
 def forest_rows(

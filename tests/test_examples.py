@@ -93,7 +93,7 @@ def test_the_readmes_example_learns_mnist_as_well_as_plain_training(monkeypatch)
     text, longer = re.subn(r"range\(10\)", "range(1000)", text)
     assert drawn == longer == 1
     accuracies = []
-    for code in (text, text.replace("    hyper_optimizer.step(train_batch, valid_batch)\n", "")):
+    for code in (text, text.replace("    meta.step(train_batch, valid_batch)\n", "")):
         torch.manual_seed(0)
         variables = {"draw": draw}
         exec(code, variables)

@@ -90,7 +90,7 @@ class Table:
 
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown: title, table, caption and notes, ending in a newline."""
-    parts = [f"**{escape_markdown(table.title)}**", markdown_grid(table)]
+    parts = [table.title and f"**{escape_markdown(table.title)}**", markdown_grid(table)]
     parts.append(markdown_text(table.caption))
     parts.append("\n".join(f"- {markdown_text(note)}" for note in table.notes))
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -112,9 +112,9 @@ def markdown_grid(table: Table) -> str:
 def to_latex(table: Table) -> str:
     """The table as a LaTeX float in ASCII; needs \\usepackage{booktabs}."""
     alignment = "".join("r" if numeric else "l" for numeric in table.numeric)
-    title = escape_latex(table.title.rstrip("."))
+    title = table.title and f"{escape_latex(table.title.rstrip('.'))}. "
     lines = [r"\begin{table}", r"  \centering"]
-    lines.append(rf"  \caption{{{title}. {_latex_text(table.caption)}}}")
+    lines.append(rf"  \caption{{{title}{_latex_text(table.caption)}}}")
     lines += [rf"  \begin{{tabular}}{{{alignment}}}", r"    \toprule"]
     lines += [f"    {' & '.join(map(escape_latex, table.columns))} \\\\", r"    \midrule"]
     before = ""
