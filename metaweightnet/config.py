@@ -222,6 +222,28 @@ _MORE_CELLS: list[Changes] = [
 weight decay."""
 
 
+_LEARNED = ("evograd", "along_gradient", "t1t2_forward")
+_EVERY: list[Changes] = [{"every": m, "method": name} for m in (2, 5, 10) for name in _LEARNED]
+_SIZES: list[Changes] = [
+    {"meta_hidden": n, "method": m}
+    for n in (10, 1_000, 10_000)
+    for m in ("evograd", "t1t2_forward")
+]
+_SIGMAS: list[Changes] = [{"method": "evograd", "estimator.sigma": s} for s in (1e-4, 1e-2)]
+_EQUAL_TIME: list[Changes] = [
+    {"method": "plain", "epochs": 36, "milestones": (18, 33)},
+    {"method": "evograd", "epochs": 16, "milestones": (8, 15)},
+]
+"""As long as 12 epochs of T1-T2 in forward mode."""
+_LOG_LOSS: list[Changes] = [{"log_loss": True, "method": name} for name in _LEARNED]
+_PAPERS_SGD: list[Changes] = [
+    {"method": name} | _as_in_paper("meta_optimizer", "meta_learning_rate", "meta_weight_decay")
+    for name in _LEARNED
+]
+QUESTIONS = [*_EVERY, *_SIZES, *_SIGMAS, *_EQUAL_TIME, *_LOG_LOSS, *_PAPERS_SGD]
+"""What docs/findings.md asks at study's MNIST setting with 100 clean images."""
+
+
 def _paper_plan() -> list[tuple[int, Changes]]:
     """Table 4 with five seeds; the controls of the hypergradient at the highest noise level."""
     cells: list[Changes] = [
@@ -248,11 +270,12 @@ _STUDY_CIFAR: Changes = {
 
 def _study_plan() -> list[tuple[int, Changes]]:
     """MNIST, where seeds 1 and 2 have chosen the setting and seeds 3 to 12 judge; there too, more
-    clean images, at which the simplest uses of them overtake; then 1,000 of them with ten seeds,
-    and CIFAR-10 with five: flip as in the paper, then human labels, which not all have; both with
-    quick's decay of the weight net and with the paper's."""
+    clean images, at which the simplest uses of them overtake, and the QUESTIONS; then 1,000 clean
+    images with ten seeds, and CIFAR-10 with five: flip as in the paper, then human labels, which
+    not all have; both with quick's decay of the weight net and with the paper's."""
     cells = _QUICK_CELLS + _CONTROLS
     plan = [(seed, cell) for seed in range(3, 13) for cell in cells]
+    plan += [(seed, cell) for seed in (3, 4, 5) for cell in QUESTIONS]
     for size in (300, 1_000, 3_000):
         fair = [cell for cell in _QUICK_CELLS if cell.keys() == {"method"}]
         plan += [(seed, {"meta_size": size} | cell) for seed in (3, 4, 5) for cell in fair]

@@ -39,6 +39,7 @@ from common.reporting import (
     series_styles,
 )
 from metaweightnet.config import EXPERIMENT
+from metaweightnet.findings import answers, asked, lines_figure
 from metaweightnet.monitor import HISTOGRAM_BINS, HISTOGRAM_MAX, LOSS_GRID
 from metaweightnet.train import FINE_TUNING_RATE, FINE_TUNING_STEPS
 
@@ -67,6 +68,9 @@ image 1.
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
+    everything = records
+    if preset == "study":
+        records = [record for record in records if not asked(record.config)]
     groups = by_setting(records)
     tables: dict[str, Table] = {}
     if records:
@@ -82,7 +86,15 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         tables[f"cost-{dataset}"] = step_costs(EXPERIMENT, title, own)
     figures = [f for setting, group in groups.items() for f in _figures(setting, group, folder)]
     sizes = _by_clean_images(records)
-    figures = [*([_crossover(sizes, folder)] if sizes else []), *figures]
+    if sizes:
+        shows = (
+            "Test accuracy on MNIST with 60 % uniform label noise by the number of clean images: "
+            "learned weights, and the simplest uses of the same images."
+        )
+        figures.insert(0, lines_figure(sizes, folder, "clean-images", "clean images", shows))
+    if preset == "study":
+        more, drawn = answers(everything, folder)
+        tables, figures = tables | more, figures + drawn
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
@@ -205,10 +217,10 @@ def _uses(own: Sequence[RunRecord]) -> tuple[Number | str, ...]:
     return metric_number(own, "accuracy"), stopped, metric_number(runs, "fine_tuned_accuracy")
 
 
-def _by_clean_images(records: Sequence[RunRecord]) -> dict[str, dict[int, list[float]]]:
+def _by_clean_images(records: Sequence[RunRecord]) -> dict[str, dict[float, list[float]]]:
     """Accuracies on MNIST of the planned settings by number of clean images, for each method and
     each simple use of the clean images; empty unless there are several numbers."""
-    found: dict[str, dict[int, list[float]]] = {}
+    found: dict[str, dict[float, list[float]]] = {}
     for run in records:
         config = run.config
         if config["dataset"] != "mnist" or "meta_accuracy" not in run.final:
@@ -225,29 +237,6 @@ def _by_clean_images(records: Sequence[RunRecord]) -> dict[str, dict[int, list[f
             found.setdefault(name, {}).setdefault(config["meta_size"], []).append(value)
     several = {name: sizes for name, sizes in found.items() if len(sizes) > 1}
     return dict(sorted(several.items()))
-
-
-def _crossover(by_name: Mapping[str, Mapping[int, Sequence[float]]], folder: Path) -> Figure:
-    """Accuracy against the number of clean images."""
-    with figure_style():
-        fig, axis = new_figure(height=3.2)
-        for style, (name, sizes) in zip(series_styles(len(by_name)), by_name.items(), strict=True):
-            order = sorted(sizes)
-            axis.plot(order, [np.median(sizes[n]) for n in order], **style, label=name)
-            for n in order:
-                axis.plot([n] * len(sizes[n]), sizes[n], ".", color=style["color"], ms=2.5)
-        axis.set(xlabel="clean images", ylabel="test accuracy (%)", xscale="log")
-        ticks = sorted({n for sizes in by_name.values() for n in sizes})
-        axis.set_xticks(ticks, [f"{n:,}" for n in ticks])
-        axis.minorticks_off()
-        legend_below(fig, axis)
-        shows = (
-            "Test accuracy on MNIST with 60 % uniform label noise by the number of clean images: "
-            "learned weights, and the simplest uses of the same images. Dots: runs; lines: their "
-            "medians."
-        )
-        alt = f"{shows} Lines for {', '.join(by_name)}."
-        return save_figure(fig, folder, "clean-images", alt=alt, caption=shows)
 
 
 def _equal(runs: Sequence[RunRecord]) -> str:

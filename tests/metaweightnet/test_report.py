@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from common.reporting import RunRecord, to_markdown
+from metaweightnet import findings
 from metaweightnet.config import METHODS, PRESETS, Config
 from metaweightnet.report import (
     accuracy_table,
@@ -144,3 +145,33 @@ def test_simple_uses_of_the_clean_images_stand_beside_the_methods(tmp_path):
     found = rows(made.tables["clean-images"], 3)["mnist", "uniform 0.6, 300 clean", "EvoGrad"]
     assert found == ["1", "60.00", "90.00", "85.00", "0 of 1"]
     assert "clean-images.png" in {figure.path_png.name for figure in made.figures}
+
+
+def test_a_meta_step_every_fifth_step_costs_a_fifth_of_what_it_adds(tmp_path, monkeypatch):
+    place = {
+        "preset": "study",
+        "dataset": "mnist",
+        "noise": "uniform",
+        "noise_level": 0.6,
+        "meta_size": 100,
+    }
+    records = [
+        record([60.0], method="plain", seed=3, **place),
+        record([80.0], method="evograd", seed=3, **place),
+        record([70.0], method="evograd", seed=3, every=5, **place),
+        record([50.0], method="evograd", seed=4, meta_hidden=7, **place),  # asked by nobody
+    ]
+    drawn = {}
+    monkeypatch.setattr(findings, "lines_figure", lambda lines, *a: drawn.update(lines))
+    tables, _ = findings.answers(records, tmp_path)
+    title = "A meta step every m steps"
+    assert [row[:4] for row in map(texts, tables["questions"].rows)] == [
+        (title, "m = 1", "60.00", "80.00"),
+        (title, "m = 5", "–", "70.00"),
+    ]
+    # A step takes 2.5 plain steps: 1 + 1.5 / 5 with a meta step in every fifth.
+    assert drawn == {"Plain training": {1.0: [60.0]}, "EvoGrad": {2.5: [80.0], 1.3: [70.0]}}
+
+
+def texts(row):
+    return tuple(map(str, row))
