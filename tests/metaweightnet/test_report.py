@@ -150,12 +150,6 @@ def test_simple_uses_of_the_clean_images_stand_beside_the_methods(tmp_path):
 def test_a_meta_step_every_fifth_step_costs_a_fifth_of_what_it_adds(tmp_path, monkeypatch):
     place = {"preset": "study", "dataset": "mnist", "noise": "uniform"}
     place |= {"noise_level": 0.6, "meta_size": 100}
-        "preset": "study",
-        "dataset": "mnist",
-        "noise": "uniform",
-        "noise_level": 0.6,
-        "meta_size": 100,
-    }
     records = [
         record([60.0], method="plain", seed=3, **place),
         record([80.0], method="evograd", seed=3, **place),
