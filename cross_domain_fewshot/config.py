@@ -63,7 +63,7 @@ class Config(RunSettings):
     pretrained_dir: Path | None = None
     """Where pre-trained backbones are kept; default runs/cross_domain_fewshot/pretrained."""
     workers: NonNegativeInt = 4
-    """Threads that read image files ahead."""
+    """Threads that read image files."""
 
     benchmark: str = "paper"
     """The domains. paper: photographs in your own folder; embedded: the small ones shipped here;
@@ -267,37 +267,32 @@ class FewShot(Experiment):
 
     def planned(self, preset: str) -> list[Config]:
         """None and ft in the released way and in the controlled one, then the methods that learn;
-        at full size also the simplest use of the same data."""
-        methods: list[dict[str, Any]] = [
-            {"method": "none"},
-            {"method": "none", "protocol": "controlled"},
-            {"method": "ft"},
-            {"method": "ft", "protocol": "controlled"},
-            {"method": "lft_evograd"},
-            {"method": "lft_t1t2"},
+        in larger presets also the simplest use of the same data."""
+        more = {"paper": ("both_domains",), "study": ("both_domains", "lft_along_gradient")}
+        methods: list[tuple[str, Any]] = [
+            (name, loop) for name in ("none", "ft") for loop in ("released", "controlled")
         ]
-        cells: list[dict[str, Any]] = [{}]
-        if preset == "paper":
-            methods.append({"method": "both_domains"})
-            cells = [
+        learners = ("lft_evograd", "lft_t1t2", *more.get(preset, ()))
+        methods += [(name, "released") for name in learners]
+        cells: dict[str, list[dict[str, Any]]] = {
+            "paper": [
                 {"unseen": unseen, "backbone": backbone, "n_shot": n_shot}
                 for backbone in ("resnet10", "resnet34")
                 for n_shot in (1, 5)
                 for unseen in DOMAINS["paper"][1:]
-            ]
-        if preset == "study":
-            methods += [{"method": "both_domains"}, {"method": "lft_along_gradient"}]
-            cells = [
+            ],
+            "study": [
                 {"unseen": unseen, "seed": seed}
                 for seed in range(1, 6)
                 for unseen in ("devanagari", "latin", "emoji", "icons")
-            ]
+            ],
+        }
         return [
-            replace(PRESETS[preset], **cell, **method)
-            for cell in cells
-            for method in methods
+            replace(PRESETS[preset], **cell, method=method, protocol=protocol)
+            for cell in cells.get(preset, [{}])
+            for method, protocol in methods
             # The paper has no second-order result for ResNet-34.
-            if (cell.get("backbone"), method["method"]) != ("resnet34", "lft_t1t2")
+            if (cell.get("backbone"), method) != ("resnet34", "lft_t1t2")
         ]
 
     def task(self, config: Config, device: torch.device) -> "FewShotTask":

@@ -1,13 +1,13 @@
 """The domains: where their images come from and how they reach the device.
 
 "embedded": five small domains that ship with the project, 32 x 32 pixels. "paper": five domains of
-photographs in a folder of the user's, read by ``folders``, as are the user's own domains. Both
-kinds answer a request for samples with a function that delivers them, so that other threads can
-read files ahead while the device computes. Samples are numbered class after class.
+photographs in a folder of the user's, read by ``folders``, as are the user's own domains. Samples
+are numbered class after class.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,6 @@ from cross_domain_fewshot import embedded
 from cross_domain_fewshot.augment import crop, crop_boxes
 from cross_domain_fewshot.folders import checked_images, open_image, read_lists
 
-Delivery = Callable[[], Tensor]
-"""Waits for the samples of a request: pixels in [0, 1], (N, 3, S, S), on the device."""
 DOMAINS = {
     "embedded": ("sketches", "icons", "emoji", "latin", "devanagari"),
     "paper": ("miniImagenet", "cub", "cars", "places", "plantae"),
@@ -46,9 +44,6 @@ def domains_of(benchmark: str) -> tuple[str, ...]:
 class TensorImages:
     """Images kept on the device as uint8 (N, C, S, S), C = 1 (grey) or 3."""
 
-    ahead = 0
-    """Requests worth making before the first is delivered."""
-
     def __init__(self, images: np.ndarray, image_size: int, device: torch.device) -> None:
         """images: uint8 (N, s, s, C), resized to image_size if s differs."""
         pixels = torch.tensor(images).permute(0, 3, 1, 2)
@@ -57,19 +52,15 @@ class TensorImages:
             pixels = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
             pixels = pixels.round().clamp(0, 255).byte()
         self.pixels = pixels.contiguous().to(device)
-        self.image_size, self.device = image_size, device
 
-    def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
-        """Samples ``index`` (N,); randomly cropped if there are ``draws`` (N, DRAWS)."""
-
-        def deliver() -> Tensor:
-            images = self.pixels[index.to(self.device)].float() / 255
-            if draws is not None:
-                boxes = crop_boxes(draws, self.image_size, self.image_size, SMALL_SCALE)
-                images = crop(images, boxes.to(self.device))
-            return images.expand(-1, 3, -1, -1)
-
-        return deliver
+    def read(self, index: Tensor, draws: Tensor | None) -> Tensor:
+        """Samples ``index`` (N,), on the CPU: pixels in [0, 1], (N, 3, S, S), on the device;
+        randomly cropped if there are ``draws`` (N, DRAWS)."""
+        images = self.pixels[index.to(self.pixels.device)].float() / 255
+        if draws is not None:
+            boxes = crop_boxes(draws, images.shape[2], images.shape[3], SMALL_SCALE)
+            images = crop(images, boxes.to(images.device))
+        return images.expand(-1, 3, -1, -1)
 
 
 class FileImages:
@@ -82,33 +73,15 @@ class FileImages:
         self, paths: Sequence[Path], image_size: int, device: torch.device, workers: int
     ) -> None:
         self.paths, self.image_size, self.device = paths, image_size, device
-        self.ahead = 4 if workers else 0
-        self._pool = _threads(workers) if workers else None
+        self._map = _threads(workers).map if workers else map
 
-    def request(self, index: Tensor, draws: Tensor | None) -> Delivery:
-        """As ``TensorImages.request``; reading starts at once if there are threads."""
-        side, pinned = self.image_size, self.device.type == "cuda"
-        batch = torch.empty(len(index), side, side, 3, dtype=torch.uint8, pin_memory=pinned)
-        pixels, numbers = batch.numpy(), index.tolist()
-
-        def read(position: int) -> None:
-            own = None if draws is None else draws[position : position + 1]
-            pixels[position] = read_image(self.paths[numbers[position]], side, own)
-
-        def start(position: int) -> Callable[[], object]:
-            """What waits for an image: threads read it from now on, the caller reads it then."""
-            if self._pool is None:
-                return functools.partial(read, position)
-            return self._pool.submit(read, position).result
-
-        pending = [start(position) for position in range(len(numbers))]
-
-        def deliver() -> Tensor:
-            for wait in pending:
-                wait()
-            return batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-
-        return deliver
+    def read(self, index: Tensor, draws: Tensor | None) -> Tensor:
+        """As ``TensorImages.read``."""
+        paths = [self.paths[number] for number in index.tolist()]
+        each = [None] * len(paths) if draws is None else draws.split(1)
+        images = self._map(read_image, paths, itertools.repeat(self.image_size), each)
+        pixels = torch.from_numpy(np.stack([*images]))
+        return pixels.to(self.device).permute(0, 3, 1, 2).float() / 255
 
 
 @functools.cache
@@ -158,7 +131,7 @@ class DomainSplit:
         (classes, images, 3, S, S)."""
         starts = torch.tensor((0, *self.class_sizes)).cumsum(0)[:classes]
         index = starts.unsqueeze(1) + torch.arange(images)
-        pixels = self.images.request(index.flatten(), None)()
+        pixels = self.images.read(index.flatten(), None)
         return (pixels * 255).round().byte().cpu().unflatten(0, (classes, images))
 
 
@@ -173,31 +146,18 @@ def open_domain(
 ) -> DomainSplit:
     """One split ("base", "val", "novel") of one domain, its images as S = ``image_size`` squares.
 
-    data_dir: the folder of the photographs. workers: threads that read photographs ahead, 0 for
-    none. Raises UserError if the data are missing or damaged: every photograph is read once.
+    data_dir: the folder of the photographs. workers: threads that read these, 0 for none. Raises
+    UserError if the data are missing or damaged: every photograph is read once.
     """
     if benchmark == "embedded":
         domain = embedded.load(name)
         pixels = domain.split(split)
-        return DomainSplit(
-            name=name,
-            split=split,
-            class_names=domain.classes[split],
-            class_sizes=(pixels.shape[1],) * pixels.shape[0],
-            images=TensorImages(pixels.reshape(-1, *pixels.shape[2:]), image_size, device),
-            mirrored=name not in LETTERS,
-            checksum=domain.checksum,
-        )
-    folder, classes = read_lists(data_dir, name)
-    of_split = classes[split]
-    return DomainSplit(
-        name=name,
-        split=split,
-        class_names=tuple(of_split),
-        class_sizes=tuple(map(len, of_split.values())),
-        images=FileImages(
-            [file for files in of_split.values() for file in files], image_size, device, workers
-        ),
-        mirrored=True,
-        checksum=checked_images(folder, of_split, workers),
+        names, sizes = domain.classes[split], (pixels.shape[1],) * len(pixels)
+        kept = TensorImages(pixels.reshape(-1, *pixels.shape[2:]), image_size, device)
+        return DomainSplit(name, split, names, sizes, kept, name not in LETTERS, domain.checksum)
+    classes = read_lists(data_dir, name)[split]
+    files = FileImages(
+        [file for own in classes.values() for file in own], image_size, device, workers
     )
+    sizes, checksum = tuple(map(len, classes.values())), checked_images(name, classes, workers)
+    return DomainSplit(name, split, tuple(classes), sizes, files, True, checksum)

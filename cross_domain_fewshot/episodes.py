@@ -1,7 +1,6 @@
-"""Endless seeded episodes and batches of one split, which can be resumed at any point."""
+"""Endless seeded episodes and batches of one split."""
 
-from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.training import EndlessBatches
 from cross_domain_fewshot import augment
-from cross_domain_fewshot.data import Delivery, DomainSplit
+from cross_domain_fewshot.data import DomainSplit
 
 
 class Episode(NamedTuple):
@@ -28,59 +27,27 @@ class LabelledImages(NamedTuple):
 
 
 class _Stream:
-    """Samples in an order drawn from a generator, with pixels requested ahead of their use.
-
-    The state is the one before the next samples to be returned, however many were requested, so
-    that a stream that loads it returns the same samples, pixel for pixel. No one else may use the
-    generator.
-    """
+    """Samples in an order drawn from a generator. augment: random crops, jitter and mirroring, else
+    images as in evaluation."""
 
     def __init__(self, split: DomainSplit, generator: torch.Generator, augment: bool) -> None:
         self.split, self.generator, self.augment = split, generator, augment
-        self._ahead: deque[tuple[dict[str, Any], Tensor, Tensor | None, Delivery]] = deque()
 
-    def _draw(self) -> Tensor:
-        """Numbers of the next samples, (N,)."""
-        raise NotImplementedError
-
-    def _state(self) -> dict[str, Any]:
-        """All that ``_draw`` depends on."""
-        return {"generator": self.generator.get_state()}
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
-
-    def _next(self) -> tuple[Tensor, Tensor]:
-        """Numbers (N,) and normalised images (N, 3, S, S) of the next samples."""
-        while len(self._ahead) <= self.split.images.ahead:
-            state, index = self._state(), self._draw()
-            draws = augment.draw(len(index), self.generator) if self.augment else None
-            delivery = self.split.images.request(index, draws)
-            self._ahead.append((state, index, draws, delivery))
-        _, index, draws, deliver = self._ahead[0]
-        images = deliver()
-        self._ahead.popleft()
-        if draws is not None:
-            draws = draws.to(images.device)
-            images = augment.jitter(images, draws)
-            if self.split.mirrored:
-                images = augment.mirror(images, draws)
-        return index, augment.normalise(images)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state before the next samples."""
-        return self._ahead[0][0] if self._ahead else self._state()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._ahead.clear()
-        self._restore(state)
+    def read(self, index: Tensor) -> Tensor:
+        """Normalised images (N, 3, S, S) of the samples ``index`` (N,)."""
+        if not self.augment:
+            return augment.normalise(self.split.images.read(index, None))
+        draws = augment.draw(len(index), self.generator)
+        images = self.split.images.read(index, draws)
+        draws = draws.to(images.device)
+        images = augment.jitter(images, draws)
+        return augment.normalise(augment.mirror(images, draws) if self.split.mirrored else images)
 
 
 class EpisodeStream(_Stream):
     """Endless episodes: n_way classes, with n_shot support and n_query query images of each, all
-    different. augment: random crops, jitter and mirroring, else images as in evaluation.
-    min_class_size: classes with fewer images are repeated in a cycle up to this number, so that an
-    image can occur more than once.
+    different. min_class_size: classes with fewer images are repeated in a cycle up to this number,
+    so that an image can occur more than once. Resumes from the state of ``generator``.
 
     Raises UserError if the split has too few classes or images.
     """
@@ -109,7 +76,8 @@ class EpisodeStream(_Stream):
                 f"--n-query {n_query}: lower one of them"
             )
 
-    def _draw(self) -> Tensor:
+    def next(self) -> Episode:
+        """The next episode."""
         each = self.n_shot + self.n_query
         classes = torch.randperm(len(self.split.class_names), generator=self.generator)
         samples = []
@@ -117,43 +85,27 @@ class EpisodeStream(_Stream):
             size = self.split.class_sizes[c]
             order = torch.randperm(max(size, self.min_class_size), generator=self.generator)
             samples.append(self._starts[c] + order[:each] % size)
-        return torch.cat(samples)
-
-    def next(self) -> Episode:
-        """The next episode."""
-        _, images = self._next()
-        support, query = images.unflatten(0, (self.n_way, -1)).split(
-            [self.n_shot, self.n_query], dim=1
-        )
-        return Episode(support, query)
+        images = self.read(torch.cat(samples)).unflatten(0, (self.n_way, -1))
+        return Episode(*images.split([self.n_shot, self.n_query], dim=1))
 
 
 class ClassifierBatches(_Stream):
-    """Endless shuffled batches of all classes, for ordinary classification."""
+    """Endless shuffled batches of all classes, for ordinary classification. Resumes from the state
+    of ``order``. Its length is the number of batches in one pass; the last may be smaller."""
 
     def __init__(
         self, split: DomainSplit, batch_size: int, generator: torch.Generator, augment: bool
     ) -> None:
         super().__init__(split, generator, augment)
         sizes = torch.tensor(split.class_sizes)
-        self.num_classes = len(sizes)
-        self._labels = torch.arange(self.num_classes).repeat_interleave(sizes)
-        self._order = EndlessBatches(len(self._labels), batch_size, generator, torch.device("cpu"))
+        self._labels = torch.arange(len(sizes)).repeat_interleave(sizes)
+        self.order = EndlessBatches(len(self._labels), batch_size, generator, torch.device("cpu"))
 
     def __len__(self) -> int:
-        """Batches in one pass over the split; the last may be smaller."""
-        return len(self._order)
-
-    def _draw(self) -> Tensor:
-        return self._order.next()
-
-    def _state(self) -> dict[str, Any]:
-        return self._order.state_dict()
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self._order.load_state_dict(state)
+        return len(self.order)
 
     def next(self) -> LabelledImages:
         """The next batch."""
-        index, images = self._next()
+        index = self.order.next()
+        images = self.read(index)
         return LabelledImages(images, self._labels[index].to(images.device))

@@ -16,23 +16,18 @@ Chen et al. for CUB, of Tseng et al. for all but miniImageNet). The number of a 
     plantae       the 200 classes with the most images, smallest first, ties by name; at most 600
                   images of a class, chosen by a shuffle with seed 0
     all others    in alphabetical order; places: only the first 200 files of a class
-
-The numbers of the paper's classes and images are checked before anything is written.
 """
 
-import contextlib
 import hashlib
-import itertools
 import json
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import tyro
 from PIL import Image
@@ -52,8 +47,7 @@ Classes = dict[str, list[Path]]
 """Image files by class."""
 
 
-@dataclass(frozen=True)
-class PhotoDomain:
+class PhotoDomain(NamedTuple):
     """A domain of the paper.
 
     page: where it is from. layout: the unpacked original. inner: its folder of class folders.
@@ -130,114 +124,85 @@ PHOTO_DOMAINS = {
 
 def find_data_dir(data_dir: Path | None) -> Path:
     """``data_dir``, else EVOGRAD_DATA. Raises UserError if neither is set."""
-    chosen = data_dir or os.environ.get("EVOGRAD_DATA")
-    if not chosen:
-        raise UserError(
-            "photographs are needed: name the folder that holds a folder for each domain with "
-            "--data-dir or EVOGRAD_DATA"
-        )
-    return Path(chosen).expanduser()
+    if chosen := data_dir or os.environ.get("EVOGRAD_DATA"):
+        return Path(chosen).expanduser()
+    raise UserError(
+        "photographs are needed: name the folder that holds a folder for each domain with "
+        "--data-dir or EVOGRAD_DATA"
+    )
 
 
-def read_lists(data_dir: Path | None, name: str) -> tuple[Path, dict[str, Classes]]:
-    """A domain's folder and the classes of its splits.
+def read_lists(data_dir: Path | None, name: str) -> dict[str, Classes]:
+    """The classes of a domain's splits.
 
     Raises UserError if a list is missing or damaged, or a class is in two splits.
     """
     folder = find_data_dir(data_dir) / name
-    if any(not (folder / f"{split}.json").is_file() for split in SPLITS):
+    paths = {split: folder / f"{split}.json" for split in SPLITS}
+    if not all(path.is_file() for path in paths.values()):
         known = PHOTO_DOMAINS.get(name)
         source = f"get {known.title} from {known.page} and " if known else ""
         raise UserError(
             f"{folder} lacks base.json, val.json or novel.json: {source}write them with python -m "
             f"cross_domain_fewshot.folders --name {name} --images IMAGES --data-dir {folder.parent}"
         )
-    lists = {split: _read_list(folder / f"{split}.json") for split in SPLITS}
-    for one, other in itertools.combinations(SPLITS, 2):
-        if both := lists[one].keys() & lists[other].keys():
-            raise UserError(f"class {min(both)} of {folder} is in both {one} and {other}.json")
-    return folder, lists
+    lists = {split: _read_list(path) for split, path in paths.items()}
+    names = [class_name for classes in lists.values() for class_name in classes]
+    if both := {class_name for class_name in names if names.count(class_name) > 1}:
+        raise UserError(f"class {min(both)} of {folder} is in two lists: remove it from one")
+    return lists
 
 
 def _read_list(path: Path) -> Classes:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        names = [str(name) for name in content["label_names"]]
-        files = content["image_names"]
-        classes: dict[int, list[Path]] = {}
+        names, files = [str(name) for name in content["label_names"]], content["image_names"]
+        classes: Classes = {name: [] for name in names}
         for file, label in zip(files, content["image_labels"], strict=True):
-            number = int(label)  # some lists have 3.0 for 3
-            if number != label or not 0 <= number < len(names):
+            if label not in range(len(names)):  # 3.0 is 3
                 raise ValueError(f"label {label} of {file} has no name")
-            classes.setdefault(number, []).append(path.parent / file)
-        if len(set(names)) != len(names):
-            raise ValueError("a label name occurs twice")
-        if len(set(files)) != len(files):
-            raise ValueError("an image occurs twice")
+            classes[names[int(label)]].append(path.parent / file)
+        if len(classes) < len(names) or len(set(files)) < len(files):
+            raise ValueError("a class or an image occurs twice")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a list of classes and images ({reason})") from None
-    return {names[number]: classes[number] for number in sorted(classes)}
+        raise UserError(f"{path} is not a list of classes and images ({_reason(error)})") from None
+    return {name: files for name, files in classes.items() if files}
 
 
-@contextlib.contextmanager
-def _image_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # of many kinds
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as an image ({reason}): replace it") from None
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def open_image(path: Path) -> Image.Image:
-    """RGB with 8 bits a channel. Raises UserError if the file is missing or damaged.
-
-    Values of 16 bits are scaled from 0 ... 65535; those of 32 bits (integers, floats) from 0 to the
-    smallest of 1 (floats only), 255, 65535 and 2^32 - 1 that none exceeds.
-    """
-    with _image_named(path), Image.open(path) as image:
-        if image.mode[0] in "IF":
-            values = np.asarray(image, np.float64)
-            tops = {"F": (1, 255, 65_535), "I": (255, 65_535)}.get(image.mode, (65_535,))
-            top = next((top for top in tops if values.max() <= top), 2**32 - 1)
-            scaled = (values.clip(0, top) * (255 / top)).round().astype(np.uint8)
-            return Image.fromarray(scaled).convert("RGB")
-        return image.convert("RGB")
+    """RGB with 8 bits a channel. Raises UserError if the file is missing, damaged, or has more."""
+    try:
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                raise ValueError("it has 16 or 32 bits a channel instead of 8")
+            return image.convert("RGB")
+    except Exception as error:  # of many kinds
+        raise UserError(
+            f"{path} cannot be read as an image ({_reason(error)}): replace it"
+        ) from None
 
 
-def checked_images(folder: Path, classes: Mapping[str, Sequence[Path]], threads: int = 1) -> str:
+def checked_images(name: str, classes: Mapping[str, Sequence[Path]], threads: int = 1) -> str:
     """SHA-256 over the names of some classes of a domain and the bytes of their images.
 
-    Every image is decoded once, and again when its file has changed: ``checked.json`` in the
-    domain's folder keeps the size, the time and the checksum of those that could be read. Raises
-    UserError with the first image that cannot be read.
+    Every image is decoded once. Raises UserError with the first that cannot be read.
     """
-    kept = folder / "checked.json"
-    try:
-        known = dict(json.loads(kept.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        known = {}
 
-    def check(file: Path) -> list[int | str]:
-        with _image_named(file):
-            status = file.stat()
-            stamp = [status.st_size, status.st_mtime_ns]
-            if known.get(str(file), [])[:2] == stamp:
-                return known[str(file)]
+    def check(file: Path) -> str:
         open_image(file)
-        return [*stamp, file_digest(file)]
+        return file_digest(file)
 
-    files = [file for of_class in classes.values() for file in of_class]
+    total, files = hashlib.sha256(), [file for own in classes.values() for file in own]
     with ThreadPoolExecutor(max(1, threads)) as pool:
         checks = pool.map(check, files)
-        bar = tqdm(checks, f"checking {folder.name}", len(files), leave=False, delay=2)
-        found = {str(file): result for file, result in zip(files, bar, strict=True)}
-    if any(known.get(file) != result for file, result in found.items()):
-        with contextlib.suppress(OSError):  # in a folder that is read only they are read each time
-            write_atomic(kept, json.dumps(known | found))
-    total = hashlib.sha256()
-    for name, of_class in classes.items():
-        total.update(repr((name, [found[str(file)][2] for file in of_class])).encode())
+        found = list(tqdm(checks, f"checking {name}", len(files), leave=False, delay=2))
+    for class_name, own in classes.items():
+        total.update(repr((class_name, found[: len(own)])).encode())
+        del found[: len(own)]
     return total.hexdigest()
 
 
@@ -255,19 +220,13 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in files if not p.name.startswith("."))
 
 
-def _located(folder: Path, inner: str) -> Path:
-    """The folder of class folders (of images for Cars): ``inner``, here or one level deeper, else
-    this one; of a folder that holds nothing but another one, that."""
-    if inner:
-        places = (place / inner for place in (folder, *_folders(folder)))
-        folder = next(filter(Path.is_dir, places), folder)
+def class_folders(folder: Path, inner: str = "") -> Classes:
+    """One class per folder, sorted by name: the folders in ``inner``, here or one level deeper,
+    else those here; of a folder that holds nothing but another one, those in that."""
+    places = (place / inner for place in (folder, *_folders(folder)))
+    folder = next(filter(Path.is_dir, places), folder)
     while len(only := _folders(folder)) == 1 and not _images(folder):
         folder = only[0]
-    return folder
-
-
-def class_folders(folder: Path) -> Classes:
-    """One class per folder, sorted by name."""
     return {place.name: _images(place) for place in _folders(folder)}
 
 
@@ -285,9 +244,8 @@ def given_splits(folder: Path) -> dict[str, Classes] | None:
         splits: dict[str, Classes] = {}
         for split, other in zip(SPLITS, ("train", "val", "test"), strict=True):
             table = place / f"{other}.csv"
-            folders = [place / name for name in (split, other) if (place / name).is_dir()]
-            if folders:
-                splits[split] = class_folders(_located(folders[0], ""))
+            if folders := [place / name for name in (split, other) if (place / name).is_dir()]:
+                splits[split] = class_folders(folders[0])
             elif table.is_file():
                 files = pd.read_csv(table, dtype=str, keep_default_na=False).groupby("label")
                 splits[split] = {
@@ -308,12 +266,12 @@ def cars_devkit(folder: Path) -> Classes:
         loadmat(next(folder.rglob(f"{file}.mat")), squeeze_me=True)[key]
         for file, key in (("cars_meta", "class_names"), ("cars_train_annos", "annotations"))
     )
-    images = _located(folder, "cars_train")
-    classes: Classes = {str(name).replace("/", "-"): [] for name in names}
-    ordered = list(classes)
-    for number, file in zip(marks["class"], marks["fname"], strict=True):
-        classes[ordered[int(number) - 1]].append(images / str(file))
-    return {name: sorted(files) for name, files in classes.items()}
+    files = {file.name: file for file in folder.rglob("*.jpg") if "cars_train" in file.parts}
+    ordered = [str(name).replace("/", "-") for name in names]
+    classes: Classes = {name: [] for name in ordered}
+    for number, file in sorted(zip(marks["class"], marks["fname"], strict=True)):
+        classes[ordered[int(number) - 1]].append(files[str(file)])
+    return classes
 
 
 def largest_species(classes: Classes, count: int) -> Classes:
@@ -327,78 +285,55 @@ def largest_species(classes: Classes, count: int) -> Classes:
 
 
 def find_splits(name: str, folder: Path) -> dict[str, Classes]:
-    """The classes of each split in an unpacked original. Raises UserError if it is not one."""
+    """The classes of each split in an unpacked original. Raises UserError if it is not one, or if
+    one of the paper's has other numbers of classes or images."""
     domain = PHOTO_DOMAINS.get(name)
-    title, source, layout = name, "", "one folder per class, or base, val and novel with these"
-    if domain:
-        title, source, layout = domain.title, f", from {domain.page}", domain.layout
-    if not folder.is_dir():
-        raise UserError(f"--images {folder} is not a folder: needed is {layout}{source}")
     try:
-        if name == "cars":
-            return split_by_number(cars_devkit(folder))
-        if domain is None or not domain.inner:
-            if splits := given_splits(folder):
-                return splits
-            if domain:
-                raise ValueError("the three splits are not there")
-        classes = class_folders(_located(folder, domain.inner if domain else ""))
+        if domain is None:
+            return given_splits(folder) or split_by_number(_own_classes(folder))
+        if name == "miniImagenet":
+            splits = given_splits(folder) or {}
+        elif name == "cars":
+            splits = split_by_number(cars_devkit(folder))
+        else:
+            classes = class_folders(folder, domain.inner)
+            if name == "plantae":
+                classes = largest_species(classes, sum(domain.classes))
+            splits = split_by_number(classes)
+        check_counts(domain, splits)
     except Exception as error:  # damaged files raise errors of many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        layout = "one folder per class, or base, val and novel with these"
+        needed = f"{domain.layout}, from {domain.page}" if domain else layout
         raise UserError(
-            f"{folder} cannot be read as {title} ({reason}): needed is {layout}{source}"
+            f"--images {folder} cannot be read as {domain.title if domain else name} "
+            f"({_reason(error)}): needed is {needed}"
         ) from None
-    if name == "plantae" and domain:
-        classes = largest_species(classes, sum(domain.classes))
-    if domain is None:
-        classes = {name: files for name, files in classes.items() if files}
-        if len(classes) < LEAST_CLASSES:
-            raise UserError(
-                f"{folder} has {len(classes)} folders of images where at least {LEAST_CLASSES} "
-                "are needed: name a folder that holds one folder per class"
-            )
-    return split_by_number(classes)
+    return {s: {n: files[: domain.taken] for n, files in own.items()} for s, own in splits.items()}
+
+
+def _own_classes(folder: Path) -> Classes:
+    classes = {name: files for name, files in class_folders(folder).items() if files}
+    if len(classes) < LEAST_CLASSES:
+        raise ValueError(f"it has {len(classes)} folders of images, fewer than {LEAST_CLASSES}")
+    return classes
 
 
 def check_counts(domain: PhotoDomain, splits: Mapping[str, Classes]) -> None:
-    """Raises UserError if the number of classes, or of images in a class, is wrong, or an image is
+    """Raises ValueError if the number of classes, or of images in a class, is wrong, or an image is
     missing."""
-
-    def expect(what: str, found: int, least: int, most: int) -> None:
-        if not least <= found <= most:
-            wanted = f"{least}" if least == most else f"{least} to {most}"
-            raise UserError(
-                f"{what} where {wanted} are expected: unpack the original again, as "
-                f"{domain.layout}, from {domain.page}"
-            )
-
-    for split, wanted in zip(SPLITS, domain.classes, strict=True):
-        found = len(splits[split])
-        expect(f"{domain.title} has {found} classes for {split}", found, wanted, wanted)
-        for name, files in splits[split].items():
-            what = f"class {name} of {domain.title} has {len(files)} images"
-            expect(what, len(files), *domain.images)
-            if missing := [file for file in files if not file.is_file()]:
-                raise UserError(f"{missing[0]}, listed by {domain.title}, is not there")
-    if domain.total:
-        total = sum(len(files) for classes in splits.values() for files in classes.values())
-        expect(f"{domain.title} has {total} images", total, domain.total, domain.total)
-
-
-def file_list(classes: Classes, output: Path) -> bytes:
-    """One list; paths relative to its folder where the images lie below it, else absolute."""
-
-    def written(file: Path) -> str:
-        file = file.resolve()
-        inside = file.is_relative_to(output.resolve())
-        return str(file.relative_to(output.resolve()) if inside else file)
-
-    content = {
-        "label_names": list(classes),
-        "image_names": [written(file) for files in classes.values() for file in files],
-        "image_labels": [i for i, files in enumerate(classes.values()) for _ in files],
-    }
-    return json.dumps(content).encode()
+    classes = [(name, files) for own in splits.values() for name, files in own.items()]
+    counts = tuple(map(len, splits.values()))
+    if counts != domain.classes:
+        raise ValueError(f"base, val and novel have {counts} classes instead of {domain.classes}")
+    least, most = domain.images
+    for name, files in classes:
+        if not least <= len(files) <= most:
+            raise ValueError(f"class {name} has {len(files)} images instead of {least} to {most}")
+        if missing := [file for file in files if not file.is_file()]:
+            raise ValueError(f"{missing[0]} is not there")
+    total = sum(len(files) for _, files in classes)
+    if domain.total not in (None, total):
+        raise ValueError(f"it has {total} images instead of {domain.total}")
 
 
 def write_lists(name: str, images: Path, data_dir: Path | None = None) -> None:
@@ -410,21 +345,29 @@ def write_lists(name: str, images: Path, data_dir: Path | None = None) -> None:
     """
     if not re.fullmatch(r"[A-Za-z0-9_]+", name):
         raise UserError(f"--name {name} must consist of letters, digits and underscores")
-    output = find_data_dir(data_dir) / name
+    output = (find_data_dir(data_dir) / name).resolve()
+
+    def written(file: Path) -> str:
+        """Relative where the images lie below the list, so that they can be moved together."""
+        file = file.resolve()
+        return str(file.relative_to(output) if file.is_relative_to(output) else file)
+
     splits = find_splits(name, images)
-    taken = None
-    if domain := PHOTO_DOMAINS.get(name):
-        check_counts(domain, splits)
-        taken = domain.taken
-    splits = {s: {n: files[:taken] for n, files in own.items()} for s, own in splits.items()}
-    lists = {output / f"{split}.json": file_list(own, output) for split, own in splits.items()}
-    for path, content in lists.items():
-        if path.exists() and path.read_bytes() != content:
+    lists: dict[Path, bytes] = {}
+    for split, classes in splits.items():
+        content = {
+            "label_names": list(classes),
+            "image_names": [written(file) for files in classes.values() for file in files],
+            "image_labels": [i for i, files in enumerate(classes.values()) for _ in files],
+        }
+        lists[output / f"{split}.json"] = json.dumps(content).encode()
+    for path, data in lists.items():
+        if path.exists() and path.read_bytes() != data:
             raise UserError(f"{path} is there with other content: delete {output}'s lists first")
-    for path, content in lists.items():
-        write_atomic(path, content)
-    for split, own in splits.items():
-        sizes = [len(files) for files in own.values()]
+    for path, data in lists.items():
+        write_atomic(path, data)
+    for split, classes in splits.items():
+        sizes = [len(files) for files in classes.values()]
         print(f"{split}: {len(sizes)} classes of {min(sizes)} to {max(sizes)} images, {sum(sizes)}")
 
 

@@ -84,12 +84,11 @@ def deviation_curves(network: nn.Module) -> dict[str, list[float]]:
     its quartiles, as ``gamma_mean``, ``gamma_low``, ``gamma_high`` and so on."""
     curves: dict[str, list[float]] = {}
     for layer in transforms(network).values():
-        for short, name in zip(("gamma", "beta"), _HYPER, strict=True):
+        for name in _HYPER:
             values = deviation(getattr(layer, name)).cpu()
             low, high = torch.quantile(values, torch.tensor([0.25, 0.75]).to(values)).tolist()
-            found = {"mean": values.mean().item(), "low": low, "high": high}
-            for kind, value in found.items():
-                curves.setdefault(f"{short}_{kind}", []).append(value)
+            for kind, value in (("mean", values.mean().item()), ("low", low), ("high", high)):
+                curves.setdefault(f"{name.removeprefix('theta_')}_{kind}", []).append(value)
     return curves
 
 
@@ -224,17 +223,10 @@ class RelationNet(nn.Module):
         return self.head(support_features, features[len(shots) :])
 
 
-class AuxiliaryClassifier(nn.Sequential):
+def auxiliary_classifier(channels: int, num_classes: int) -> nn.Sequential:
     """Classes of the base domain from pooled features: three fully connected layers, ReLU."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__(
-            nn.Linear(channels, channels),
-            nn.ReLU(),
-            nn.Linear(channels, channels),
-            nn.ReLU(),
-            nn.Linear(channels, num_classes),
-        )
+    hidden = [part for _ in range(2) for part in (nn.Linear(channels, channels), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(channels, num_classes))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -21,15 +21,11 @@ class PretrainTask:
     """Adam on the cross-entropy of backbone, mean over pixels and one fully connected layer."""
 
     def __init__(self, config: Config, split: DomainSplit, device: torch.device) -> None:
-        self.batches = ClassifierBatches(
-            split,
-            config.pretrain_batch_size,
-            new_generator(config.seed, "pre-training"),
-            augment=True,
-        )
+        generator = new_generator(config.seed, "pre-training")
+        self.batches = ClassifierBatches(split, config.pretrain_batch_size, generator, augment=True)
         backbone = ResNet(config.backbone, config.width, config.stem, transformed=False)
         self.backbone = backbone.to(device)
-        self.classifier = nn.Linear(backbone.channels, self.batches.num_classes).to(device)
+        self.classifier = nn.Linear(backbone.channels, len(split.class_names)).to(device)
         self.optimizer = torch.optim.Adam(
             [*self.backbone.parameters(), *self.classifier.parameters()],
             config.pretrain_learning_rate,
@@ -40,7 +36,7 @@ class PretrainTask:
             "backbone": self.backbone,
             "classifier": self.classifier,
             "optimizer": self.optimizer,
-            "batches": self.batches,
+            "batches": self.batches.order,
         }
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
@@ -66,7 +62,7 @@ class PretrainTask:
 def pretrained_backbone(
     config: Config, split: DomainSplit, device: torch.device
 ) -> tuple[dict[str, Tensor], str]:
-    """The state of the pre-trained backbone, and its checksum for the record.
+    """The state of the pre-trained backbone, and the SHA-256 of its names and values.
 
     split: the base domain's. The first run that needs the backbone trains it, with its seed; others
     with the same settings and data wait and use the result. An interrupted training is continued.
@@ -81,24 +77,12 @@ def pretrained_backbone(
         saved = load_checkpoint(folder / "checkpoint.pt", settings)
         if saved is None or len(saved["epochs"]) < config.pretrain_epochs:
             seed_everything(config.seed)
-            task = PretrainTask(config, split, device)
-            fit(
-                task,
-                config.pretrain_epochs,
-                folder,
-                settings,
-                config.log_every,
-                f"{config.experiment} pre-training {name}",
-            )
+            title = f"{config.experiment} pre-training {name}"
+            task, epochs = PretrainTask(config, split, device), config.pretrain_epochs
+            fit(task, epochs, folder, settings, config.log_every, title)
             saved = load_checkpoint(folder / "checkpoint.pt", settings)
-    state = saved["task"]["backbone"]
-    return state, checksum(state)
-
-
-def checksum(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and values."""
+    state: dict[str, Tensor] = saved["task"]["backbone"]
     total = hashlib.sha256()
     for name, tensor in state.items():
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
+        total.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return state, total.hexdigest()

@@ -1,7 +1,6 @@
 """The cross-domain few-shot experiment's tables and figures, from its run records."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import isnan
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from common.reporting import (
     RunRecord,
     Section,
     Table,
-    collect_metric,
     comparison_table,
     figure_style,
     legend_below,
@@ -42,7 +40,7 @@ from common.reporting import (
 from common.reporting.frame import seed_means
 from common.reporting.records import load_folder
 from cross_domain_fewshot.config import EXPERIMENT, METHODS
-from cross_domain_fewshot.data import DOMAINS, DomainSplit, domains_of, open_domain
+from cross_domain_fewshot.data import DOMAINS, domains_of, open_domain
 from cross_domain_fewshot.models import BETA_START, GAMMA_START, ResNet, transforms
 from cross_domain_fewshot.noise_study import NoiseRecord, noise_table
 
@@ -76,8 +74,6 @@ EFFECTS = (
     ("EvoGrad instead of T1-T2", "LFT", METHODS["lft_evograd"].label, METHODS["lft_t1t2"].label),
 )
 """What is changed, in what, and the labels of the runs with and without the change."""
-Cells = dict[str, Group]
-"""Unseen domain -> label -> runs, for one setting."""
 _SHEET_CLASSES, _SHEET_IMAGES = 6, 8
 _METRICS = {"accuracy": "ci95", "best_accuracy": "best_ci95", "val_accuracy": "val_ci95"}
 """Metrics of a run, and their own intervals over episodes."""
@@ -88,7 +84,6 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     names = sorted({*DOMAINS, *(r.config["benchmark"] for r in records)})
     of = {b: [r for r in records if r.config["benchmark"] == b] for b in names}
     tables: dict[str, Table] = {}
-    figures: list[Figure] = []
     if of["paper"]:
         tables["accuracy"] = accuracy_table(of["paper"], preset)
     if of["embedded"]:
@@ -99,15 +94,16 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     for benchmark in of.keys() - DOMAINS:
         tables[benchmark] = embedded_table(of[benchmark], benchmark)
     if records:
+        title = "Few-shot: cost of one training step"
         tables["cost"] = step_costs(
-            EXPERIMENT,
-            "Few-shot: cost of one training step",
-            records,
-            lambda run: f"{run['benchmark']}, {setting_name(run)}",
+            EXPERIMENT, title, records, lambda run: f"{run['benchmark']}, {setting_name(run)}"
         )
-    for benchmark, own in of.items():
-        for setting, cells in by_setting(own).items():
-            figures += _figures(benchmark, setting, cells, folder)
+    figures = [
+        figure
+        for benchmark, own in of.items()
+        for setting, runs in by_setting(own).items()
+        for figure in _figures(benchmark, setting, runs, folder)
+    ]
     for benchmark, own in of.items():
         if own:
             figures += _contact_sheets(benchmark, own[-1].config["image_size"], folder)
@@ -138,23 +134,22 @@ def _order(config: Mapping[str, Any]) -> tuple[Any, ...]:
     return *setting, domains_of(config["benchmark"]).index(config["unseen"])
 
 
-def by_setting(records: Iterable[RunRecord]) -> dict[str, Cells]:
-    """Runs of one benchmark by setting, unseen domain and label."""
-    settings: dict[str, Cells] = {}
-    for (setting, unseen), group in by_place(EXPERIMENT, records, _place, _order).items():
-        settings.setdefault(setting, {})[unseen] = group
-    return settings
+def by_setting(records: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
+    """Runs of one benchmark by setting: a row each in the order of the tables, the label in column
+    ``method``."""
+    settings: dict[str, list[RunRecord]] = {}
+    for (setting, _), group in by_place(EXPERIMENT, records, _place, _order).items():
+        settings.setdefault(setting, []).extend(run for runs in group.values() for run in runs)
+    return {setting: labelled(EXPERIMENT, runs) for setting, runs in settings.items()}
 
 
 def published_accuracy(config: Mapping[str, Any]) -> Published | None:
-    """Table 3's value; None where the paper has none (other heads, episodes, backbones)."""
-    row = METHODS[config["method"]].published
-    same = config["benchmark"] == "paper"
-    same = same and config["n_way"] == 5 and config["n_shot"] in (1, 5)
-    if not same or config["backbone"] not in ("resnet10", "resnet34") or row is None:
+    """Table 3's value; None where the paper has none (other episodes, backbones)."""
+    shots, backbone, row = config["n_shot"], config["backbone"], METHODS[config["method"]].published
+    same = config["benchmark"] == "paper" and config["n_way"] == 5 and shots in (1, 5)
+    if not same or backbone == "resnet18" or row is None:
         return None
-    shots = f"{config['n_shot']}shot"
-    return published_value(EXPERIMENT.name, shots, config["backbone"], row, config["unseen"])
+    return published_value(EXPERIMENT.name, f"{shots}shot", backbone, row, config["unseen"])
 
 
 def accuracy_table(records: Sequence[RunRecord], preset: str) -> Table:
@@ -174,14 +169,31 @@ def accuracy_table(records: Sequence[RunRecord], preset: str) -> Table:
     )
 
 
-def _frames(records: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
-    """One row per run in the order of the tables, by setting; the label in column ``method``."""
-    return {
-        setting: labelled(
-            EXPERIMENT, (r for methods in cells.values() for runs in methods.values() for r in runs)
-        )
-        for setting, cells in by_setting(records).items()
-    }
+def _mean_over_domains(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method and seed with runs on every unseen domain: their mean. No rows if
+    there is one domain only."""
+    domains = runs["unseen"].nunique()
+    by_run = runs.groupby(["method", "seed"], sort=False)
+    columns = [f"final.{metric}" for metric in _METRICS]
+    means = by_run[columns].mean()[(by_run.size() == domains) & (domains > 1)]
+    return means.reset_index().assign(unseen="mean")
+
+
+def _rows(runs: pd.DataFrame, references: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """By unseen domain and method: domain, method, number of runs, metrics, and the differences in
+    accuracy from the references. ± of a single run: over its test episodes."""
+
+    def mean(cell: pd.DataFrame, metric: str, ci95: str) -> Number | str:
+        values, within = cell[f"final.{metric}"], cell.get(f"final.{ci95}")
+        if len(values) == 1 and within is not None and within.notna().all():
+            return Number(values.iloc[0], within.iloc[0])
+        return number(measured(values))
+
+    for unseen, own in runs.groupby("unseen", sort=False):
+        for name, cell in own.groupby("method", sort=False):
+            gains = (difference(EXPERIMENT, own, name, other) for other in references)
+            signed = [number(measured(gain), signed=True) for gain in gains]
+            yield unseen, name, str(len(cell)), [mean(cell, *m) for m in _METRICS.items()], signed
 
 
 def embedded_table(records: Iterable[RunRecord], benchmark: str = "embedded") -> Table:
@@ -190,23 +202,17 @@ def embedded_table(records: Iterable[RunRecord], benchmark: str = "embedded") ->
     The last block has the mean over the unseen domains, for the methods and seeds with runs on all
     of them.
     """
-    title, about = "Embedded benchmark", "of this project, of small images"
-    references = REFERENCES
+    title, about, references = "Embedded benchmark", "of this project, of small images", REFERENCES
     if benchmark != "embedded":
         title, about = f"Domains {benchmark}", "of your own"
         references = tuple(r.replace(_NONE, f"{_NONE} benchmark={benchmark}") for r in REFERENCES)
-    rows = []
-    for setting, runs in _frames(records).items():
-        everything = pd.concat([runs, _mean_over_domains(runs)])
-        for unseen, own in everything.groupby("unseen", sort=False):
-            for name, cell in own.groupby("method", sort=False):
-                gains = (difference(EXPERIMENT, own, name, other) for other in references)
-                accuracy, *others = (
-                    _spread(cell[f"final.{metric}"], cell[f"final.{ci95}"].iloc[0])
-                    for metric, ci95 in _METRICS.items()
-                )
-                numbers = (accuracy, *(_spread(gain, signed=True) for gain in gains), *others)
-                rows.append((setting, unseen, name, *numbers, str(len(cell))))
+    rows = [
+        (setting, unseen, name, accuracy, *gains, *others, count)
+        for setting, runs in by_setting(records).items()
+        for unseen, name, count, (accuracy, *others), gains in _rows(
+            pd.concat([runs, _mean_over_domains(runs)]), references
+        )
+    ]
     return interval_table(
         f"{title}: few-shot accuracy (%) on the unseen domain",
         ("setting", "unseen domain", "method", "accuracy", "− none", "− none, controlled",
@@ -225,43 +231,23 @@ def embedded_table(records: Iterable[RunRecord], benchmark: str = "embedded") ->
 def summary_table(records: Sequence[RunRecord]) -> Table:
     """The README's: accuracy as the mean over the unseen domains, of the methods with runs on all
     of them."""
-    rows = []
-    for runs in _frames(records).values():
-        means = _mean_over_domains(runs)
-        for name, own in means.groupby("method", sort=False):
-            gains = (difference(EXPERIMENT, means, name, other) for other in REFERENCES)
-            numbers = (_spread(own["final.accuracy"]), *(_spread(g, signed=True) for g in gains))
-            rows.append((name, str(len(own)), *numbers))
     return interval_table(
         "Embedded benchmark: accuracy (%), mean over the unseen domains",
         ("method", "seeds", "accuracy", "− none", "− none, controlled"),
-        rows,
+        [
+            (name, count, accuracy, *gains)
+            for runs in by_setting(records).values()
+            for _, name, count, (accuracy, *_), gains in _rows(_mean_over_domains(runs), REFERENCES)
+        ],
         "Controlled: in the training loop of LFT, with FT's noise fixed. Differences: between runs "
         "of the same seeds.",
     )
 
 
-def _mean_over_domains(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method and seed with runs on every unseen domain: their mean. No rows if
-    there is one domain only."""
-    domains = runs["unseen"].nunique()
-    by_run = runs.groupby(["method", "seed"], sort=False)
-    columns = [f"final.{metric}" for metric in _METRICS]
-    means = by_run[columns].mean()[(by_run.size() == domains) & (domains > 1)]
-    return means.reset_index().assign(unseen="mean")
-
-
-def _spread(values: pd.Series, ci95: float | None = None, signed: bool = False) -> Number | str:
-    """Mean ± half the 95 % interval over runs; of a single value ± ci95."""
-    if len(values) == 1 and ci95 is not None and not isnan(ci95):
-        return Number(values.iloc[0], ci95)
-    return number(measured(values), signed=signed)
-
-
 def effects_table(records: Iterable[RunRecord]) -> Table:
     """What the parts of the training protocol change, on the same unseen domains and seeds."""
     rows = []
-    for setting, runs in _frames(records).items():
+    for setting, runs in by_setting(records).items():
         for change, where, with_it, without in EFFECTS:
             changes = difference(EXPERIMENT, runs, with_it, without, "unseen").reset_index()
             if found := measured(seed_means(changes)["mean"]):
@@ -276,52 +262,36 @@ def effects_table(records: Iterable[RunRecord]) -> Table:
     )
 
 
-def _figures(benchmark: str, setting: str, cells: Cells, folder: Path) -> list[Figure]:
+def _figures(benchmark: str, setting: str, runs: pd.DataFrame, folder: Path) -> Iterator[Figure]:
     """The figures of one setting, into ``folder``."""
-    figures = [_accuracy_figure(benchmark, setting, cells, folder)]
-    learned: Group = {}
-    for methods in cells.values():
-        for name, runs in methods.items():
-            if runs[0].method.startswith("lft"):
-                learned.setdefault(name, []).extend(runs)
-    if learned:
-        figures.append(_deviation_figure(benchmark, setting, learned, folder))
-    return figures
+    stem = "-".join([benchmark, *setting.lower().replace(",", "").split()])
+    yield _accuracy_figure(f"accuracy-{stem}", setting, runs, folder)
+    learned = runs[[run.method.startswith("lft") for run in runs["record"]]]
+    if len(learned):
+        groups = learned.groupby("method", sort=False)["record"].apply(list).to_dict()
+        yield _deviation_figure(f"deviations-{stem}", setting, groups, folder)
 
 
-def _stem(kind: str, benchmark: str, setting: str) -> str:
-    return "-".join([kind, benchmark, *setting.lower().replace(",", "").split()])
-
-
-def _accuracy_figure(benchmark: str, setting: str, cells: Cells, folder: Path) -> Figure:
+def _accuracy_figure(stem: str, setting: str, runs: pd.DataFrame, folder: Path) -> Figure:
     """Accuracy per unseen domain, a marker per method; whiskers as in the tables."""
-    names = list(dict.fromkeys(name for methods in cells.values() for name in methods))
+    domains, names = ([*runs[column].unique()] for column in ("unseen", "method"))
+    cells = [(domains.index(row[0]), row[1], row[3][0]) for row in _rows(runs, ())]
     with figure_style():
         fig, axis = new_figure(height=2.2)
         for index, (name, style) in enumerate(zip(names, series_styles(len(names)), strict=True)):
             shift = 0.12 * (index - (len(names) - 1) / 2)
-            found = [
-                (place + shift, collect_metric(methods[name], "accuracy", ci95="ci95"))
-                for place, methods in enumerate(cells.values())
-                if name in methods
-            ]
-            axis.errorbar(
-                [place for place, _ in found],
-                [measured.mean for _, measured in found],
-                [measured.ci95 or 0.0 for _, measured in found],
-                label=name,
-                **(style | {"linestyle": "none"}),
-            )
-        axis.set_xlim(-0.5, len(cells) - 0.5)
-        axis.set_xticks(range(len(cells)), list(cells))
+            own = [(x + shift, cell.value, cell.spread or 0) for x, n, cell in cells if n == name]
+            axis.errorbar(*zip(*own, strict=True), label=name, **(style | {"linestyle": "none"}))
+        axis.set_xlim(-0.5, len(domains) - 0.5)
+        axis.set_xticks(range(len(domains)), domains)
         axis.set(xlabel="unseen domain", ylabel="accuracy (%)")
         axis.grid(False, axis="x")
         legend_below(fig, axis)
         return save_figure(
             fig,
             folder,
-            _stem("accuracy", benchmark, setting),
-            alt=f"Test accuracy on each unseen domain ({', '.join(cells)}), a marker for each of "
+            stem,
+            alt=f"Test accuracy on each unseen domain ({', '.join(domains)}), a marker for each of "
             f"{', '.join(names)}.",
             caption=f"Accuracy on the unseen domain ({setting}): mean over runs; whiskers: 95 % "
             "confidence interval, of a single run over its episodes.",
@@ -337,10 +307,9 @@ def layer_names(config: Mapping[str, Any]) -> list[str]:
     return [f"{int(number) + 1}{'s' if 'shortcut' in rest else ''}" for _, number, *rest in parts]
 
 
-def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path) -> Figure:
+def _deviation_figure(stem: str, setting: str, learned: Group, folder: Path) -> Figure:
     """Learned standard deviations by layer, gamma and beta, a line per method."""
-    config = next(iter(learned.values()))[0].config
-    names = layer_names(config)
+    names = layer_names(next(iter(learned.values()))[0].config)
     places = np.arange(len(names))
     shifts = 0.16 * (np.arange(len(learned)) - (len(learned) - 1) / 2)
     titles = {"gamma": ("scale (gamma)", GAMMA_START), "beta": ("shift (beta)", BETA_START)}
@@ -367,7 +336,7 @@ def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path
         return save_figure(
             fig,
             folder,
-            _stem("deviations", benchmark, setting),
+            stem,
             alt="Learned standard deviations of the feature-wise transformations by layer, for "
             f"scale and shift, for {', '.join(learned)}; a dotted line marks the start.",
             caption=f"Learned standard deviations ({setting}): mean over the channels of a layer, "
@@ -376,34 +345,29 @@ def _deviation_figure(benchmark: str, setting: str, learned: Group, folder: Path
         )
 
 
-def _contact_sheets(benchmark: str, image_size: int, folder: Path) -> list[Figure]:
+def _contact_sheets(benchmark: str, image_size: int, folder: Path) -> Iterator[Figure]:
     """For each domain a sheet of images of its novel classes, a row per class. A domain whose
     images are missing is left out: nothing else in the report needs them."""
-    figures = []
     for domain in domains_of(benchmark):
         try:
             split = open_domain(benchmark, domain, "novel", image_size, None, torch.device("cpu"))
         except UserError as error:
             print(f"images of {domain} left out: {error}")
             continue
-        classes = min(_SHEET_CLASSES, len(split.class_names))
-        figures.append(_contact_sheet(benchmark, split, classes, folder))
-    return figures
-
-
-def _contact_sheet(benchmark: str, split: DomainSplit, classes: int, folder: Path) -> Figure:
-    sheet = split.contact_sheet(classes, min(_SHEET_IMAGES, *split.class_sizes[:classes]))
-    # (classes, images, 3, H, W) -> (classes * H, images * W, 3)
-    picture = sheet.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).cpu()
-    with figure_style():
-        fig, axis = new_figure(width=4, height=4 * picture.shape[0] / picture.shape[1])
-        axis.imshow(picture.numpy(), interpolation="nearest")
-        axis.set_axis_off()
-        return save_figure(
-            fig,
-            folder,
-            f"images-{benchmark}-{split.name}",
-            alt=f"Images of {classes} novel classes of the domain {split.name}, a row each.",
-            caption=f"{split.name}: novel classes, a row each: "
-            f"{', '.join(split.class_names[:classes])}.",
+        names = split.class_names[:_SHEET_CLASSES]
+        sheet = split.contact_sheet(
+            len(names), min(_SHEET_IMAGES, *split.class_sizes[: len(names)])
         )
+        # (classes, images, 3, H, W) -> (classes * H, images * W, 3)
+        picture = sheet.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+        with figure_style():
+            fig, axis = new_figure(width=4, height=4 * picture.shape[0] / picture.shape[1])
+            axis.imshow(picture.numpy(), interpolation="nearest")
+            axis.set_axis_off()
+            yield save_figure(
+                fig,
+                folder,
+                f"images-{benchmark}-{domain}",
+                alt=f"Images of {len(names)} novel classes of the domain {domain}, a row each.",
+                caption=f"{domain}: novel classes, a row each: {', '.join(names)}.",
+            )

@@ -15,9 +15,9 @@ from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.data import DomainSplit, open_domain
 from cross_domain_fewshot.episodes import ClassifierBatches, Episode, EpisodeStream, LabelledImages
 from cross_domain_fewshot.models import (
-    AuxiliaryClassifier,
     RelationNet,
     ResNet,
+    auxiliary_classifier,
     deviation_curves,
     split_parameters,
 )
@@ -99,15 +99,13 @@ class Learner:
         trained: list[Tensor] = list(self.params.values())
         if config.trains_ft:
             trained += [theta.requires_grad_() for theta in self.hyper.values()]
-        self.auxiliary = None
+        self.state: dict[str, Part] = {"network": self.network}
+        self.auxiliary = self.meta = None
         if aux_classes:
-            self.auxiliary = AuxiliaryClassifier(backbone.channels, aux_classes).to(device)
+            self.auxiliary = auxiliary_classifier(backbone.channels, aux_classes).to(device)
             trained += self.auxiliary.parameters()
-        self.optimizer = torch.optim.Adam(trained, config.learning_rate)
-        self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
-        if self.auxiliary is not None:
             self.state["auxiliary"] = self.auxiliary
-        self.meta = None
+        self.optimizer = self.state["optimizer"] = torch.optim.Adam(trained, config.learning_rate)
         estimator = config.make_estimator(config.learning_rate, common_noise=False)
         if estimator is not None:
             optimizer = torch.optim.Adam(
@@ -134,13 +132,14 @@ class Learner:
         """
         if self.meta is None:
             return self.base_step(seen, aux_batch, aux_weight, unseen)
-        if not self.meta.due():
-            return self.base_step(seen, aux_batch, aux_weight)
-        if self.meta_first:
-            metrics = self.meta(self.params, seen, unseen)
-            return metrics | self.base_step(seen, aux_batch, aux_weight)
-        metrics = self.base_step(seen, aux_batch, aux_weight)
-        return metrics | self.meta(self.params, seen, unseen)
+        due = self.meta.due()
+        metrics: dict[str, Tensor] = {}
+        if due and self.meta_first:
+            metrics |= self.meta(self.params, seen, unseen)
+        metrics |= self.base_step(seen, aux_batch, aux_weight)
+        if due and not self.meta_first:
+            metrics |= self.meta(self.params, seen, unseen)
+        return metrics
 
     def base_step(
         self,
@@ -188,11 +187,20 @@ class FewShotTask:
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.opened: dict[str, str] = {}
+        checksums: dict[str, str] = {}
+
+        def opened(name: str, split: str) -> DomainSplit:
+            where = config.benchmark, name, split, config.image_size, config.data_dir
+            found = open_domain(*where, device, config.workers)
+            checksums[name if config.benchmark == "embedded" else f"{name} {split}"] = (
+                found.checksum
+            )
+            return found
+
         # All before any training: a broken image is found at once.
-        splits = {name: self.open(name, "base") for name in config.seen}
-        self.val = self.open(config.base_domain, "val")
-        self.test = self.open(config.unseen, "novel")
+        splits = {name: opened(name, "base") for name in config.seen}
+        self.val = opened(config.base_domain, "val")
+        self.test = opened(config.unseen, "novel")
         base = splits[config.base_domain]
         backbone, backbone_checksum = pretrained_backbone(config, base, device)
         seed_everything(config.seed)  # pre-training has drawn random numbers, or has been skipped
@@ -202,8 +210,7 @@ class FewShotTask:
         if config.auxiliary:
             generator = stream("auxiliary batches")
             self.aux_batches = ClassifierBatches(base, config.aux_batch_size, generator, True)
-        aux_classes = self.aux_batches.num_classes if self.aux_batches else 0
-        self.learner = Learner(config, device, aux_classes)
+        self.learner = Learner(config, device, len(base.class_names) * config.auxiliary)
         self.network = self.learner.network
         _, thetas = split_parameters(self.network.backbone)
         self.network.backbone.load_state_dict(backbone | thetas)
@@ -216,25 +223,16 @@ class FewShotTask:
             for role, cycled in (("seen", config.min_class_size), ("unseen", 0))
             for name, split in splits.items()
         }
-        self.checksums: Mapping[str, str] = self.opened | {"pretrained_backbone": backbone_checksum}
+        self.checksums: Mapping[str, str] = checksums | {"pretrained_backbone": backbone_checksum}
         self.best = Best()
         self.steps_per_epoch = config.episodes
         self.state: Mapping[str, Part] = {
             **self.learner.state,
             "best": self.best,
             "domains": self.domains,
-            **{" ".join(name): episodes for name, episodes in self.streams.items()},
-            **({"aux_batches": self.aux_batches} if self.aux_batches else {}),
+            **{" ".join(name): episodes.generator for name, episodes in self.streams.items()},
+            **({"aux_batches": self.aux_batches.order} if self.aux_batches else {}),
         }
-
-    def open(self, name: str, split: str) -> DomainSplit:
-        """A split of a domain, whose checksum goes into the record."""
-        c = self.config
-        found = open_domain(
-            c.benchmark, name, split, c.image_size, c.data_dir, self.device, c.workers
-        )
-        self.opened[name if c.benchmark == "embedded" else f"{name} {split}"] = found.checksum
-        return found
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         # The auxiliary loss's weight falls 20 times, whatever the number of epochs.
@@ -269,23 +267,24 @@ class FewShotTask:
             metrics["moved"] = self.learner.moved
         best_weights = self.best.offer(val, self.network.state_dict())
         if epoch == self.config.epochs:
-            accuracy = best = self.accuracy(self.test, "test")
+            last = best = self.accuracy(self.test, "test")
             if self.best.value > val:
-                last = {n: t.clone() for n, t in self.network.state_dict().items()}
+                weights = {n: t.clone() for n, t in self.network.state_dict().items()}
                 self.network.load_state_dict(best_weights)
                 best = self.accuracy(self.test, "test")
-                self.network.load_state_dict(last)
-            metrics |= dict(zip(("accuracy", "ci95"), accuracy, strict=True))
-            metrics |= dict(zip(("best_accuracy", "best_ci95"), best, strict=True))
+                self.network.load_state_dict(weights)
+            names = ("accuracy", "ci95", "best_accuracy", "best_ci95")
+            metrics |= dict(zip(names, last + best, strict=True))
         return metrics
 
     def accuracy(self, split: DomainSplit, name: str) -> tuple[float, float]:
         """Mean and 95 % half-width in the "validation" or the "test". The episodes depend only on
         seed and name, so they are the same for every method and epoch."""
         c = self.config
-        episodes, queries, cycled = c.test_episodes, c.test_query, 0
-        if name == "validation":
-            episodes, queries, cycled = c.val_episodes, c.val_query, c.min_class_size
+        episodes, queries, cycled = {
+            "validation": (c.val_episodes, c.val_query, c.min_class_size),
+            "test": (c.test_episodes, c.test_query, 0),
+        }[name]
         generator = new_generator(c.seed, name)
         stream = EpisodeStream(split, c.n_way, c.n_shot, queries, generator, False, cycled)
         return mean_and_ci95(episode_accuracies(self.network, stream, episodes))
@@ -300,12 +299,8 @@ class FewShotTask:
         unseen = self.streams["unseen", first].next() if self.config.trains_on_unseen else None
         seen = self.streams["seen", first].next()
         aux_batch = self.aux_batches.next() if self.aux_batches else None
-        return measure(
-            lambda: self.learner.step(seen, unseen, aux_batch, 1.0),
-            self.device,
-            repeats=5,
-            warm_up=1,
-        )
+        step = partial(self.learner.step, seen, unseen, aux_batch, 1.0)
+        return measure(step, self.device, repeats=5, warm_up=1)
 
 
 @torch.no_grad()
@@ -319,9 +314,9 @@ def episode_accuracies(
     statistics of an episode, takes one episode at a time.
     """
     accuracies: list[Tensor] = []
+    count = max(1, images_at_once // (stream.n_way * (stream.n_shot + stream.n_query)))
     with in_mode(network, training=False):
         while len(accuracies) < episodes:
-            count = max(1, images_at_once // (stream.n_way * (stream.n_shot + stream.n_query)))
             group = [stream.next() for _ in range(min(count, episodes - len(accuracies)))]
             images = [t.flatten(0, 1) for e in group for t in (e.support, e.query)]
             features = network.backbone(torch.cat(images)).split([len(i) for i in images])

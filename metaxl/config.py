@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from common.errors import UserError
 from common.experiment import Experiment, Method
 from common.settings import (
     STRICT,
@@ -137,17 +138,25 @@ class Config(RunSettings):
             given = " ".join(map(str, self.layers))
             raise ValueError(f"--layers {given} must be different numbers")
         if self.encoder == SMALL:
-            self.check_depth(self.small_layers)
+            self._check_depth(self.small_layers)
         if self.faithful and self.method != "evograd":
             raise ValueError(f"--faithful is for --method evograd, not {self.method}")
 
-    def check_depth(self, last: int) -> None:
-        """Raises ValueError if a layer to be transformed is not among the encoder's 1 to ``last``
-        (or 0, its embeddings)."""
+    def _check_depth(self, last: int) -> None:
         if self.has_transformation and max(self.layers) > last:
-            raise ValueError(
+            raise UserError(
                 f"--layers {max(self.layers)} does not exist: the encoder has layers 1 to {last}"
             )
+
+    def check_encoder(self, encoder: Any) -> None:
+        """Raises UserError if a layer to be transformed is not among the encoder's (0: its
+        embeddings), or it cannot take sentences of the lengths asked for."""
+        self._check_depth(encoder.num_hidden_layers)
+        longest = encoder.max_position_embeddings - 2
+        for name in ("train_length", "eval_length"):
+            if (length := getattr(self, name)) > longest:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} {length} is more than the {longest} of the encoder")
 
 
 _PAPER = Config()

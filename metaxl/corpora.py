@@ -24,8 +24,8 @@ from metaxl.readers import Corpus, Sentence, checksum
 
 
 class Source(NamedTuple):
-    """A data set. types: of its entities; () if they are those in the files. languages: those of
-    its corpus, or of the paper; () if they are those in the folder."""
+    """A data set. types: of its entities; () if they are those in the files. languages: those whose
+    text a small encoder is trained on; () if they are those of the run."""
 
     title: str
     types: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
 DATASETS = {
     "embedded": Source("The embedded corpus", embedded.TYPES, embedded.LANGUAGES),
-    "wikiann": Source("WikiAnn", readers.WIKIANN_TYPES, readers.WIKIANN_LANGUAGES),
+    "wikiann": Source("WikiAnn", readers.WIKIANN_TYPES),
     "masakhaner": Source("MasakhaNER", readers.MASAKHANER_TYPES, tuple(readers.MASAKHANER_SUMS)),
     "conll": Source("A CoNLL corpus"),
 }
@@ -46,40 +46,34 @@ def load_corpus(dataset: str, language: str, data_dir: Path | None = None) -> Co
     Raises UserError if it is not available or has a single training sentence, or a file is
     malformed, has an unknown tag, or no entity.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"--dataset {dataset} is unknown: use {', '.join(DATASETS)}")
-    corpus = _load(dataset, language, data_dir)
-    if len(corpus["train"]) < 2:
-        raise UserError(
-            f"{DATASETS[dataset].title} of the language {language} has one training sentence: "
-            "its files should have a blank line between sentences."
-        )
-    return corpus
-
-
-def _load(dataset: str, language: str, data_dir: Path | None) -> Corpus:
     if dataset == "embedded":
         return embedded.load_embedded(language)
     if dataset == "masakhaner":
         return readers.load_masakhaner(language, data_dir)
-    form, how_to_get, inside = "`token tag`", "", ["", "conll"]
+    corpus, title = None, f"{DATASETS[dataset].title} of the language {language}"
+    form, how_to_get, inside, prefix = "`token tag`", "", ["", "conll"], ""
     if dataset == "wikiann":
         form, how_to_get = f"`{language}:token<TAB>tag`", f"; {readers.GET_WIKIANN}"
-        inside = ["", "wikiann", "panx_dataset", "panx"]
-    named = data_dir or os.environ.get("EVOGRAD_DATA")
+        inside, prefix = ["", "wikiann", "panx_dataset", "panx"], language
     setting = "EVOGRAD_DATA" if data_dir is None else "--data-dir"
-    if named:
+    if named := data_dir or os.environ.get("EVOGRAD_DATA"):
         places = [user_folder(setting, named) / i / language for i in inside]
-        prefix = language if dataset == "wikiann" else ""
         if found := readers.read_folder(places, DATASETS[dataset].types, prefix):
-            return found[1]
-    if dataset == "wikiann" and data_dir is None:
-        return readers.wikiann_from_hub(language)
-    raise UserError(
-        f"{DATASETS[dataset].title} of the language {language} was not found ({setting}: "
-        f"{named or 'not set'}): name a folder with --data-dir or "
-        f"EVOGRAD_DATA that holds {language}/train, dev and test with lines {form}{how_to_get}."
-    )
+            corpus = found[1]
+    if corpus is None and dataset == "wikiann" and data_dir is None:
+        corpus = readers.wikiann_from_hub(language)
+    if corpus is None:
+        raise UserError(
+            f"{title} was not found ({setting}: {named or 'not set'}): name a folder with "
+            f"--data-dir or EVOGRAD_DATA that holds {language}/train, dev and test with lines "
+            f"{form}{how_to_get}"
+        )
+    if len(corpus["train"]) < 2:
+        raise UserError(
+            f"{title} has one training sentence: its files should have a blank line between "
+            "sentences"
+        )
+    return corpus
 
 
 def sample(sentences: Sequence[Sentence], count: int, seed: int) -> list[Sentence]:
@@ -100,8 +94,7 @@ def running_text(dataset: str, languages: Sequence[str], data_dir: Path | None =
     for language in languages:
         corpus = load_corpus(dataset, language, data_dir)
         lines += [" ".join(s.tokens) for s in corpus["train"]]
-        if dataset == "embedded":
-            lines += embedded.unlabelled(language)
+        lines += embedded.unlabelled(language) if dataset == "embedded" else []
     return lines
 
 

@@ -1,15 +1,13 @@
 """The sentences of a run: subwords and labels on the device; a batch is as long as its longest."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from common.errors import UserError
 from common.files import file_digest
 from metaxl import hub
 from metaxl.config import SMALL, Config
@@ -19,8 +17,6 @@ from metaxl.pretrain import Pretraining, encoder_checksums, pretrained_encoder
 from metaxl.readers import counts, entity_types, label_list
 from metaxl.tokens import encode, load_tokenizer
 from metaxl.transformers_import import PreTrainedTokenizerFast, XLMRobertaModel
-
-_PRETRAINED_TOGETHER = ("embedded", "masakhaner")  # all their languages in one small encoder
 
 
 @dataclass(frozen=True)
@@ -39,15 +35,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def halves(self) -> tuple[Self, Self]:
+    def halves(self) -> tuple["Batch", "Batch"]:
         """The sentences for training, and the same number or one more for the meta loss."""
         middle = len(self) // 2
+        ids, mask, labels = self.input_ids, self.attention_mask, self.labels
         return (
-            type(self)(self.input_ids[:middle], self.attention_mask[:middle], self.labels[:middle]),
-            type(self)(self.input_ids[middle:], self.attention_mask[middle:], self.labels[middle:]),
+            Batch(ids[:middle], mask[:middle], labels[:middle]),
+            Batch(ids[middle:], mask[middle:], labels[middle:]),
         )
 
-    def detached(self) -> Self:
+    def detached(self) -> "Batch":
         """The same batch, its hidden states without a graph."""
         return replace(self, hidden=self.hidden.detach())
 
@@ -69,11 +66,6 @@ class Split:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
-    def labels(self) -> Tensor:
-        """(N, L), IGNORED off the first subwords of words."""
-        return self.tensors[2]
-
     def batch(self, index: Tensor) -> Batch:
         """The sentences ``index`` (n,), given on the CPU, as long as the longest of them."""
         length = int(self.lengths[index].max())
@@ -81,9 +73,9 @@ class Split:
         input_ids, mask, labels = (tensor[index, :length] for tensor in self.tensors)
         return Batch(input_ids, mask, labels)
 
-    def in_order_of_length(self, batch_size: int) -> Iterator[Tensor]:
+    def in_order_of_length(self, batch_size: int) -> Sequence[Tensor]:
         """Index tensors over all sentences, short ones together."""
-        yield from self.lengths.argsort(stable=True).split(batch_size)
+        return self.lengths.argsort(stable=True).split(batch_size)
 
     def checksum(self) -> str:
         """SHA-256 over subwords and labels."""
@@ -121,9 +113,7 @@ def load_material(config: Config, device: torch.device) -> Material:
         types = (*types, "MISC")
     labels = label_list(types)
     tokenizer, encoder, encoder_sums = _encoder(config)
-    config.check_depth(encoder.config.num_hidden_layers)
-    check_lengths(config, encoder)
-
+    config.check_encoder(encoder.config)
     count = config.eval_sentences or None
     sentences = {
         "source": sample(source["train"], config.source_sentences, config.data_seed),
@@ -136,32 +126,22 @@ def load_material(config: Config, device: torch.device) -> Material:
     for name, chosen in sentences.items():
         length = config.train_length if name in ("source", "target") else config.eval_length
         splits[name] = Split(*encode(chosen, tokenizer, labels, length), device)
-    checksums = corpus_checksums(config.dataset, tuple(corpora), config.data_dir)
-    checksums |= encoder_sums
+    checksums = corpus_checksums(config.dataset, tuple(corpora), config.data_dir) | encoder_sums
     checksums |= {f"split {name}": split.checksum() for name, split in splits.items()}
     checksums |= {f"count of {name}": str(value) for name, value in counts(sentences).items()}
     return Material(encoder, splits, labels, checksums)
 
 
-def check_lengths(config: Config, encoder: XLMRobertaModel) -> None:
-    """Raises UserError for sentences longer than the encoder takes."""
-    longest = encoder.config.max_position_embeddings - 2
-    for name in ("train_length", "eval_length"):
-        if getattr(config, name) > longest:
-            flag = name.replace("_", "-")
-            raise UserError(
-                f"--{flag} {getattr(config, name)} is more than the {longest} of the encoder"
-            )
-
-
 def _encoder(config: Config) -> tuple[PreTrainedTokenizerFast, XLMRobertaModel, dict[str, str]]:
-    if config.encoder != SMALL:
-        tokenizer = load_tokenizer(config.encoder)
-        encoder = load_encoder(config.encoder, config.attention)
-        return tokenizer, encoder, _published_checksums(config.encoder)
-    languages: tuple[str, ...] = (config.source, config.target)
-    if config.dataset in _PRETRAINED_TOGETHER:
-        languages = DATASETS[config.dataset].languages
+    source = config.encoder
+    if source != SMALL:
+        folder = Path(source) if Path(source).is_dir() else None
+        tokenizer, encoder = load_tokenizer(source), load_encoder(source, config.attention)
+        folder = folder or hub.fetch(source, "tokenizer.json").parent
+        names = ("model.safetensors", "tokenizer.json")  # of weights in one file
+        found = {n: file_digest(folder / n) for n in names if (folder / n).is_file()}
+        return tokenizer, encoder, {f"encoder {name}": value for name, value in found.items()}
+    languages = DATASETS[config.dataset].languages or (config.source, config.target)
     settings = Pretraining(
         layers=config.small_layers,
         hidden_size=config.small_hidden,
@@ -174,10 +154,3 @@ def _encoder(config: Config) -> tuple[PreTrainedTokenizerFast, XLMRobertaModel, 
     folder = pretrained_encoder(settings, config.dataset, texts)
     checksums = {f"encoder {name}": value for name, value in encoder_checksums(folder).items()}
     return load_tokenizer(folder), load_encoder(str(folder), config.attention), checksums
-
-
-def _published_checksums(source: str) -> dict[str, str]:
-    """SHA-256 of weights and tokenizer, by name; those of weights in one file."""
-    folder = Path(source) if Path(source).is_dir() else hub.fetch(source, "tokenizer.json").parent
-    names = ("model.safetensors", "tokenizer.json")
-    return {f"encoder {n}": file_digest(folder / n) for n in names if (folder / n).is_file()}

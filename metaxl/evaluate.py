@@ -25,13 +25,13 @@ def entity_scores(
     transformation: for source sentences of the methods that train with it.
     """
     tagger.eval()
-    true, predicted = [], []
+    true: list[list[str]] = []
+    predicted: list[list[str]] = []
     for index in split.in_order_of_length(_BATCH_SIZE):
         batch = split.batch(index)
-        scores = tagger(_states(tagger, batch, transformation))
-        tags = decode_tags(batch.labels.cpu(), scores.argmax(2).cpu(), labels)
-        true += tags[0]
-        predicted += tags[1]
+        guesses = tagger(_states(tagger, batch, transformation)).argmax(2)
+        tags = decode_tags(batch.labels.cpu(), guesses.cpu(), labels)
+        true, predicted = true + tags[0], predicted + tags[1]
     return f1_by_type(true, predicted)
 
 
@@ -84,29 +84,24 @@ def representation_curves(
     curves = {}
     for name, cloud in clouds.items():
         points = (cloud - mean) @ directions.T
-        curves[f"pca_{name}_x"], curves[f"pca_{name}_y"] = (
-            [round(value, 4) for value in column.tolist()] for column in points.T
-        )
-    variance = sizes**2 / (sizes**2).sum()
-    curves["pca_explained"] = [round(value, 4) for value in variance[:2].tolist()]
+        curves[f"pca_{name}_x"], curves[f"pca_{name}_y"] = points.T.tolist()
+    curves["pca_explained"] = (sizes**2 / (sizes**2).sum())[:2].tolist()
     centre = clouds["target"].mean(0)
     spread = (clouds["target"] - centre).square().sum(1).mean().sqrt()
     curves["centroid_distance"] = [
-        round(float((clouds[name].mean(0) - centre).norm() / spread), 4)
+        float((clouds[name].mean(0) - centre).norm() / spread)
         for name in ("source_before", "source_after")
         if name in clouds
     ]
-    return curves
+    return {name: [round(value, 4) for value in values] for name, values in curves.items()}
 
 
 def _first_subwords(tagger: Tagger, split: Split, transformation: Transformation | None) -> Tensor:
     """Last hidden states (n, H) of the first labelled subwords of a split, n at most _POINTS."""
-    found, count = [], 0
+    found: list[Tensor] = []
     for index in torch.arange(len(split)).split(_BATCH_SIZE):
-        batch = split.batch(index)
-        hidden = _states(tagger, batch, transformation)
-        found.append(hidden[batch.labels != IGNORED].cpu())
-        count += len(found[-1])
-        if count >= _POINTS:
-            break
+        if sum(map(len, found)) < _POINTS:
+            batch = split.batch(index)
+            hidden = _states(tagger, batch, transformation)
+            found.append(hidden[batch.labels != IGNORED].cpu())
     return torch.cat(found)[:_POINTS].double()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import huggingface_hub
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 ADVICE = (
@@ -23,15 +23,12 @@ def fetch(repository: str, file: str, kind: str = "model") -> Path:
     """
     try:
         try:
-            path = huggingface_hub.hf_hub_download(
-                repository, file, repo_type=kind, local_files_only=True
-            )
+            found = hf_hub_download(repository, file, repo_type=kind, local_files_only=True)
         except LocalEntryNotFoundError:
             # Without this request the download would wait for an unreachable hub for a minute.
-            url = huggingface_hub.hf_hub_url(repository, file, repo_type=kind)
-            huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS)
-            path = huggingface_hub.hf_hub_download(repository, file, repo_type=kind)
-        return Path(path)
+            get_hf_file_metadata(hf_hub_url(repository, file, repo_type=kind), timeout=SECONDS)
+            found = hf_hub_download(repository, file, repo_type=kind)
+        return Path(found)
     except Exception as error:  # of the hub's library, and of the network libraries it uses
         reason = " ".join(str(error).split())
         raise Unreachable(f"{file} of {repository}: {reason[:160]}") from None

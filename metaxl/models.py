@@ -7,7 +7,6 @@ Transformation for Low-resource Cross-lingual Learning. NAACL 2021, arXiv:2104.0
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,14 +24,6 @@ class Encoder(nn.Module):
     def __init__(self, model: XLMRobertaModel) -> None:
         super().__init__()
         self.model = model
-
-    @property
-    def num_layers(self) -> int:
-        return self.model.config.num_hidden_layers
-
-    @property
-    def hidden_size(self) -> int:
-        return self.model.config.hidden_size
 
     def forward(
         self,
@@ -109,15 +100,11 @@ class Transformation(nn.Module):
     A source sentence passes the encoder once for each layer of the set, transformed there only;
     the losses of these passes are averaged with the weights softmax(mixing). One mixing parameter
     per layer, 0 at the start; for a single layer its weight is 1 whatever the parameter is.
-
-    detach_input: stop_gradient as above; False lets the gradient pass f_l too.
     """
 
-    def __init__(
-        self, hidden_size: int, layers: Sequence[int], bottleneck: int, detach_input: bool = True
-    ) -> None:
+    def __init__(self, hidden_size: int, layers: Sequence[int], bottleneck: int) -> None:
         super().__init__()
-        self.layers, self.detach_input = tuple(sorted(layers)), detach_input
+        self.layers = tuple(sorted(layers))
         self.networks = nn.ModuleDict(
             {str(layer): TransformationNetwork(hidden_size, bottleneck) for layer in self.layers}
         )
@@ -125,8 +112,7 @@ class Transformation(nn.Module):
 
     def forward(self, layer: int, hidden: Tensor) -> Tensor:
         """The output (N, L, H) of ``layer``, one of the set, transformed."""
-        seen = hidden.detach() if self.detach_input else hidden
-        return hidden + self.networks[str(layer)](seen)
+        return hidden + self.networks[str(layer)](hidden.detach())
 
     @property
     def heaviest(self) -> int:
@@ -157,32 +143,20 @@ def load_encoder(source: str, attention: str) -> XLMRobertaModel:
     except UserError:
         raise
     except Exception as error:  # of several libraries, for a folder may hold anything
-        folder = Path(source)
         reason = " ".join(str(error).split()).split(". ")[0][:200]
-        if folder.is_dir():
-            found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-            reason = f"the folder holds {found}: {reason}"
         raise UserError(f"--encoder {source} cannot be loaded ({reason}): {hub.ADVICE}") from None
 
 
 def random_encoder(attention: str, **architecture: Any) -> XLMRobertaModel:
     """XLM-R with random weights; what is not given of the architecture is XLM-R base's."""
+    config = xlm_roberta_config(**architecture)
     return XLMRobertaModel._from_config(
-        xlm_roberta_config(**architecture),
-        attn_implementation=attention,
-        add_pooling_layer=False,
+        config, attn_implementation=attention, add_pooling_layer=False
     )
 
 
 def xlm_roberta_config(**architecture: Any) -> XLMRobertaConfig:
     """XLM-R base's architecture (12 layers, 768 units, 250,002 subwords), changed as given."""
-    base = {
-        "vocab_size": 250_002,
-        "max_position_embeddings": 514,
-        "type_vocab_size": 1,
-        "layer_norm_eps": 1e-5,
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-        "eos_token_id": 2,
-    }
-    return XLMRobertaConfig(**{**base, **architecture})
+    special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    sizes = {"vocab_size": 250_002, "max_position_embeddings": 514, "type_vocab_size": 1}
+    return XLMRobertaConfig(**special | sizes | {"layer_norm_eps": 1e-5} | architecture)

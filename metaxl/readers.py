@@ -15,8 +15,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from seqeval.metrics.sequence_labeling import get_entities
 
@@ -26,16 +26,10 @@ from metaxl import hub
 
 SPLITS = ("train", "dev", "test")
 TAG = re.compile(r"O|[BI]-(?P<type>\S+)")
-# What the three splits' files may be called.
 NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+"""What the three splits' files may be called, with any of the endings."""
 ENDINGS = ("", ".txt", ".conll", ".tsv", ".iob2", ".bio")
-# Of Unix, Windows, Windows twice over (\r\r\n), and old Macintosh; no others, since Python's
-# splitlines() would split at some characters inside tokens.
-LINE_END = re.compile(r"\r*\n|\r")
-
 WIKIANN_TYPES = ("PER", "ORG", "LOC")
-WIKIANN_LANGUAGES = ("en", "qu", "cdo", "ilo", "xmf", "mhr", "mi", "tk", "gn")
-"""Those of the paper; all 176 languages of the data set can be loaded."""
 WIKIANN_HUB = "unimelb-nlp/wikiann"
 GET_WIKIANN = (
     f"fetch the original files (linked from the page of the data set {WIKIANN_HUB} on the "
@@ -48,8 +42,7 @@ MASAKHANER = "masakhane-io/masakhane-ner"
 _RAW = f"https://raw.githubusercontent.com/{MASAKHANER}/main"
 
 
-@dataclass(frozen=True)
-class Sentence:
+class Sentence(NamedTuple):
     """Tokens and, for each, its IOB2 tag."""
 
     tokens: tuple[str, ...]
@@ -82,15 +75,15 @@ def counts(corpus: Corpus) -> dict[str, int]:
     return found
 
 
-def checksum(sentences: Sequence[Sentence]) -> str:
-    """SHA-256 of :func:`as_lines` in UTF-8."""
-    return hashlib.sha256(as_lines(sentences).encode()).hexdigest()
-
-
 def as_lines(sentences: Iterable[Sentence]) -> str:
     """Lines ``token<TAB>tag``, with a blank line after each sentence."""
     rows = (zip(s.tokens, s.tags, strict=True) for s in sentences)
     return "".join("".join(f"{token}\t{tag}\n" for token, tag in r) + "\n" for r in rows)
+
+
+def checksum(sentences: Iterable[Sentence]) -> str:
+    """SHA-256 of :func:`as_lines` in UTF-8."""
+    return hashlib.sha256(as_lines(sentences).encode()).hexdigest()
 
 
 def parse_text(
@@ -101,70 +94,49 @@ def parse_text(
     A line has columns, token first and tag last, separated by tabs where it has one, else by
     blanks; with ``language`` it is WikiAnn's ``language:token<TAB>tag``. types: the allowed entity
     types; () allows any. Lines that begin with -DOCSTART- are skipped. UserError names the line (of
-    ``origin``) that is malformed or has an unknown tag, or says that there is no entity, or that
-    the first column has running numbers.
+    ``origin``) that is malformed or has an unknown tag, or says that there is no entity.
     """
     sentences: list[Sentence] = []
-    rows: list[list[str]] = []
-    numbered = True
-    for number, line in enumerate([*LINE_END.split(text), ""], start=1):
+    rows: list[tuple[str, str]] = []
+    # Not splitlines(), which would split at some characters inside tokens.
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
         if line.strip(" \t") and not line.startswith("-DOCSTART-"):
             rows.append(_columns(line, f"{origin}, line {number}", types, language))
         elif rows:
-            numbered &= _is_numbered(rows)
-            sentences.append(Sentence(tuple(r[0] for r in rows), tuple(r[-1] for r in rows)))
+            sentences.append(Sentence(*zip(*rows, strict=True)))
             rows = []
-    if not sentences:
-        raise UserError(f"{origin} is empty: it should hold lines of a token and its tag.")
-    if numbered:
-        raise UserError(
-            f"{origin} has the numbers of the words in its first column, where the tokens should "
-            "be: remove that column."
-        )
     if not entity_types(sentences):
-        raise UserError(
-            f"{origin} has no entity, all its tags are O: the tag should be in the last column."
-        )
+        raise UserError(f"{origin} has no entity: the tag should be in the last column")
     return sentences
 
 
-def _columns(line: str, place: str, types: Sequence[str], language: str) -> list[str]:
+def _columns(line: str, place: str, types: Sequence[str], language: str) -> tuple[str, str]:
+    """The token and its tag."""
     if language:
         form = f"{language}:token<TAB>tag"
-        token, tab, tag = line.partition("\t")
-        right = tab and token.startswith(f"{language}:")
-        columns = [token.removeprefix(f"{language}:"), tag.strip(" \t")] if right else []
+        columns = re.findall(rf"^{re.escape(language)}:(.*?)\t[ \t]*(.*?)[ \t]*$", line)
+        columns = list(columns[0]) if columns else []
     else:
         form = "a token, a blank or tab, and a tag"
         line = line.strip(" \t")
         columns = re.split(r" *\t[ \t]*" if "\t" in line else " +", line)
     if len(columns) < 2:
-        raise UserError(f"{place}: {_short(line)} should have the form {form}.")
+        raise UserError(f"{place}: {line[:40]!r} should have the form {form}")
     match = TAG.fullmatch(columns[-1])
     if not match or (types and match["type"] and match["type"] not in types):
         kinds = ", ".join(types) or "any type X"
         raise UserError(
-            f"{place}: {_short(columns[-1])} is not an IOB2 tag (O, B-X or I-X, with X: {kinds})."
+            f"{place}: {columns[-1][:40]!r} is not an IOB2 tag (O, B-X or I-X, with X: {kinds})"
         )
-    return columns
-
-
-def _is_numbered(rows: list[list[str]]) -> bool:
-    """Whether a sentence's lines begin with 1, 2, 3, ... (or 0, 1, ...) before token and tag."""
-    first = [row[0] for row in rows if len(row) > 2]
-    return any(first == [str(i) for i in range(k, k + len(rows))] for k in (0, 1))
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")
+    return columns[0], columns[-1]
 
 
 def read_file(path: Path, types: Sequence[str] = (), language: str = "") -> list[Sentence]:
     """The sentences of a file, see :func:`parse_text`; UserError if it is not UTF-8 text."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")  # with the line ends of any system
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error}).") from None
+        raise UserError(f"{path} cannot be read as UTF-8 text ({error})") from None
     return parse_text(text, str(path), types, language)
 
 
@@ -177,15 +149,18 @@ def read_folder(
     UserError names a missing file; see also :func:`parse_text`.
     """
     for folder in (inner for place in places for inner in (place, place / place.name)):
-        files = {}
-        for split in SPLITS:
-            names = (folder / (name + ending) for name in NAMES[split] for ending in ENDINGS)
-            if file := next(filter(Path.is_file, names), None):
-                files[split] = file
-        if lacking := [split for split in SPLITS if files and split not in files]:
+        files = {
+            split: file
+            for split in SPLITS
+            for name in reversed(NAMES[split])
+            for ending in reversed(ENDINGS)
+            if (file := folder / (name + ending)).is_file()
+        }
+        if files and len(files) < len(SPLITS):
+            lacking = " and ".join(split for split in SPLITS if split not in files)
             raise UserError(
-                f"{folder} lacks {' and '.join(lacking)}: it should hold the files train, dev and "
-                "test (each also with the ending .txt or .conll)."
+                f"{folder} lacks {lacking}: it should hold the files train, dev and test (each "
+                "also with the ending .txt or .conll)"
             )
         if files:
             return folder, {s: read_file(file, types, language) for s, file in files.items()}
@@ -198,26 +173,25 @@ def wikiann_from_hub(language: str) -> Corpus:
     UserError if a package is missing, or the hub or the language cannot be reached.
     """
     lacking = f"WikiAnn of the language {language} is in no folder (--data-dir, EVOGRAD_DATA)"
+    labels, corpus = label_list(WIKIANN_TYPES), {}  # in the order of the hub's numbers
     try:
         import pyarrow.parquet as parquet
+
+        for split in SPLITS:
+            name = "validation" if split == "dev" else split
+            path = hub.fetch(WIKIANN_HUB, f"{language}/{name}-00000-of-00001.parquet", "dataset")
+            columns = parquet.read_table(path, columns=["tokens", "ner_tags"]).to_pydict()
+            rows = zip(columns["tokens"], columns["ner_tags"], strict=True)
+            corpus[split] = [Sentence(tuple(t), tuple(labels[n] for n in tags)) for t, tags in rows]
     except ImportError:
         raise UserError(
             f"{lacking}, and reading the hub's copy needs the package pyarrow: install that with "
-            f"pip, or {GET_WIKIANN}."
+            f"pip, or {GET_WIKIANN}"
         ) from None
-    labels, corpus = label_list(WIKIANN_TYPES), {}  # in the order of the hub's numbers
-    for split in SPLITS:
-        name = "validation" if split == "dev" else split
-        try:
-            path = hub.fetch(WIKIANN_HUB, f"{language}/{name}-00000-of-00001.parquet", "dataset")
-        except hub.Unreachable as reason:
-            raise UserError(
-                f"{lacking} and is not available from the Hugging Face hub ({reason}): "
-                f"{GET_WIKIANN}."
-            ) from None
-        columns = parquet.read_table(path, columns=["tokens", "ner_tags"]).to_pydict()
-        rows = zip(columns["tokens"], columns["ner_tags"], strict=True)
-        corpus[split] = [Sentence(tuple(t), tuple(labels[n] for n in tags)) for t, tags in rows]
+    except hub.Unreachable as reason:
+        raise UserError(
+            f"{lacking} and is not available from the Hugging Face hub ({reason}): {GET_WIKIANN}"
+        ) from None
     return corpus
 
 
@@ -241,13 +215,8 @@ def load_masakhaner(language: str, data_dir: Path | None = None) -> Corpus:
         place, corpus = found
         return {s: Piece(as_lines(own).encode(), f"{place}, {s},") for s, own in corpus.items()}
 
-    files = {
-        f"{language}/{s}.txt": (
-            tuple(f"{_RAW}/{f}data/{language}/{s}.txt" for f in ("", "MasakhaNER1.0/")),
-            None,
-        )
-        for s in SPLITS
-    }
+    raw = [f"{_RAW}/{folder}data/{language}" for folder in ("", "MasakhaNER1.0/")]
+    files = {f"{language}/{s}.txt": (tuple(f"{r}/{s}.txt" for r in raw), None) for s in SPLITS}
     dataset = Dataset(
         name=f"masakhaner-{language}",
         title=f"MasakhaNER of the language {language}",

@@ -1,11 +1,10 @@
 """The cross-lingual experiment's tables and figures, from its run records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from common.report import (
@@ -75,7 +74,6 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
     groups = by_setting(records)
     tables: dict[str, Table] = {}
-    figures: list[Figure] = []
     if preset == "paper" or any(dataset == "wikiann" for dataset, *_ in groups):
         tables["table5"] = published_table(groups, preset)
     for dataset, source in dict.fromkeys((d, s) for d, s, _ in groups):
@@ -90,10 +88,9 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
             EXPERIMENT,
             "Cross-lingual: cost of one training step",
             records,
-            lambda run: f"{run['dataset']}, {run['source']} to {run['target']}",
+            "{dataset}, {source} to {target}".format_map,
         )
-    for setting, group in groups.items():
-        figures += _figures(setting, group, folder)
+    figures = [f for setting, group in groups.items() for f in _figures(setting, group, folder)]
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
@@ -153,11 +150,13 @@ def language_table(groups: Groups, dataset: str, source: str) -> Table:
 
 def gains_table(records: Sequence[RunRecord], planned: bool = False) -> Table:
     """Differences in F1 from three references, over seeds. planned: no other settings."""
-    runs, rows = labelled(EXPERIMENT, records), []
-    groups = by_label(EXPERIMENT, records)
+    runs, groups, rows = labelled(EXPERIMENT, records), by_label(EXPERIMENT, records), []
     for name, own in (as_planned(EXPERIMENT, groups) if planned else groups).items():
-        gains = (_gains(runs, name, METHODS[reference].label) for reference in _REFERENCES)
-        cells = (number(measured(values), signed=True) for values in gains)
+        cells = []
+        for reference in _REFERENCES:
+            label = METHODS[reference].label
+            gains = difference(EXPERIMENT, runs, name, label, *EXPERIMENT.axes).reset_index()
+            cells.append(number(measured(seed_means(gains)["mean"]), signed=True))
         rows.append((name, *cells, str(len({setting_of(run.config) for run in own}))))
     return interval_table(
         "Cross-lingual: differences in target F1 (points)",
@@ -166,12 +165,6 @@ def gains_table(records: Sequence[RunRecord], planned: bool = False) -> Table:
         "Method minus reference on the same seeds and target languages: for each seed the mean "
         "over target languages, of seeds that have them all.",
     )
-
-
-def _gains(runs: pd.DataFrame, name: str, reference: str) -> pd.Series:
-    """Difference in F1 by seed, the mean over target languages."""
-    gains = difference(EXPERIMENT, runs, name, reference, *EXPERIMENT.axes)
-    return seed_means(gains.reset_index())["mean"]
 
 
 def details_table(groups: Groups) -> Table:
@@ -203,20 +196,17 @@ def details_table(groups: Groups) -> Table:
 def decay_table(records: Sequence[RunRecord]) -> Table:
     """What moves the transformation network: the hypergradient or the weight decay."""
     moved = [record for record in records if "moved" in record.final]
-    pooled = by_place(EXPERIMENT, moved, lambda config: (config["dataset"],))
     rows = []
-    for (dataset,), group in pooled.items():
+    for (dataset,), group in by_place(EXPERIMENT, moved, lambda run: (run["dataset"],)).items():
         for name, runs in group.items():
             # Decay alone has no hypergradient.
             norms = [median(run.traces.get("hypergradient_norm", [0.0])) for run in runs]
             decays = [median(run.traces["decay_norm"]) for run in runs]
             ratios = [norm / decay for norm, decay in zip(norms, decays, strict=True)]
-            ends = (
-                number(measured(run.final[metric] for run in runs), digits=digits)
-                for metric, digits in (("norm_ratio", 3), ("decay_cosine", 4))
-            )
             medians = (f"{median(values):.1e}" for values in (norms, decays, ratios))
-            rows.append((TITLES[dataset], name, *medians, *ends, str(len(runs))))
+            ends = (("norm_ratio", 3), ("decay_cosine", 4))
+            numbers = (metric_number(runs, metric, digits) for metric, digits in ends)
+            rows.append((TITLES[dataset], name, *medians, *numbers, str(len(runs))))
     return interval_table(
         "Cross-lingual: what moves the transformation network",
         ("data", "method", "hypergradient", "weight decay", "ratio", "norm, end / start",
@@ -230,30 +220,21 @@ def decay_table(records: Sequence[RunRecord]) -> Table:
     )  # fmt: skip
 
 
-def _figures(setting: Setting, group: Group, folder: Path) -> list[Figure]:
+def _figures(setting: Setting, group: Group, folder: Path) -> Iterator[Figure]:
     """The figures of one target language, into ``folder``."""
     dataset, source, target = setting
-    where = f"{source} to {target}, {dataset}"
-    planned = as_planned(EXPERIMENT, group)
-    figures = []
-    if planned:
+    where, ending = f"{source} to {target}, {dataset}", "-".join(setting)
+    if planned := as_planned(EXPERIMENT, group):
         compared = as_planned(EXPERIMENT, group, "estimator.num_candidates")
-        stem, label = _stem("seconds", setting), "target test F1 (%)"
-        figures = [
-            _curves_figure(setting, planned, where, folder),
-            metric_against_seconds(compared, "test_f1", label, folder, stem, where),
-        ]
+        stem, label = f"seconds-{ending}", "target test F1 (%)"
+        yield _curves_figure(f"f1-{ending}", planned, where, folder)
+        yield metric_against_seconds(compared, "test_f1", label, folder, stem, where)
     transformed = {n: runs for n, runs in group.items() if "pca_source_after_x" in runs[0].curves}
     if transformed:
-        figures.append(_representations_figure(setting, transformed, where, folder))
-    return figures
+        yield _representations_figure(f"representations-{ending}", transformed, where, folder)
 
 
-def _stem(name: str, setting: Setting) -> str:
-    return "-".join((name, *setting))
-
-
-def _curves_figure(setting: Setting, group: Group, where: str, folder: Path) -> Figure:
+def _curves_figure(stem: str, group: Group, where: str, folder: Path) -> Figure:
     """Dev and test F1 by epoch, a style per method."""
     metrics = {"dev_f1": "target dev F1 (%)", "test_f1": "target test F1 (%)"}
     with figure_style():
@@ -267,7 +248,7 @@ def _curves_figure(setting: Setting, group: Group, where: str, folder: Path) -> 
         return save_figure(
             fig,
             folder,
-            _stem("f1", setting),
+            stem,
             alt=f"F1 on dev and test sentences of the target language by epoch ({where}), one line "
             f"for each of {', '.join(group)}.",
             caption=f"Learning curves ({where}): every run (thin), and their median. Runs with "
@@ -275,18 +256,16 @@ def _curves_figure(setting: Setting, group: Group, where: str, folder: Path) -> 
         )
 
 
-def _representations_figure(setting: Setting, group: Group, where: str, folder: Path) -> Figure:
+def _representations_figure(stem: str, group: Group, where: str, folder: Path) -> Figure:
     """Source words before and after the transformation, and target words, a panel per method."""
     dark, light = series_styles(2)
     shown = {
         "source_before": ("source, before", {"color": "#EE99AA", "marker": "o"}),
-        "source_after": ("source, after", {"color": dark["color"], "marker": dark["marker"]}),
-        "target": ("target", {"color": light["color"], "marker": light["marker"]}),
+        "source_after": ("source, after", {name: dark[name] for name in ("color", "marker")}),
+        "target": ("target", {name: light[name] for name in ("color", "marker")}),
     }
-    titles = []
-    for name, runs in group.items():
-        before, after = runs[0].curves["centroid_distance"]
-        titles.append(f"{name}: {before:.2f} to {after:.2f}")
+    ways = {name: runs[0].curves["centroid_distance"] for name, runs in group.items()}
+    titles = [f"{name}: {before:.2f} to {after:.2f}" for name, (before, after) in ways.items()]
     with figure_style():
         fig, axes = panels(titles)
         for axis, runs in zip(axes, group.values(), strict=True):
@@ -301,7 +280,7 @@ def _representations_figure(setting: Setting, group: Group, where: str, folder: 
         return save_figure(
             fig,
             folder,
-            _stem("representations", setting),
+            stem,
             alt="Words of source and target language in the plane of the first two principal "
             f"components ({where}), before and after the transformation network, in a panel for "
             f"each of {', '.join(group)}.",

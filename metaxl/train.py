@@ -23,7 +23,7 @@ from common.training import (
     new_generator,
 )
 from metaxl.config import Config
-from metaxl.data import Batch, Material, load_material
+from metaxl.data import Batch, load_material
 from metaxl.evaluate import entity_scores, representation_curves
 from metaxl.models import Tagger, Transformation, is_head
 from metaxl.tokens import IGNORED
@@ -55,9 +55,7 @@ class MetaXLProblem:
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: InnerBatch) -> Tensor:
         """The training loss L_T."""
-        source = self.source_states(params, hyper, batch.source)
-        target = self.states(params, batch.target)
-        return self._training_loss(params, hyper, source, target, batch)
+        return self.training_loss(params, hyper, *self.encoded(params, hyper, batch), batch)
 
     def outer_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
         """The loss L_V on target sentences; lambda does not occur."""
@@ -65,11 +63,16 @@ class MetaXLProblem:
 
     def loss(self, params: Tensors, batch: Batch) -> Tensor:
         """The loss on sentences without a transformation network."""
-        return self._head_loss(params, self.states(params, batch), batch)
+        return head_loss(params, self.states(params, batch), batch)
 
-    def source_states(self, params: Tensors, hyper: Tensors, batch: Batch) -> list[Tensor]:
-        """The head's inputs for source sentences: (N, L, H) for every transformed layer."""
-        return [self.states(params, batch, hyper, layer) for layer in self.transformation.layers]
+    def encoded(
+        self, params: Tensors, hyper: Tensors, batch: InnerBatch
+    ) -> tuple[list[Tensor], Tensor]:
+        """The head's inputs, (N, L, H): for source sentences one for every transformed layer, and
+        for target sentences."""
+        layers = self.transformation.layers
+        source = [self.states(params, batch.source, hyper, layer) for layer in layers]
+        return source, self.states(params, batch.target)
 
     def states(
         self,
@@ -79,11 +82,12 @@ class MetaXLProblem:
         layer: int | None = None,
     ) -> Tensor:
         """The last hidden states after dropout, (N, L, H), transformed at ``layer`` if given."""
-        encoder_params = _part(params, "encoder.")
+        prefix = "encoder."
+        own = {n.removeprefix(prefix): t for n, t in params.items() if n.startswith(prefix)}
 
         def encoded(hidden: Tensor | None, depth: int, stop: int | None) -> Tensor:
             inputs = batch.input_ids, batch.attention_mask, hidden, depth, stop
-            return functional_call(self.tagger.encoder, encoder_params, inputs)
+            return functional_call(self.tagger.encoder, own, inputs)
 
         hidden, depth = batch.hidden, batch.depth
         if layer is not None:
@@ -92,7 +96,7 @@ class MetaXLProblem:
             depth = layer
         return self.tagger.dropout(encoded(hidden, depth, None))
 
-    def _training_loss(
+    def training_loss(
         self,
         head: Tensors,
         hyper: Tensors,
@@ -100,13 +104,16 @@ class MetaXLProblem:
         target: Tensor,
         batch: InnerBatch,
     ) -> Tensor:
-        """L_T of the states that :meth:`source_states` and :meth:`states` give."""
-        losses = torch.stack([self._head_loss(head, states, batch.source) for states in source])
+        """L_T of the states that ``encoded`` gives."""
+        losses = torch.stack([head_loss(head, states, batch.source) for states in source])
         mixed = torch.softmax(hyper["mixing"], 0) @ losses
-        return mixed + self._head_loss(head, target, batch.target)
+        return mixed + head_loss(head, target, batch.target)
 
-    def _head_loss(self, head: Tensors, states: Tensor, batch: Batch) -> Tensor:
-        return token_loss(F.linear(states, head["head.weight"], head["head.bias"]), batch.labels)
+
+def head_loss(head: Tensors, states: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the head's scores of states (N, L, H) over the labelled subwords."""
+    scores = F.linear(states, head["head.weight"], head["head.bias"])
+    return F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
 
 
 class SharedEncoderProblem(MetaXLProblem):
@@ -118,24 +125,18 @@ class SharedEncoderProblem(MetaXLProblem):
 
         The graph to lambda holds the encoder's layers above the lowest transformed one, once.
         """
-        encoder = {}
-        for name, tensor in candidates.items():
-            if name.startswith("encoder."):
-                if tensor.stride(0) != 0:
-                    raise ValueError(
-                        f"{name} differs between candidates, which share the encoder: "
-                        "perturb the head only (perturb=is_head), or use MetaXLProblem"
-                    )
-                encoder[name] = tensor[0]
-        source = self.source_states(encoder, hyper, batch.source)
-        target = self.states(encoder, batch.target)
+        encoder = {n: t for n, t in candidates.items() if not is_head(n)}
+        if different := [name for name, tensor in encoder.items() if tensor.stride(0) != 0]:
+            raise ValueError(
+                f"{different[0]} differs between candidates, which share the encoder: "
+                "perturb the head only (perturb=is_head), or use MetaXLProblem"
+            )
+        states = self.encoded({n: t[0] for n, t in encoder.items()}, hyper, batch)
         heads = [
             {"head.weight": weight, "head.bias": bias}
             for weight, bias in zip(candidates["head.weight"], candidates["head.bias"], strict=True)
         ]
-        return torch.stack(
-            [self._training_loss(head, hyper, source, target, batch) for head in heads]
-        )
+        return torch.stack([self.training_loss(head, hyper, *states, batch) for head in heads])
 
 
 class RepeatedPassesProblem(MetaXLProblem):
@@ -146,22 +147,11 @@ class RepeatedPassesProblem(MetaXLProblem):
     """
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: InnerBatch) -> Tensor:
-        return super().inner_loss({**params, **hyper}, self._network(hyper), batch)
+        network = {n: t for n, t in hyper.items() if not n.startswith("encoder.")}
+        return super().inner_loss({**params, **hyper}, network, batch)
 
     def outer_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
-        return super().outer_loss({**params, **hyper}, self._network(hyper), batch)
-
-    def _network(self, hyper: Tensors) -> Tensors:
-        return {n: t for n, t in hyper.items() if not n.startswith("encoder.")}
-
-
-def token_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of scores (N, L, C) over the labelled subwords of labels (N, L)."""
-    return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-
-
-def _part(params: Tensors, prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in params.items() if n.startswith(prefix)}
+        return super().outer_loss({**params, **hyper}, hyper, batch)
 
 
 def adam(
@@ -183,9 +173,9 @@ class Learner:
     ) -> None:
         self.config = config
         self.tagger = Tagger(encoder, num_labels).to(device)
-        self.transformation = Transformation(
-            self.tagger.encoder.hidden_size, config.layers, config.bottleneck
-        ).to(device)
+        sizes = encoder.config.hidden_size, config.layers, config.bottleneck
+        self.transformation = Transformation(*sizes)
+        self.transformation.to(device)
         self.optimizer = adam(
             self.tagger.parameters(), config.learning_rate, config.weight_decay, "coupled"
         )
@@ -193,27 +183,22 @@ class Learner:
         self.repeated_problem = RepeatedPassesProblem(self.tagger, self.transformation)
         self.state: dict[str, Part] = {"tagger": self.tagger, "optimizer": self.optimizer}
         self.meta = None
-        if config.has_transformation:
-            self.meta = self._meta_step()
-            self.state["meta"] = self.meta.state
-
-    def _meta_step(self) -> MetaStep:
-        config, problem, perturb = self.config, self.problem, None
+        if not config.has_transformation:
+            return
+        problem, perturb = self.problem, None
         if config.method == "evograd":  # which perturbs the classifier only
             problem, perturb = SharedEncoderProblem(self.tagger, self.transformation), is_head
-        return MetaStep(
+        hyper = dict(self.transformation.named_parameters())
+        rate, decay = config.meta_learning_rate, config.meta_weight_decay
+        self.meta = MetaStep(
             config.make_estimator(self.current_learning_rate, perturb),
             problem,
-            dict(self.transformation.named_parameters()),
-            adam(
-                self.transformation.parameters(),
-                config.meta_learning_rate,
-                config.meta_weight_decay,
-                config.meta_decay,
-            ),
+            hyper,
+            adam(hyper.values(), rate, decay, config.meta_decay),
             new_generator(config.seed, "perturbations"),
             config.every,
         )
+        self.state["meta"] = self.meta.state
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -285,9 +270,9 @@ class Learner:
             return replace(batch, hidden=hidden, depth=depth)
 
         source = passed(batch.source, self.transformation.layers[0])
-        train = passed(batch.target, encoder.num_layers)
+        train = passed(batch.target, encoder.model.config.num_hidden_layers)
         with torch.no_grad():
-            meta = passed(meta, encoder.num_layers)
+            meta = passed(meta, encoder.model.config.num_hidden_layers)
         metrics = self.meta_step(InnerBatch(source.detached(), train.detached()), meta)
         return metrics | self.base_step(InnerBatch(source, train))
 
@@ -298,10 +283,8 @@ class Learner:
         heads = {name: tensor for name, tensor in self.params.items() if is_head(name)}
         rest = {name: tensor for name, tensor in self.params.items() if not is_head(name)}
         estimator = EvoGradGraph(**vars(self.meta.estimator) | {"common_noise": False})
-        hyper = {**self.meta.hyper, **rest}
-        result = estimator(
-            self.repeated_problem, heads, hyper, batch, meta, generator=self.meta.generator
-        )
+        hyper, generator = {**self.meta.hyper, **rest}, self.meta.generator
+        result = estimator(self.repeated_problem, heads, hyper, batch, meta, generator=generator)
         return self.decay_norm() | self.meta.apply(result)
 
     def decay_norm(self) -> dict[str, Tensor]:
@@ -322,14 +305,14 @@ class Learner:
 class MetaXLTask:
     """A meta step on the transformation network, then a base step of the tagger."""
 
-    def __init__(
-        self, config: Config, device: torch.device, material: Material | None = None
-    ) -> None:
-        material = material or load_material(config, device)
+    def __init__(self, config: Config, device: torch.device) -> None:
+        material = load_material(config, device)
         self.config, self.device = config, device
         self.splits, self.labels = material.splits, material.labels
         self.checksums: Mapping[str, str] = material.checksums
         self.learner = Learner(config, material.encoder, len(self.labels), device)
+        # For source sentences when they are evaluated.
+        self.transformation = self.learner.transformation if config.has_transformation else None
         stream, size = partial(new_generator, config.seed), config.batch_size
         sources, targets = len(self.splits["source"]), len(self.splits["target"])
         self.source_batches = EpochBatches(sources, size, stream("source batches"), _CPU)
@@ -359,18 +342,15 @@ class MetaXLTask:
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Entity F1 in percent: dev, test, source_dev; selected: test at the best dev so far."""
-        tagger = self.learner.tagger
-        transformation = self.learner.transformation if self.config.has_transformation else None
-        dev = entity_scores(tagger, self.splits["dev"], self.labels)["f1"]
-        test = entity_scores(tagger, self.splits["test"], self.labels)
-        source = entity_scores(tagger, self.splits["source_dev"], self.labels, transformation)
+        scores = partial(entity_scores, self.learner.tagger)
+        dev = scores(self.splits["dev"], self.labels)["f1"]
+        test = scores(self.splits["test"], self.labels)
+        source = scores(self.splits["source_dev"], self.labels, self.transformation)
         metrics = {"dev_f1": dev, "source_dev_f1": source["f1"]}
         metrics |= {f"test_{name}": value for name, value in test.items()}
         selected = self.best.offer(dev, test)
         metrics |= {f"selected_{name}": value for name, value in selected.items()}
-        if transformation is not None:
-            metrics |= self.movement(epoch)
-        return metrics
+        return metrics | (self.movement(epoch) if self.transformation is not None else {})
 
     def movement(self, epoch: int) -> dict[str, float]:
         """How the transformation network has moved from its start.
@@ -408,18 +388,13 @@ class MetaXLTask:
 
     def curves(self) -> dict[str, list[float]]:
         """Points of source and target words for the figure of representations."""
-        return representation_curves(
-            self.learner.tagger,
-            self.learner.transformation if self.config.has_transformation else None,
-            self.splits["source_dev"],
-            self.splits["dev"],
-        )
+        splits = self.splits["source_dev"], self.splits["dev"]
+        return representation_curves(self.learner.tagger, self.transformation, *splits)
 
     def measure_cost(self) -> Cost:
         self.learner.tagger.train()
-        size = self.config.batch_size
         source, target = (
-            split.batch(torch.arange(min(size, len(split))))
+            split.batch(torch.arange(min(self.config.batch_size, len(split))))
             for split in (self.splits["source"], self.splits["target"])
         )
         step = partial(self.learner.step, source, target)
@@ -430,6 +405,4 @@ def rate_factor(step: int, total: int, warmup: float) -> float:
     """The fraction of the largest learning rate at step 0 .. total - 1: linear rise from 0 over the
     fraction ``warmup`` of the steps, then linear fall."""
     rise = int(warmup * total)
-    if step < rise:
-        return step / rise
-    return (total - step) / (total - rise)
+    return step / rise if step < rise else (total - step) / (total - rise)

@@ -5,6 +5,7 @@ after ``common.torchvision_import``, so that it loads on every installation."""
 import common.torchvision_import  # noqa: F401
 from transformers import (
     AutoConfig,
+    AutoTokenizer,
     PreTrainedTokenizerFast,
     XLMRobertaConfig,
     XLMRobertaForMaskedLM,
@@ -16,10 +17,5 @@ from transformers.utils import logging
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 
-__all__ = [
-    "AutoConfig",
-    "PreTrainedTokenizerFast",
-    "XLMRobertaConfig",
-    "XLMRobertaForMaskedLM",
-    "XLMRobertaModel",
-]
+__all__ = ["AutoConfig", "AutoTokenizer", "PreTrainedTokenizerFast", "XLMRobertaConfig",
+           "XLMRobertaForMaskedLM", "XLMRobertaModel"]  # fmt: skip

@@ -9,10 +9,8 @@ import functools
 import hashlib
 import json
 import lzma
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,22 +24,18 @@ STEP = 17
 """Pixels keep 16 levels (multiples of 17), which halves the shipped size."""
 
 
-@dataclass(frozen=True)
-class EmbeddedDomain:
-    """images: uint8 (classes, images, 32, 32, channels), classes in the order base, val, novel."""
+class EmbeddedDomain(NamedTuple):
+    """images: uint8 (classes, images, 32, 32, channels), classes in the order base, val, novel.
+    classes: names by split. checksum: SHA-256 of the bytes of ``images``."""
 
-    name: str
     images: np.ndarray
     classes: dict[str, tuple[str, ...]]
-    """Names by split."""
     checksum: str
-    """SHA-256 of the bytes of ``images``."""
 
     def split(self, split: str) -> np.ndarray:
         """The images of one split's classes."""
-        before = SPLITS[: SPLITS.index(split)]
-        first = sum(len(self.classes[name]) for name in before)
-        return self.images[first : first + len(self.classes[split])]
+        ends = np.cumsum([len(self.classes[name]) for name in SPLITS[:-1]])
+        return dict(zip(SPLITS, np.split(self.images, ends), strict=True))[split]
 
 
 @functools.cache
@@ -51,42 +45,22 @@ def recipe() -> dict[str, Any]:
     return json.loads((FOLDER / "benchmark.json").read_text(encoding="utf-8"))
 
 
-def shape(name: str) -> tuple[int, int, int, int, int]:
-    """The shape of a domain's images."""
-    domain = recipe()["domains"][name]
-    classes = sum(map(len, domain["classes"].values()))
-    return classes, domain["images_per_class"], SIDE, SIDE, domain["channels"]
-
-
-def checksum(images: np.ndarray) -> str:
-    """SHA-256 of uint8 pixels in C order."""
-    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
-
-
-def unpack(data: bytes, name: str) -> np.ndarray:
-    """The images in a packed file. Raises ValueError if it is damaged."""
-    try:
-        levels = lzma.decompress(data)
-    except (lzma.LZMAError, EOFError) as error:
-        raise ValueError(f"it cannot be decompressed: {error}") from None
-    if len(levels) != prod(shape(name)):
-        raise ValueError(f"it holds {len(levels)} pixels instead of {prod(shape(name))}")
-    return np.frombuffer(levels, np.uint8).reshape(shape(name)) * np.uint8(STEP)
-
-
 @functools.cache
 def load(name: str, folder: Path = FOLDER) -> EmbeddedDomain:
     """A domain, verified. Raises UserError if its file is missing or not the one that shipped."""
     path, domain = folder / f"{name}.xz", recipe()["domains"][name]
+    classes = {split: tuple(domain["classes"][split]) for split in SPLITS}
     try:
-        images = unpack(path.read_bytes(), name)
-        found = checksum(images)
+        pixels = np.frombuffer(lzma.decompress(path.read_bytes()), np.uint8) * np.uint8(STEP)
+        found = hashlib.sha256(pixels.tobytes()).hexdigest()
         if found != domain["sha256"]:
             raise ValueError(f"its pixels have SHA-256 {found} instead of {domain['sha256']}")
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
         raise UserError(
             f"{path} is damaged or missing ({error}): get the file again from the repository"
         ) from None
+    images = pixels.reshape(
+        sum(map(len, classes.values())), domain["images_per_class"], SIDE, SIDE, domain["channels"]
+    )
     images.flags.writeable = False
-    classes = {split: tuple(domain["classes"][split]) for split in SPLITS}
-    return EmbeddedDomain(name, images, classes, found)
+    return EmbeddedDomain(images, classes, found)

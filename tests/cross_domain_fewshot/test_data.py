@@ -1,9 +1,7 @@
 """Opening the domains: photographs and the embedded images arrive as they are."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from common.training import new_generator
 from cross_domain_fewshot.data import DOMAINS, open_domain
@@ -38,15 +36,3 @@ def test_embedded_images_arrive_as_they_are(name, pixels):
         for image in pixels(part.flatten(0, 1)).byte():
             assert image.numpy().tobytes() in known
     assert split.mirrored == (name not in ("latin", "devanagari"))  # letters never are
-
-
-def test_embedded_images_at_another_size():
-    small = open_domain("embedded", "emoji", "val", 16, None, CPU).contact_sheet(2, 3)
-    full = open_domain("embedded", "emoji", "val", 32, None, CPU).contact_sheet(2, 3)
-    resized = np.asarray(
-        Image.fromarray(full[1, 2].permute(1, 2, 0).numpy()).resize(
-            (16, 16), Image.Resampling.BILINEAR
-        )
-    )
-    difference = small[1, 2].permute(1, 2, 0).numpy().astype(int) - resized
-    assert np.abs(difference).max() <= 1

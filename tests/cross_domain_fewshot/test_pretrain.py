@@ -1,6 +1,5 @@
 """The warm start: trained once, shared, resumed; the paper's preset in the real layout."""
 
-import hashlib
 from dataclasses import replace
 
 import pytest
@@ -47,51 +46,24 @@ def test_a_backbone_is_pretrained_once_and_resumed(monkeypatch, tmp_path):
     (folder,) = (tmp_path / "pre").iterdir()
     saved = torch.load(folder / "checkpoint.pt", weights_only=True)
     state = saved["state"]["task"]["backbone"]
-    total = hashlib.sha256()
-    for name, tensor in state.items():
-        total.update(name.encode() + tensor.numpy().tobytes())
-    assert first.checksums["pretrained_backbone"] == total.hexdigest()
     for name, tensor in second.network.backbone.state_dict().items():
         if name in state:
             assert torch.equal(tensor, state[name]), name
-    other = FewShotTask(replace(config, seed=2), CPU)
-    assert other.checksums["pretrained_backbone"] != first.checksums["pretrained_backbone"]
 
 
-@pytest.fixture
-def photos(write_photos):
-    """The paper's five domains, 3 classes of 4 small pictures in each split."""
-    for name in ("miniImagenet", "cub", "cars", "places", "plantae"):
-        folder = write_photos(name, classes=(3, 2, 2), images=4, plain=False)
-    return folder
-
-
-@pytest.mark.parametrize("backbone", ["resnet10", "resnet34"])
-def test_the_paper_preset_runs_in_the_real_layout(backbone, photos, tmp_path):
+def test_the_paper_preset_runs_in_the_real_layout(write_photos, tmp_path):
     """The paper's methods at 224 px, one episode each; only the number of channels is reduced."""
+    for name in ("miniImagenet", "cub", "cars", "places", "plantae"):
+        photos = write_photos(name, classes=(3, 2, 2), images=4, plain=False)
+    small = {
+        "width": 4, "n_way": 2, "n_query": 2, "epochs": 1, "episodes": 1, "aux_batch_size": 4,
+        "pretrain_epochs": 1, "val_episodes": 2, "test_episodes": 2, "test_query": 2,
+        "log_every": 1, "device": "cpu", "threads": 1, "data_dir": photos,
+        "pretrained_dir": tmp_path / "pretrained",
+    }  # fmt: skip
     hypergradients = {}
     for method in ("none", "ft", "lft_evograd", "lft_t1t2", "lft_t1t2_higher"):
-        config = replace(
-            PRESETS["paper"],
-            method=method,
-            backbone=backbone,
-            width=4,
-            n_way=2,
-            n_query=2,
-            epochs=1,
-            episodes=1,
-            aux_batch_size=4,
-            pretrain_epochs=1,
-            val_episodes=2,
-            test_episodes=2,
-            test_query=2,
-            log_every=1,
-            device="cpu",
-            threads=1,
-            data_dir=photos,
-            pretrained_dir=tmp_path / "pretrained",
-            run_dir=tmp_path / method,
-        )
+        config = replace(PRESETS["paper"], method=method, run_dir=tmp_path / method, **small)
         record = EXPERIMENT.run(config)
         assert record.config["image_size"] == 224
         assert 0 <= record.final["accuracy"] <= 100
@@ -122,9 +94,7 @@ def test_domains_of_ones_own_are_trained_on_and_reported(write_photos, tmp_path)
     learned = embedded_table(records, config.benchmark).rows[1]
     assert learned[2] == "LFT, EvoGrad benchmark=photos,paint,icons"
     gain = records[1].final["accuracy"] - records[0].final["accuracy"]
-    assert (
-        str(learned[4]).lstrip("+\N{MINUS SIGN}") == f"{abs(gain):.2f}"
-    )  # to none, on its domains
+    assert learned[4].value == pytest.approx(gain)  # to none, on its domains
     (data / "icons" / "novel_3" / "2.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"novel_3/2\.png cannot be read"):
         FewShotTask(replace(config, seed=2), CPU)

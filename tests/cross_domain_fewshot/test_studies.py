@@ -6,7 +6,7 @@ import torch
 from common.hypergrad import T1T2, EvoGrad, T1T2Forward
 from cross_domain_fewshot import studies
 from cross_domain_fewshot.config import Config
-from cross_domain_fewshot.studies import cases, configurations
+from cross_domain_fewshot.studies import cases
 from tests.experiments import hypergradient
 
 CPU = torch.device("cpu")
@@ -17,17 +17,6 @@ def tiny(monkeypatch):
     config = Config(width=4, image_size=64, n_query=2, aux_batch_size=4)
     monkeypatch.setattr(studies, "configurations", lambda size: [config])
     return config
-
-
-def test_the_cases_are_the_papers_shapes():
-    assert [case.x for case in cases("paper")] == [
-        f"ResNet-{depth}, {shots}" for depth in (10, 18, 34) for shots in ("1 shot", "5 shots")
-    ]
-    for config in configurations("paper"):
-        assert (config.image_size, config.n_way, config.n_query) == (224, 5, 16)
-        assert (config.width, config.stem, config.aux_batch_size) == (64, "imagenet", 16)
-    (small,) = configurations("small")
-    assert (small.backbone, small.image_size, small.n_way, small.n_shot) == ("resnet10", 224, 5, 1)
 
 
 def test_a_case_can_be_measured(tiny):

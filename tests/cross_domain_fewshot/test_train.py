@@ -74,51 +74,34 @@ def test_the_auxiliary_weight_falls_twenty_times(small):
 
 def test_a_mixed_stream_has_as_many_episodes_of_every_seen_domain_shuffled(small):
     task = FewShotTask(small(method="none", episodes=8), CPU)
-    orders = []
-    for _ in range(3):
-        epoch = list(task.schedule())
-        assert all(unseen is None for _, unseen in epoch)
-        counts = Counter(seen for seen, _ in epoch)
-        assert counts == dict.fromkeys(task.config.seen, 2)
-        orders.append([seen for seen, _ in epoch])
-    assert len(set(map(tuple, orders))) == 3
-    assert any(order[:4] != order[4:] and len(set(order[:4])) < 4 for order in orders)
+    epochs = [tuple(task.schedule()) for _ in range(3)]
+    for epoch in epochs:
+        assert Counter(epoch) == dict.fromkeys([(name, None) for name in task.config.seen], 2)
+    assert len(set(epochs)) == 3
+    assert any(len(set(epoch[:4])) < 4 for epoch in epochs)
 
 
-def test_methods_share_their_episodes(small):
-    loops = {"none": "controlled", "ft": "controlled", "lft_evograd": "released"}
-    tasks = [FewShotTask(small(method=m, protocol=p), CPU) for m, p in loops.items()]
-    seen = []
-
-    def record(episode, other, aux_batch, weight):
-        seen.append((episode.support.sum().item(), aux_batch.images.sum().item()))
-        return {}
-
-    for task in tasks:
-        task.learner.step = record
-        for epoch in (1, 2):
+def test_methods_share_the_episodes_of_an_epochs_two_domains(small):
+    """The domains differ, change, and are never the unseen one."""
+    loops = {"none": "controlled", "ft": "controlled", "both_domains": "released",
+             "lft_evograd": "released"}  # fmt: skip
+    found = []
+    for method, protocol in loops.items():
+        task = FewShotTask(small(method=method, protocol=protocol, unseen="icons"), CPU)
+        taken, domains = [], []
+        schedule = task.schedule
+        task.schedule = lambda s=schedule, d=domains: (d.append(pair) or pair for pair in s())
+        task.learner.step = lambda episode, other, aux_batch, weight, taken=taken: taken.append(
+            (episode.support.sum().item(), aux_batch.images.sum().item())
+        )
+        for epoch in range(1, 6):
             list(task.steps(epoch))
-    third = len(seen) // 3
-    assert seen[:third] == seen[third : 2 * third] == seen[2 * third :]
-    assert len(set(seen[:third])) == third
-
-
-def test_the_two_domains_of_an_epoch_differ_and_the_unseen_one_is_never_met(small):
-    task = FewShotTask(small(method="lft_evograd", unseen="icons"), CPU)
-    met = []
-    for (role, name), stream in task.streams.items():
-        original = stream.next
-        stream.next = lambda role=role, name=name, o=original: met.append((role, name)) or o()
-    task.learner.step = lambda *arguments: {}
-    pairs = set()
-    for epoch in range(1, 9):
-        met.clear()
-        list(task.steps(epoch))
-        ((_, seen), (_, unseen)) = sorted(set(met))
-        assert seen != unseen
-        pairs.add((seen, unseen))
-    assert len(pairs) > 3
-    assert all("icons" not in pair for pair in pairs)
+        found.append((taken, domains))
+    assert all(other == found[0] for other in found[1:])
+    taken, pairs = found[0]
+    assert len(set(taken)) == len(taken) == 5 * task.config.episodes
+    assert len(set(pairs)) > 2
+    assert all(seen != unseen and "icons" not in (seen, unseen) for seen, unseen in pairs)
     assert task.test.name == "icons" and task.test.split == "novel"
 
 
@@ -145,63 +128,33 @@ def test_the_order_of_the_steps_can_be_chosen(small):
         assert len(calls) == 2
 
 
-def test_the_base_step_adds_the_weighted_auxiliary_loss(small):
-    """The auxiliary loss in evaluation mode, with the running statistics before the episode's."""
-    config = small(method="none")
+@pytest.mark.parametrize("both", [False, True])
+def test_the_base_step_adds_the_weighted_auxiliary_loss_to_the_episodes(both, small):
+    """The mean of the episodes' losses; the auxiliary loss in evaluation mode, with the running
+    statistics before the episodes'."""
+    config, found = small(method="both_domains" if both else "none"), {}
+    seen, unseen = (
+        Episode(torch.randn(5, 1, 3, 32, 32), torch.randn(5, 2, 3, 32, 32)) for _ in range(2)
+    )
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     torch.manual_seed(0)
     learner = Learner(config, CPU, aux_classes=7)
-    episode = Episode(torch.randn(5, 1, 3, 32, 32), torch.randn(5, 2, 3, 32, 32))
-    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
-    found = []
     learner.optimizer.register_step_pre_hook(
-        lambda *_: found.extend(p.grad.clone() for p in learner.params.values())
+        lambda *_: found.update({n: p.grad.clone() for n, p in learner.params.items()})
     )
-    start = [p.detach().clone() for p in learner.params.values()]
-    torch.manual_seed(0)
-    other = Learner(config, CPU, aux_classes=7)
-    features = other.network.eval().backbone(images).mean((2, 3))
-    auxiliary = torch.nn.functional.cross_entropy(other.auxiliary(features), labels)
-    parameters = list(other.params.values())
+    other = copy.deepcopy(learner.network)
+    features = other.eval().backbone(images).mean((2, 3))
+    auxiliary = torch.nn.functional.cross_entropy(learner.auxiliary(features), labels)
     # Differentiated before the episode moves the running statistics that it was computed with.
-    first = torch.autograd.grad(0.3 * auxiliary, parameters, allow_unused=True)
-    loss = episode_loss(other.network.train(), episode)
-    second = torch.autograd.grad(loss, parameters)
-    expected = [b if a is None else a + b for a, b in zip(first, second, strict=True)]
-    losses = learner.base_step(episode, LabelledImages(images, labels), 0.3)
-    assert losses["train_loss"].item() == pytest.approx(loss.item())
+    (0.3 * auxiliary).backward()
+    learner.optimizer.zero_grad()
+    terms = [episode_loss(other.train(), e) for e in ([seen, unseen] if both else [seen])]
+    sum(terms).div(len(terms)).backward()
+    batch = LabelledImages(images, labels), 0.3
+    losses = learner.step(seen, unseen if both else None, *batch)
+    assert losses["train_loss"].item() == pytest.approx(sum(terms).item() / len(terms))
     assert losses["aux_loss"].item() == pytest.approx(auxiliary.item())
-    for got, wanted in zip(found, expected, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)
-    assert not all(map(torch.equal, start, learner.params.values()))
-
-
-def test_the_simplest_use_of_both_domains_trains_on_the_mean_of_their_losses(small):
-    """In the learners' loop: the same episodes and the auxiliary loss, no transformation."""
-    task = FewShotTask(small(method="both_domains"), CPU)
-    learner = FewShotTask(small(method="lft_evograd"), CPU)
-    met = []
-    for each in (task, learner):
-        each.learner.step, original = lambda *batch: met.append(batch) or {}, each.learner.step
-        next(each.steps(1))
-        each.learner.step = original
-    for one, other in zip(met[0][:3], met[1][:3], strict=True):
-        assert all(map(torch.equal, one, other))
-    seen, unseen, aux_batch, weight = met[0]
-    assert not task.learner.hyper and not torch.equal(seen.support, unseen.support)
-
-    found = {}
-    task.learner.optimizer.register_step_pre_hook(
-        lambda *_: found.update({n: p.grad.clone() for n, p in task.learner.params.items()})
-    )
-    expected = FewShotTask(small(method="none"), CPU).network
-    auxiliary = copy.deepcopy(task.learner.auxiliary)
-    loss = task.learner.step(seen, unseen, aux_batch, weight)["train_loss"]
-    scores = auxiliary(expected.eval().backbone(aux_batch.images).mean((2, 3)))
-    (weight * torch.nn.functional.cross_entropy(scores, aux_batch.labels)).backward()
-    both = [episode_loss(expected.train(), episode) for episode in (seen, unseen)]
-    sum(both).div(2).backward()
-    assert loss.item() == pytest.approx(sum(both).item() / 2, rel=1e-6)
-    for name, p in expected.named_parameters():
+    for name, p in other.named_parameters():
         torch.testing.assert_close(found[name], p.grad, rtol=1e-3, atol=1e-5)
 
 

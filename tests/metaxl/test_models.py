@@ -14,14 +14,13 @@ from metaxl.models import (
     Tagger,
     Transformation,
     TransformationNetwork,
-    is_head,
     load_encoder,
     xlm_roberta_config,
 )
 
 
 def test_the_network_has_the_papers_number_of_parameters():
-    transformation = Transformation(768, (12,), 384, detach_input=True)
+    transformation = Transformation(768, (12,), 384)
     network = transformation.networks["12"]
     assert sum(p.numel() for p in network.parameters()) == 591_361
     assert sum(p.numel() for p in transformation.parameters()) == 591_361 + 1
@@ -45,20 +44,16 @@ def test_the_gate_is_the_sigmoid_of_the_last_unit():
     np.testing.assert_allclose(network(hidden).detach().numpy(), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("detach_input", [True, False])
-def test_the_gradient_passes_the_skip_path_and_the_network_only_if_asked(detach_input):
+def test_the_gradient_passes_the_skip_path_only():
     torch.manual_seed(0)
-    transformation = Transformation(4, (1,), 3, detach_input).double()
+    transformation = Transformation(4, (1,), 3).double()
     hidden = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     vector = torch.randn(6, 4, dtype=torch.float64)
     network = transformation.networks["1"]
     torch.testing.assert_close(transformation(1, hidden), hidden + network(hidden))
-    (through,) = torch.autograd.grad(network(hidden), hidden, vector)
     (found,) = torch.autograd.grad(transformation(1, hidden), hidden, vector)
-    if detach_input:
-        assert torch.equal(found, vector)  # so exactly zero through the network
-    else:
-        torch.testing.assert_close(found, vector + through)
+    assert torch.equal(found, vector)  # so exactly zero through the network
+    (through,) = torch.autograd.grad(network(hidden), hidden, vector)
     assert through.abs().max() > 1e-3
 
 
@@ -86,12 +81,6 @@ def test_the_encoder_in_parts_is_the_librarys(attention, small_encoder, sentence
         lower = tagger.encoder(batch.input_ids, batch.attention_mask, stop=depth)
         upper = tagger.encoder(batch.input_ids, batch.attention_mask, hidden=lower, depth=depth)
         torch.testing.assert_close(upper, found)
-
-
-def test_only_the_classifier_is_the_head(small_encoder):
-    tagger = Tagger(small_encoder(), 3)
-    heads = [name for name, _ in tagger.named_parameters() if is_head(name)]
-    assert heads == ["head.weight", "head.bias"]
 
 
 @pytest.fixture

@@ -56,26 +56,13 @@ def test_f1_by_language_and_gains_over_seeds():
     assert gains["Joint training",] == ["–", "−1.00 ± 0.00", "–", "2"]
 
 
-def test_the_cost_table_shows_the_language_pair_with_most_runs(tmp_path):
-    runs = [record(40.0, method="joint_training", target="quy", seed=seed) for seed in (1, 2)]
-    other = record(40.0, method="joint_training", target="tuk")
-    other = other.model_copy(update={"cost": other.cost | {"seconds": 0.01}})
-    (cost,) = (
-        t for t in section([*runs, other], "quick", tmp_path).tables.values() if "cost" in t.title
-    )
-    assert "embedded, eng to quy" in cost.caption
-    assert rows(cost, 1)["Joint training",][::4] == ["100.0", "2"]  # not the other pair's 10.0
-
-
 def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
     records = [
         record(40.0, method=method, target="quy") for method in ("joint_training", "evograd")
     ] + [record(30.0, method="evograd", dataset="masakhaner", source="swa", target="lug")]
     made = section(records, "quick", tmp_path)
-    titles = [table.title for table in made.tables.values()]
-    assert titles[0] == "Embedded corpus: target F1 (%), from eng"
-    assert titles[1] == "MasakhaNER: target F1 (%), from swa"
-    assert list(made.tables)[2:] == ["summary", "gains", "details", "decay", "cost"]
+    own = ["f1-embedded-eng", "f1-masakhaner-swa"]
+    assert list(made.tables) == [*own, "summary", "gains", "details", "decay", "cost"]
     details = rows(made.tables["details"], 2)
     assert details["embedded corpus, eng to quy", "EvoGrad"] == [
         "40.0", "40.0", "41.0", "42.0", "38.0", "80.0", "0.25",
@@ -87,15 +74,11 @@ def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
     ]  # fmt: skip
     assert ("embedded corpus", "Joint training") not in decay
     assert "1.20" in to_markdown(made.tables["cost"])
-    names = {figure.path_png.name for figure in made.figures}
-    assert names == {
-        "f1-embedded-eng-quy.png", "representations-embedded-eng-quy.png",
-        "seconds-embedded-eng-quy.png", "seconds-masakhaner-swa-lug.png",
-        "f1-masakhaner-swa-lug.png", "representations-masakhaner-swa-lug.png",
-    }  # fmt: skip
-    assert all(figure.path_png.stat().st_size > 1000 for figure in made.figures)
-    assert (tmp_path / "f1-embedded-eng.md").exists()
-    assert (made.runs, made.planned_runs) == (3, 6)
+    assert {figure.path_png.name for figure in made.figures} == {
+        f"{kind}-{place}.png"
+        for kind in ("f1", "seconds", "representations")
+        for place in ("embedded-eng-quy", "masakhaner-swa-lug")
+    }
 
 
 def test_table_5_is_judged_at_the_papers_size():
@@ -110,21 +93,3 @@ def test_table_5_is_judged_at_the_papers_size():
     assert found["qu", "EvoGrad"][-1] == "differs"
     assert found["qu", "Target only"][0] == "–"
     assert found["gn", "EvoGrad"][:2] == ["70.91", "–"]
-
-
-def test_wikiann_at_another_size_is_not_judged(tmp_path):
-    runs = [record(60.0, dataset="wikiann", source="en", target="mi", method="evograd")]
-    made = section(runs, "quick", tmp_path)
-    found = rows(made.tables["table5"], 2)
-    assert found["mi", "EvoGrad"][0] == "88.12"
-    assert found["mi", "EvoGrad"][-1] == "not judged"
-
-
-def test_runs_that_differ_in_a_choice_stand_apart():
-    records = [
-        record(40.0, method="evograd"),
-        record(41.0, method="evograd", faithful=True),
-        record(42.0, method="evograd", layers=(1,)),
-    ]
-    (group,) = by_setting(records).values()
-    assert list(group) == ["EvoGrad", "EvoGrad faithful=True", "EvoGrad layers=1"]

@@ -3,27 +3,14 @@
 import pytest
 import torch
 
-from common.cost_study.case import CostCase
 from common.cost_study.released import RELEASED
 from common.hypergrad import T1T2, EvoGrad
-from metaxl.studies import SHAPES, SHARED, Shape, build, cases
+from metaxl.studies import SHARED, Shape, build
 from tests.experiments import hypergradient, peak
 
 CPU = torch.device("cpu")
 # Activations outweigh parameters, as at full size.
 SMALL = Shape(layers=3, vocabulary=50, batch_size=12, length=48, hidden_size=64)
-
-
-def test_cases_are_built_only_when_asked_and_cover_the_papers_lengths():
-    small, paper = cases("small"), cases("paper")
-    assert all(isinstance(case, CostCase) for case in (*small, *paper))
-    assert len(small) == 1
-    assert len(paper) == 4  # two lengths, two kinds of attention
-    full = SHAPES["paper"].values()
-    assert {(s.layers, s.hidden_size, s.vocabulary, s.batch_size) for s in full} == {
-        (12, 768, 250_002, 12)
-    }
-    assert {s.length for s in full} == {128, 200}
 
 
 @pytest.fixture(scope="module")
