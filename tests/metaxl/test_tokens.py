@@ -1,8 +1,6 @@
 """Labels on first subwords, whole words only, and the way back to tags."""
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from common.errors import UserError
 from metaxl.readers import Sentence, label_list
@@ -64,24 +62,6 @@ def test_truncation_keeps_whole_words(tokenizer):
         assert (encoded.labels != IGNORED).sum(1).tolist() == [fitting]
         kept = Sentence(TRICKY[:fitting], sentence.tags[:fitting])
         assert encoded.input_ids[0].tolist() == expected_row(kept, tokenizer, LABELS)[0]
-
-
-def test_a_tokenizer_of_another_kind_is_encoded_alike():
-    """Word pieces, one special token in front and two behind."""
-    vocabulary = {t: i for i, t in enumerate(["[UNK]", "[CLS]", "[SEP]", "a", "##b", "##c", "d"])}
-    model = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    model.pre_tokenizer = pre_tokenizers.Whitespace()
-    model.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP] [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[UNK]")
-    sentence = Sentence(("abc", "d", "ab"), ("B-PER", "I-PER", "O"))
-    encoded = encode([sentence], fast, LABELS, 9)
-    assert encoded.input_ids.tolist() == [[1, 3, 4, 5, 6, 3, 4, 2, 2]]
-    assert encoded.labels.tolist() == [[-100, 1, -100, -100, 2, 0, -100, -100, -100]]
-    cut = encode([sentence], fast, LABELS, 8)
-    assert cut.input_ids.tolist() == [[1, 3, 4, 5, 6, 2, 2]]
-    assert cut.labels.tolist() == [[-100, 1, -100, -100, 2, -100, -100]]
 
 
 def test_tags_come_back_for_labelled_words_only(tokenizer):
