@@ -74,6 +74,7 @@ def test_torch_is_all_it_needs(wheel):
         "higher",
         "experiments",
         "test",
+        "docs",
     }
 
 

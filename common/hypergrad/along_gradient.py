@@ -26,15 +26,15 @@ class EvoGradAlongGradient(Estimator):
         l+- = L_T(theta +- r g / |g|, lambda),  w = softmax(-(l+, l-) / tau)
         indirect term = sum_k c_k dl_k/dlambda = -(2 w+ w- r |g| / tau) (dl+/dlambda - dl-/dlambda)
 
-    since <g, eps> = +-r |g|. The bracket is 2 r times the central difference of dL_T/dlambda along
-    g / |g|, so this is
+    since `<g, eps>` = +-r |g|. The bracket is 2 r times the central difference of dL_T/dlambda
+    along g / |g|, so this is
 
         -eta |g| (dl+/dlambda - dl-/dlambda) / (2 r)   with   eta = 4 w+ w- r^2 / tau,
 
     T1T2's one-step hypergradient of step eta with g at theta in place of theta': no sampling noise
     at all, where random candidates leave a noise that grows with the number of parameters. The
     softmax changes its size only: 4 w+ w- = 1 - tanh^2((l+ - l-) / (2 tau)), where l+ - l- is about
-    2 r <dL_T/dtheta, g / |g|>. So r^2 / tau is too large for eta by a relative error of about
+    2 r `<dL_T/dtheta, g / |g|>`. So r^2 / tau is too large for eta by a relative error of about
     (r |dL_T/dtheta| / tau)^2 at most: of second order in r, as the difference's own, but 400 times
     as large at tau = 0.05 as at 1, and the estimate vanishes where the losses differ by many tau.
 

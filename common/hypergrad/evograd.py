@@ -29,7 +29,7 @@ class EvoGrad(Estimator):
         theta_k = theta + eps_k,  l_k = L_T(theta_k, lambda),  w = softmax(-l / tau)
         theta*  = sum_k w_k theta_k,   hypergradient = dL_V(theta*, lambda)/dlambda
 
-    Since dL_V/dw_k = <g, theta_k> with g = dL_V/dtheta at theta*, and the dw_k sum to zero,
+    Since dL_V/dw_k = `<g, theta_k>` with g = dL_V/dtheta at theta*, and the dw_k sum to zero,
 
         hypergradient = sum_k c_k dl_k/dlambda + direct term,
         c_k = -(w_k / tau) (<g, eps_k> - sum_j w_j <g, eps_j>).

@@ -113,7 +113,7 @@ class EvoGradForward(EvoGrad):
 class EvoGradDifferences(EvoGrad):
     """EvoGrad's number up to O(sigma^2) on a smooth loss, from forward passes alone.
 
-    L_V(theta_k) - L_V(theta_1) takes the place of <g, eps_k>, since only differences over k matter.
+    L_V(theta_k) - L_V(theta_1) takes the place of `<g, eps_k>`: only differences over k matter.
     A kink (ReLU) adds to the error, and in low precision rounding. outer_loss and the direct term
     are means over w of those at the candidates.
     """

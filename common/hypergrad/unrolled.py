@@ -126,7 +126,7 @@ class Unrolled(SeveralSteps):
     k graphs of dL_T/dtheta (Reversible's hardly grows with k, ForwardMode's not at all).
 
     inner_lr: eta, one value for the k steps; a ``LearnedLR`` makes it a function of lambda, whose
-    part dL_V/deta = -sum_t <dL_V/dtheta_{t+1}, m_{t+1}> is added, for k vectors of theta's size.
+    part dL_V/deta = -sum_t `<dL_V/dtheta_{t+1}, m_{t+1}>` is added, for k vectors of theta's size.
     steps: k. momentum: mu. inner_batch is a sequence of k batches, used in order. outer_loss is L_V
     at theta_k. Diagnostics: ``inner_losses`` L_T at theta_0 .. theta_{k-1}, (k,),
     ``outer_grad_norm`` |dL_V/dtheta_k|.
