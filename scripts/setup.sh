@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the virtual environment .venv with requirements.txt in it, once; later calls return at once.
-# Needs: Python 3.11 or 3.12 (PYTHON=... to choose one). Takes: a few minutes, mostly torch.
+# Needs: Python 3.11, which is tested, or a newer one, which is not (PYTHON=... to choose one). Takes: a few minutes, mostly torch.
 # The other scripts source it: it sets `root` and what lets Python find the project from any folder,
 # so that relative paths in options and in EVOGRAD_DATA and EVOGRAD_CACHE are those of the caller.
 set -euo pipefail
