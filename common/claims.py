@@ -176,8 +176,7 @@ def _noise_elsewhere(against: str, rule: Rule) -> tuple[Contrast, ...]:
 
 # --- costs
 
-_GIB = 2**30
-_CARD = 12 * _GIB
+_CARD = 12 * 2**30
 _ADDED = 8.3 / 6.2
 """What the paper measured of T1-T2 at ResNet-10, by what is counted of the same step."""
 
@@ -215,9 +214,8 @@ def widths(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
 
 def hyperparameters(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
     """Time of a step in plain steps with few and many hyperparameters: half as much again."""
-    few, many = rows
     text = ", ".join(f"{m.time_ratio:.1f} plain steps at {m.hyperparameters:,}" for m in rows)
-    return text, many.time_ratio > 1.5 * few.time_ratio
+    return text, rows[1].time_ratio > 1.5 * rows[0].time_ratio
 
 
 def fits(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
