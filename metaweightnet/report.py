@@ -219,24 +219,28 @@ def _uses(own: Sequence[RunRecord]) -> tuple[Number | str, ...]:
 
 def _by_clean_images(records: Sequence[RunRecord]) -> dict[str, dict[float, list[float]]]:
     """Accuracies on MNIST of the planned settings by number of clean images, for each method and
-    each simple use of the clean images; empty unless there are several numbers."""
-    found: dict[str, dict[float, list[float]]] = {}
+    each simple use of the clean images, on the seeds that all its numbers have; empty unless there
+    are several numbers."""
+    found: dict[str, dict[float, dict[int, float]]] = {}
     for run in records:
         config = run.config
-        if config["dataset"] != "mnist" or "meta_accuracy" not in run.final:
-            continue
-        if EXPERIMENT.differences(config):
+        if config["dataset"] != "mnist" or EXPERIMENT.differences(config):
             continue
         values = {EXPERIMENT.label(config): run.final["accuracy"]}
-        if run.method == EXPERIMENT.baseline:
+        if run.method == EXPERIMENT.baseline and "meta_accuracy" in run.final:
             values |= {
                 f"{_PLAIN}, stopped": stopped_accuracy(run),
                 f"{_PLAIN}, fine-tuned": run.final["fine_tuned_accuracy"],
             }
         for name, value in values.items():
-            found.setdefault(name, {}).setdefault(config["meta_size"], []).append(value)
-    several = {name: sizes for name, sizes in found.items() if len(sizes) > 1}
-    return dict(sorted(several.items()))
+            found.setdefault(name, {}).setdefault(config["meta_size"], {})[run.seed] = value
+    several = {name: sizes for name, sizes in sorted(found.items()) if len(sizes) > 1}
+    common = {name: set.intersection(*map(set, sizes.values())) for name, sizes in several.items()}
+    return {
+        name: {size: [by_seed[s] for s in sorted(common[name])] for size, by_seed in sizes.items()}
+        for name, sizes in several.items()
+        if common[name]
+    }
 
 
 def _equal(runs: Sequence[RunRecord]) -> str:
