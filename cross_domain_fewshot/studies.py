@@ -151,5 +151,5 @@ def published_costs() -> list[PublishedCost]:
     for key, x in (("1shot", "1 shot"), ("5shot", "5 shots")):
         cost = figure[key]
         costs = {r: (cost[m]["memory_gb"], cost[m]["seconds_per_epoch"]) for m, r in rows.items()}
-        found.append(PublishedCost(FIGURE, f"ResNet-10, {x}", costs))
+        found.append(PublishedCost(FIGURE, f"ResNet-10, {x}", costs, "Figure 3"))
     return found

@@ -157,12 +157,12 @@ def published_costs() -> list[PublishedCost]:
     for dataset, title in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")):
         cost = numbers["cost_figure"][dataset]
         costs = {rows[m]: (c["memory_gb"], c["seconds_per_epoch"]) for m, c in cost.items()}
-        found.append(PublishedCost(DATASETS, title, costs))
+        found.append(PublishedCost(DATASETS, title, costs, "Figure 4"))
     scaling = numbers["scaling_figure_digitised"]
     memory, seconds = scaling["memory_gb"], scaling["seconds_per_epoch"]
     for i, width in enumerate(scaling["width"]):
         costs = {row: (memory[m][i], seconds[m][i]) for m, row in rows.items()}
-        found.append(PublishedCost(WIDTHS, f"width {width}", costs))
+        found.append(PublishedCost(WIDTHS, f"width {width}", costs, "Figure 5"))
     return found
 
 

@@ -74,7 +74,7 @@ def published_costs() -> list[PublishedCost]:
     figure = published("metaxl")["cost_figure"]
     rows = {"joint_training": PLAIN, "evograd": RELEASED[0], "t1t2": T1T2}
     costs = {row: (figure[m]["memory_gb"], figure[m]["seconds"]) for m, row in rows.items()}
-    return [PublishedCost(FIGURE, "XLM-R base, 12 sentences of 200", costs)]
+    return [PublishedCost(FIGURE, "XLM-R base, 12 sentences of 200", costs, "Figure 6")]
 
 
 def build(shape: Shape, attention: str, device: torch.device) -> CostProblem:

@@ -1,8 +1,9 @@
-"""Measures what hypergradients cost: time and memory of a training step, method by method.
+r"""Measures what hypergradients cost: time and memory of a training step, method by method.
 
     python -m scripts.benchmark --size small
     python -m scripts.benchmark --size paper --count
-    python -m scripts.benchmark --size paper --experiments metaweightnet --methods t1t2 evograd
+    python -m scripts.benchmark --size paper --device cpu --methods t1t2 "t1t2 released" \
+        "evograd num_candidates=2" "evograd num_candidates=2 released" along_gradient
 
 On synthetic tensors of the experiments' real shapes, so that no data is needed; counted, on shapes
 alone: bytes and floating-point operations, exact, in seconds, at any size and on any machine.
@@ -11,8 +12,9 @@ that the same command goes on where it was. Ends by naming the report.
 """
 
 import math
+import operator
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +26,8 @@ from tqdm import tqdm
 from common.command import run_command
 from common.cost_study.case import CostCase, PublishedCost, Size
 from common.cost_study.records import Measurement, by_device, read_measurements
-from common.cost_study.report import section
-from common.cost_study.rows import Row
+from common.cost_study.report import beside, section
+from common.cost_study.rows import Row, named
 from common.cost_study.running import COUNTED, Job, measure_case
 from common.cost_study.tables import estimators_table
 from common.errors import UserError
@@ -53,7 +55,7 @@ class Options:
     figures: tuple[str, ...] = ()
     """Only figures and places in them with such words; all by default."""
     methods: tuple[str, ...] = ()
-    """Only rows whose names hold such words, as in "evograd num_candidates=2"."""
+    """Only rows with such keys; a word that is no key stands for all rows whose keys hold it."""
     count: bool = False
     """Count on shapes alone: the default at size paper without a GPU, unless --device is given."""
     seconds_each: float = 3.0
@@ -86,11 +88,15 @@ def published_costs() -> dict[str, list[PublishedCost]]:
 
 
 def sections(measurements: Sequence[Measurement], size: Size, folder: Path) -> list[Section]:
-    """One section for each device; tables and figures in ``folder``."""
+    """One section for each device, and one on all; tables and figures in ``folder``."""
     order = [(name, c.figure, c.x) for name, found in cases(size).items() for c in found]
+    published = published_costs()
     return [
-        section(found, order, published_costs(), folder, f"Cost of hypergradients: {device}")
-        for device, found in by_device(measurements).items()
+        *(
+            section(found, order, published, folder, f"Cost of hypergradients: {device}")
+            for device, found in by_device(measurements).items()
+        ),
+        beside(measurements, order, published, folder),
     ]
 
 
@@ -147,14 +153,19 @@ def planned_jobs(options: Options) -> list[Job]:
     words = [word.lower() for word in options.figures or [""]]
     jobs = [job for place, job in places.items() if any(word in place.lower() for word in words)]
     rows = [row.key for job in jobs for row in replace(job, words=()).rows()]
-    check_words("--methods", options.methods, rows)
+    check_words("--methods", options.methods, rows, named)
     return jobs
 
 
-def check_words(flag: str, words: Sequence[str], names: Sequence[str]) -> None:
-    """UserError for a word that is in none of the names."""
+def check_words(
+    flag: str,
+    words: Sequence[str],
+    names: Sequence[str],
+    names_it: Callable[[str, str], bool] = operator.contains,
+) -> None:
+    """UserError for a word that names nothing; names_it(name, word): whether it does."""
     for word in words:
-        if not any(word.lower() in name.lower() for name in names):
+        if not any(names_it(name.lower(), word.lower()) for name in names):
             known = "; ".join(dict.fromkeys(names))
             raise UserError(f"{flag} {word} is in none of the names here, which are: {known}")
 

@@ -65,10 +65,14 @@ class CostCase:
 
 @dataclass(frozen=True)
 class PublishedCost:
-    """What the paper measured at one point of a figure: key of a row here -> (gigabytes in use,
-    seconds), for whatever amount of work the paper took, since only ratios between methods are
-    compared; in the order plain (if there), EvoGrad, T1-T2."""
+    """What the paper measured at one point (figure, x) of its figure ``where``.
+
+    costs: key of a row here -> (gigabytes in use, seconds), for whatever amount of work the paper
+    took, since only ratios between methods are compared; in the order plain (if there), EvoGrad,
+    T1-T2.
+    """
 
     figure: str
     x: str
     costs: Mapping[str, tuple[float, float]]
+    where: str

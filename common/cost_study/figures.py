@@ -1,7 +1,9 @@
 """The study's figures: time and memory by method, and the paper's costs beside those here."""
 
+import statistics
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import numpy as np
 from common.cost_study.case import PublishedCost
 from common.cost_study.records import Measurement
 from common.cost_study.rows import BY_KEY, EVOGRAD, HIGHER, PLAIN, T1T2
-from common.cost_study.tables import AS_RELEASED, Points, costs_of, machine
+from common.cost_study.tables import AS_RELEASED, Points, costs_of, machine, ratio
 from common.reporting import (
     Figure,
     bar_style,
     figure_style,
+    legend_below,
     new_figure,
     save_figure,
     series_styles,
@@ -109,52 +112,129 @@ def _lines(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> N
     axis.set_ylim(bottom=0)
 
 
-def published_figure(
-    figure: str, points: Points, published: Sequence[PublishedCost], folder: Path, stem: str
-) -> Figure | None:
-    """Gigabytes, and time relative to EvoGrad's, the paper's beside ours; None without any.
+_PUBLISHED = bar_style(0), bar_style(3)
+_RELEASED = bar_style(1), bar_style(4)
+_HERE = bar_style(2), bar_style(5)
 
-    At every place of the figure, also those of which the paper gives no number.
+
+def published_figure(
+    counted: Points, timed: Points, published: Sequence[PublishedCost], folder: Path, stem: str
+) -> Figure | None:
+    """All gigabytes in use, and the time of T1-T2 by EvoGrad's: the paper's values beside the
+    steps as released and here, at every place of a figure. None without values of the paper.
+
+    Bytes are the counted ones where there are any. Time: operations, and seconds where timed.
     """
     known = {entry.x: entry.costs for entry in published}
-    if not known.keys() & points.keys():
+    places = list(dict.fromkeys([*counted, *timed]))
+    if not known.keys() & set(places):
         return None
-    bars: dict[str, list[tuple[float, float]]] = {}
-    for x, found in points.items():
+    memory: dict[str, list[float]] = {label: [] for label in (
+        "EvoGrad, published", "EvoGrad, as released", "EvoGrad, here",
+        "T1-T2, published", "T1-T2, as released", "T1-T2, here",
+    )}  # fmt: skip
+    ways = {"as released": (AS_RELEASED[T1T2], AS_RELEASED[EVOGRAD]), "here": (T1T2, EVOGRAD)}
+    kinds = {"operations": counted, "seconds": timed}
+    time: dict[str, list[float]] = {"published seconds": []}
+    time |= {f"{way}, {kind}": [] for way in ways for kind in kinds}
+    for x in places:
         theirs = {AS_RELEASED.get(k, k): v for k, v in known.get(x, {}).items()}
-        for key in (EVOGRAD, T1T2):
-            released = AS_RELEASED[key]
-            name = BY_KEY[released].label.split(",")[0]
-            gigabytes, seconds = theirs.get(released, (np.nan, np.nan))
-            unit = theirs.get(AS_RELEASED[EVOGRAD], (np.nan, np.nan))[1]
-            bars.setdefault(f"{name}, published", []).append((gigabytes, seconds / unit))
-            for label, shown in ((f"{name}, as released", released), (f"{name}, here", key)):
-                time, memory = costs_of(found, shown)
-                base, _ = costs_of(found, AS_RELEASED[EVOGRAD] if shown == released else EVOGRAD)
-                value = time / base if time and base else np.nan
-                bars.setdefault(label, []).append((memory / 1e9 if memory else np.nan, value))
+        of_all = counted.get(x) or timed[x]
+        for key, name in ((EVOGRAD, "EvoGrad"), (T1T2, "T1-T2")):
+            gigabytes = theirs.get(AS_RELEASED[key], (np.nan,))[0]
+            memory[f"{name}, published"].append(gigabytes)
+            for way, row in (("as released", AS_RELEASED[key]), ("here", key)):
+                in_use = costs_of(of_all, row)[1]
+                memory[f"{name}, {way}"].append(in_use / 1e9 if in_use else np.nan)
+        above, below = (theirs.get(key, (1, np.nan))[1] for key in ways["as released"])
+        time["published seconds"].append(above / below)
+        for way, rows in ways.items():
+            for kind, points in kinds.items():
+                time[f"{way}, {kind}"].append(ratio(points.get(x, []), *rows)[0] or np.nan)
+    solid = {"hatch": ""}
+    styles = (
+        [style[i] for i in (0, 1) for style in (_PUBLISHED, _RELEASED, _HERE)],
+        [_PUBLISHED[1], _RELEASED[1], _RELEASED[1] | solid, _HERE[1], _HERE[1] | solid],
+    )
     with figure_style():
-        shape = {"rows": 2, "sharex": True} if len(points) > 3 else {"columns": 2}
-        fig, axes = new_figure(**shape)
-        places, wide = np.arange(len(points)), 0.84 / len(bars)
-        for panel, axis in enumerate(axes):
-            for index, (label, values) in enumerate(bars.items()):
-                axis.bar(places + (index - (len(bars) - 1) / 2) * wide, [v[panel] for v in values],
-                         wide, label=label, **bar_style(index))  # fmt: skip
-            axis.set_xticks(places, [textwrap.fill(x, 12) for x in points])
+        fig, axes = new_figure(rows=2, height=5.0)
+        for axis, bars, own in zip(axes, (memory, time), styles, strict=True):
+            each = zip(bars.items(), own, strict=True)
+            shown = [(*bar, style) for bar, style in each if not np.isnan(bar[1]).all()]
+            wide = 0.84 / len(shown)
+            for index, (label, values, style) in enumerate(shown):
+                offset = (index - (len(shown) - 1) / 2) * wide
+                axis.bar(np.arange(len(places)) + offset, values, wide, label=label, **style)
+            axis.set_xticks(range(len(places)), [textwrap.fill(x, 12) for x in places])
             axis.grid(axis="x", visible=False)
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         axes[0].set_ylabel("GB in use")
-        if max(v[0] for values in bars.values() for v in values) > 6:
+        if np.nanmax(list(memory.values())) > 6:
             axes[0].axhline(12, color="#444444", linewidth=0.6, linestyle="--")
-        axes[1].set_ylabel("time / EvoGrad's")
-        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        axes[1].axhline(1, color="#444444", linewidth=0.6)
+        axes[1].set_ylabel("time of T1-T2 / EvoGrad")
+        where = published[0].where
+        some = f"; seconds: {machine(next(iter(timed.values())))}" if timed else ""
         return save_figure(
             fig,
             folder,
             stem,
-            alt=f"Gigabytes and time of EvoGrad and T1-T2, {figure}, at {', '.join(points)}: "
-            "published, as the released code takes its steps, and here.",
-            caption=f"{figure}: memory in use and time relative to EvoGrad's, published (Titan X, "
-            f"12 GB, the dashed line) and here ({machine(next(iter(points.values())))}; where "
-            "steps are counted, time is floating-point operations).",
+            alt=f"Gigabytes of EvoGrad and T1-T2, and the time of T1-T2 by EvoGrad's, at "
+            f"{', '.join(places)}: published, as the released code takes its steps, and here.",
+            caption=f"{where} of the paper ({published[0].figure}): published (Titan X, 12 GB, the "
+            "dashed line where it is near), the steps as released, and those of this project. "
+            f"Bytes and floating-point operations are counted{some}.",
+        )
+
+
+FAR = 1.5
+"""Seconds by operations, both in plain steps, from which a method is far above the line."""
+
+
+def counted_timed_figure(
+    counted: Sequence[Measurement], timed: Sequence[Measurement], folder: Path, stem: str
+) -> Figure | None:
+    """A point for each method and case: operations of a step against its seconds, both in plain
+    steps. None if nothing was both counted and timed."""
+    place = attrgetter("figure", "x", "key")
+    operations = {place(m): m.operations_ratio for m in counted if m.operations_ratio}
+    points: dict[str, list[tuple[float, float]]] = {}
+    far: dict[str, list[float]] = {}
+    for m in timed:
+        x, y = operations.get(place(m)), m.time_ratio
+        if x and y and m.method != PLAIN and m.how != "compiled":
+            points.setdefault(f"{m.figure}, {m.x}", []).append((x, y))
+            far.setdefault(m.row.label, []).append(y / x)
+    if not points:
+        return None
+    named = {label: statistics.median(found) for label, found in far.items()}
+    over = sorted((f for f in named.items() if f[1] > FAR), key=lambda f: -f[1])
+    said = ", ".join(f"{label} ({factor:.1f})" for label, factor in over) or "none"
+    with figure_style():
+        fig, axis = new_figure(height=3.4)
+        for style, (label, found) in zip(series_styles(len(points)), points.items(), strict=True):
+            axis.plot(*zip(*found, strict=True), label=label, markersize=4, alpha=0.8,
+                      **style | {"linestyle": "none"})  # fmt: skip
+        known = np.log2([value for found in points.values() for point in found for value in point])
+        ends = 2 ** np.floor(known.min()), 2 ** np.ceil(known.max())
+        axis.plot(ends, ends, color="#444444", linewidth=0.6)
+        axis.set(xlim=ends, ylim=ends)
+        for scale, set_label, of in (
+            (axis.set_xscale, axis.set_xlabel, "operations"),
+            (axis.set_yscale, axis.set_ylabel, "seconds"),
+        ):
+            scale("log", base=2)
+            set_label(f"{of} of a step / plain step")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter("{x:g}")
+        legend_below(fig, axis)
+        return save_figure(
+            fig,
+            folder,
+            stem,
+            alt="Floating-point operations of a training step against its seconds, both in plain "
+            f"steps, by method at {'; '.join(points)}; the diagonal is where both are equal.",
+            caption=f"Counted against timed ({machine(timed)}): a point for each method and case; "
+            f"on the line, seconds are as many plain steps as operations. More than {FAR} times "
+            f"above it in the median of the cases: {said}.",
         )

@@ -99,6 +99,11 @@ def rows_of(case: CostCase, compiled: bool = False) -> Iterator[Row]:
             yield Row(BY_KEY[key].method, BY_KEY[key].options, "compiled")
 
 
+def named(key: str, word: str) -> bool:
+    """Whether a word stands for a row: it is the row's key, or no row's and in this one's."""
+    return key == word or (word not in BY_KEY and word in key)
+
+
 def estimator_of(row: Row, case: CostProblem) -> Estimator:
     """The estimator of a row, for a case."""
     entry, options = ESTIMATORS[row.method], dict(row.options)

@@ -20,7 +20,7 @@ from common.command import PARENT, end_with_parent
 from common.cost_study.case import CostCase, Size
 from common.cost_study.measuring import CaseMeter, FakeCase
 from common.cost_study.records import Measurement, write_measurement
-from common.cost_study.rows import PLAIN, Row, rows_of
+from common.cost_study.rows import PLAIN, Row, named, rows_of
 from common.errors import UserError
 from common.hypergrad.compare import Rounds
 from common.reporting import collect_provenance
@@ -40,7 +40,7 @@ class Job:
     """A case and how it is to be measured.
 
     cases: an experiment's, a function that another process can import. device: by torch's name, or
-    COUNTED. words: only rows whose keys hold one of these; empty for all. compiled: also under
+    COUNTED. words: only the rows that these stand for; empty for all. compiled: also under
     torch.compile.
     """
 
@@ -68,7 +68,7 @@ class Job:
         return [
             row
             for row in rows_of(self.case, self.compiled)
-            if row.method == PLAIN or not wanted or any(w in row.key for w in wanted)
+            if row.method == PLAIN or not wanted or any(named(row.key, w) for w in wanted)
         ]
 
     def measurement(self, row: Row, **found: Any) -> Measurement:

@@ -4,8 +4,8 @@ import pytest
 
 from common.cost_study.case import PublishedCost
 from common.cost_study.records import Measurement
-from common.cost_study.report import section
-from common.cost_study.rows import BY_KEY, EVOGRAD, HIGHER, PLAIN, T1T2
+from common.cost_study.report import beside, section
+from common.cost_study.rows import BY_KEY, EVOGRAD, HIGHER, PLAIN, T1T2, named
 from common.cost_study.tables import (
     by_figure,
     estimators_table,
@@ -82,7 +82,7 @@ def test_a_figures_table_has_every_place_in_order():
 
 
 def test_published_ratios_stand_beside_measured_ones():
-    entries = [PublishedCost("A figure", "large", COSTS), PublishedCost("Another", "large", COSTS)]
+    entries = [PublishedCost(name, "large", COSTS, name) for name in ("A figure", "Another")]
     table = published_table(by_figure(study(), POINTS), "lab", entries)
     rows = [[str(c) for c in row[3:]] for row in table.rows]
     # Time 8 / 2 plain steps; memory with what was in use before, (500 + 300) / (100 + 300).
@@ -91,7 +91,8 @@ def test_published_ratios_stand_beside_measured_ones():
     points = by_figure(counted(), POINTS)["lab", "A figure"]
     table = published_table({("lab", "A figure"): points}, "lab", entries)
     assert [str(row[5]) for row in table.rows] == ["2.00", "2.50"]  # 6 / 3, 1000 / 400
-    (row, *_) = gigabytes_table(points, [PublishedCost("A figure", "small", COSTS)]).rows
+    entries = [PublishedCost("A figure", "small", COSTS, "Figure 9")]
+    (row, *_) = gigabytes_table(points, entries).rows
     assert [str(c) for c in row] == ["small", "6.00", "–", "0.00", "9.00", "0.00", "0.00", "–"]
 
 
@@ -107,9 +108,18 @@ def test_the_page_shows_the_cases_that_stand_for_all():
 @pytest.mark.parametrize("places", [1, 3])
 def test_a_section_leaves_its_tables_and_figures(tmp_path, places):
     shown = [m for m in counted() if (m.experiment, m.figure, m.x) in POINTS[:places]]
-    published = {"lab": [PublishedCost("A figure", "small", COSTS)]}
+    published = {"lab": [PublishedCost("A figure", "small", COSTS, "Figure 9")]}
     made = section(shown, POINTS, published, tmp_path)
-    assert len(made.tables) == 3 and len(made.figures) == 2
+    assert len(made.tables) == 3 and len(made.figures) == 1
+    timed = [m for m in study() if m.x == POINTS[places - 1][2]]
+    both = beside([*shown, *timed], POINTS, published, tmp_path)
     stems = {"a-figure-counted", "a-figure-published-counted", "lab-published-counted"}
-    assert {path.stem for path in tmp_path.iterdir()} == stems
-    assert "T1T2" in made.figures[0].alt
+    assert {path.stem for path in tmp_path.iterdir()} == stems | {"counted-timed", "figure-9"}
+    assert "T1T2" in made.figures[0].alt and "small" in both.figures[1].alt
+    # T1T2 in plain steps: 6 operations; 4 seconds at the first place, 12 at the last.
+    assert ("T1T2 (2.0)" in both.figures[0].caption) == (places == 3)
+
+
+def test_a_rows_key_names_that_row_alone():
+    assert named(T1T2, T1T2) and not named("t1t2 released", T1T2)
+    assert named("t1t2 released", "released") and not named(T1T2, "evo")
