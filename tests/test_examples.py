@@ -76,6 +76,18 @@ def test_the_learning_rate_is_found_through_all_steps(run):
     assert 0.3 < variables["hyper"]["log_lr"].exp() < 2
 
 
+def test_a_schedule_for_adam_rises_and_ends_lower(run):
+    _, lines = run("schedule")
+    first, end, loss = lines[-1]
+    assert lines[0][2] > 1.2 and loss < 0.3
+    assert first > end > 0.05
+
+
+def test_initial_parameters_and_rates_adapt_to_letters_seen_once(run):
+    _, [(maml, chance), (meta_sgd, _)] = run("maml")
+    assert maml > chance + 0.1 and meta_sgd > chance + 0.1
+
+
 def test_the_readmes_example_learns_mnist_as_well_as_plain_training(monkeypatch):
     """Its text as it stands, with digits in place of random tensors and 1,000 steps."""
     mnist = load_mnist()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.optim import Optimizer
 
 from . import checks
 from .inner_step import InnerLR, InnerStep, LearnedLR, Stepped, check_inner_step, current, stepped
@@ -199,6 +200,7 @@ class Estimate:
     indirect: Grads
     direct: Tensors | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    params: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -238,9 +240,7 @@ class Estimator(ABC):
             if not at.transformed:
                 if not found.passed:
                     found.examine(at)
-                # lambda may also act on the inner steps alone.
-                rates = isinstance(getattr(self, "inner_lr", None), LearnedLR)
-                if not (found.inner_depends or rates):
+                if not (found.inner_depends or self.acts_on_steps):
                     raise ValueError(found.unused_hyper())
             try:
                 estimate = self.estimate(at, **given)
@@ -256,7 +256,12 @@ class Estimator(ABC):
             if at.check_finite:
                 for name, grad in grads.items():
                     checks.check_finite(f"the hypergradient of {name!r}", grad)
-        return Hypergradient(grads, estimate.outer_loss, estimate.diagnostics)
+        return Hypergradient(grads, estimate.outer_loss, estimate.diagnostics, estimate.params)
+
+    @property
+    def acts_on_steps(self) -> bool:
+        """Whether lambda acts on the inner steps themselves, past the inner loss."""
+        return isinstance(getattr(self, "inner_lr", None), LearnedLR)
 
     @abstractmethod
     def estimate(self, at: Point) -> Estimate:
@@ -278,16 +283,18 @@ class InnerSGD(Estimator):
 
     learns_rates: ClassVar[bool] = False
     """Whether inner_lr may be a LearnedLR."""
+    takes_optimizers: ClassVar[bool] = False
+    """Whether it may be the training's optimiser."""
 
-    inner_lr: InnerLR
+    inner_lr: InnerLR | InnerStep
 
     def __post_init__(self) -> None:
-        check_inner_step(self.inner_lr, learned=self.learns_rates)
+        check_inner_step(self.inner_lr, self.takes_optimizers, self.learns_rates)
 
     @property
     def eta(self) -> float:
         """The inner step size now."""
-        assert not isinstance(self.inner_lr, LearnedLR)  # whose values Unrolled takes
+        assert not isinstance(self.inner_lr, LearnedLR | Optimizer)  # which Unrolled takes apart
         return current(self.inner_lr)
 
 

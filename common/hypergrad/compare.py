@@ -290,4 +290,4 @@ def _copied(problem: ModuleProblem, dtype: torch.dtype) -> ModuleProblem:
     model, hyper = copy.deepcopy((problem.model, problem.module or dict(problem.given)))
     model.to(dtype)
     hyper = hyper.to(dtype) if isinstance(hyper, nn.Module) else cast(hyper, dtype)
-    return ModuleProblem(model, hyper, *problem.losses.values())
+    return ModuleProblem(model, hyper, problem.losses["train_loss"], problem.losses["valid_loss"])

@@ -32,7 +32,8 @@ class HyperOptimizer:
     they are. Buffers are cloned for every evaluation, so that batch norm's running statistics do
     not move. Of a DistributedDataParallel model the hypergradients are averaged over the ranks.
     hyper: a module, a mapping of tensors or an iterable of named tensors (``named_parameters()``).
-    Parts of the model itself may be hyperparameters; then they do not count as its parameters.
+    Parts of the model itself may be hyperparameters; then they do not count as its parameters, but
+    if the estimator has a ``start`` (Unrolled): then they are where its steps start (MAML).
     train_loss, valid_loss: ``loss(model, hyper, batch)``, a scalar. Given a module, ``hyper`` is
     that module, else a dict.
     estimator: any of this package. Those of several steps take a list of training batches.
@@ -69,19 +70,20 @@ class HyperOptimizer:
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         self.estimator, self.optimizer, self.generator = estimator, optimizer, generator
-        self.problem = ModuleProblem(model, hyper, train_loss, valid_loss)
+        starts = getattr(estimator, "start", None) is not None
+        self.problem = ModuleProblem(model, hyper, train_loss, valid_loss, starts)
         self.hyper = self.problem.hyper
         self.every, self.calls = every, 0
         _check_optimizer(optimizer, self.problem.given, self.hyper)
 
-    def step(self, train_batch: Any, valid_batch: Any) -> Hypergradient | None:
+    def step(self, train_batch: Any, valid_batch: Any, **given: Any) -> Hypergradient | None:
         """``zero_grad``, ``backward`` and a step of the optimizer; None at the calls that
-        ``every`` leaves out."""
+        ``every`` leaves out. given: for the estimator, such as ``warm`` for ImplicitCG."""
         self.calls += 1
         if (self.calls - 1) % self.every:
             return None
         self.zero_grad()
-        result = self.backward(train_batch, valid_batch)
+        result = self.backward(train_batch, valid_batch, **given)
         self.optimizer.step()
         return result
 
@@ -91,7 +93,9 @@ class HyperOptimizer:
         for tensor in self.hyper.values():
             tensor.grad = None
 
-    def backward(self, train_batch: Any, valid_batch: Any, weight: float = 1.0) -> Hypergradient:
+    def backward(
+        self, train_batch: Any, valid_batch: Any, weight: float = 1.0, **given: Any
+    ) -> Hypergradient:
         """Adds ``weight`` times the hypergradient to the hyperparameters' ``.grad``; returns it.
 
         For the mean over n pairs of batches, or to clip:
@@ -103,7 +107,7 @@ class HyperOptimizer:
             hyper_optimizer.optimizer.step()
         """
         at = self.problem, self.problem.params(), self.hyper
-        result = self.estimator(*at, train_batch, valid_batch, self.generator)
+        result = self.estimator(*at, train_batch, valid_batch, self.generator, **given)
         if isinstance(self.problem.model, DistributedDataParallel):
             for grad in result.grads.values():
                 dist.all_reduce(grad.div_(dist.get_world_size()))
@@ -147,13 +151,21 @@ class ModuleProblem:
 
     Each evaluation puts the estimator's parameters in place of the modules' own, with clones of
     their buffers, as ``functional_call`` does, but looks up where they belong once per ``params``.
-    ``hyper``: what of ``given`` is not frozen.
+    ``hyper``: what of ``given`` is not frozen. starts: hyperparameters that are the model's stay
+    among its parameters too.
     """
 
     loss_names: ClassVar = {"inner_loss": "train_loss", "outer_loss": "valid_loss"}
 
-    def __init__(self, model: nn.Module, hyper: Hyper, train_loss: Loss, valid_loss: Loss) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        hyper: Hyper,
+        train_loss: Loss,
+        valid_loss: Loss,
+        starts: bool = False,
+    ) -> None:
+        self.model, self.starts = model, starts
         self.module = hyper if isinstance(hyper, nn.Module) else None
         self.losses = {"train_loss": train_loss, "valid_loss": valid_loss}
         self.given = _named(hyper)
@@ -167,7 +179,7 @@ class ModuleProblem:
 
     def params(self) -> dict[str, Tensor]:
         """theta: the model's parameters that are trained. Looks up all tensors' places."""
-        hyper = {id(t) for t in self.hyper.values()}
+        hyper = set() if self.starts else {id(t) for t in self.hyper.values()}
         params: dict[str, Tensor] = {
             n: p for n, p in self.model.named_parameters() if p.requires_grad and id(p) not in hyper
         }
@@ -201,8 +213,8 @@ class ModuleProblem:
     @contextmanager
     def _in_place(self, params: Tensors, hyper: Tensors) -> Iterator[None]:
         """The tensors, and clones of the buffers, in the modules; modes are put back too."""
-        pairs = [(self.of_params[n], t) for n, t in params.items()]
-        pairs += [(self.of_hyper[n], t) for n, t in hyper.items()]
+        pairs = [(self.of_hyper[n], t) for n, t in hyper.items()]
+        pairs += [(self.of_params[n], t) for n, t in params.items()]
         modes = [module.training for module in self.modules]
         before: list[tuple[Any, str, Tensor]] = []
         try:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .base import Estimate, Estimator, InnerSGD, Point, check_at_least
-from .problem import detached, flat, norm, split_like
+from .problem import Hypergradient, detached, flat, norm, split_like
 from .second_order import inner_gradient
 
 Product = Callable[[Tensor], Tensor]
@@ -34,9 +34,14 @@ class Solution(NamedTuple):
 
 
 def conjugate_gradient(
-    product: Product, target: Tensor, iterations: int, tolerance: float
+    product: Product,
+    target: Tensor,
+    iterations: int,
+    tolerance: float,
+    begin: Tensor | None = None,
 ) -> Solution:
-    """Hestenes and Stiefel's recursion from x = 0 for a symmetric positive definite matrix.
+    """Hestenes and Stiefel's recursion for a symmetric positive definite matrix, from x = 0, or
+    from ``begin`` for a product more.
 
         alpha = r.r / p.Ap,   x += alpha p,   r' = r - alpha Ap,   p = r' + (r'.r' / r.r) p
 
@@ -45,6 +50,9 @@ def conjugate_gradient(
     """
     x, r, p = torch.zeros_like(target), target.clone(), target.clone()
     start = square = target @ target
+    if begin is not None:
+        x, r = begin.clone(), target - product(begin)
+        p, square = r.clone(), r @ r
     done, indefinite = 0, False
     while done < iterations and not square <= tolerance**2 * start:  # goes on if not a number
         image = product(p)
@@ -65,25 +73,34 @@ def conjugate_gradient(
 class Implicit(Estimator):
     """-x . d2L_T/(dtheta dlambda) + direct term with x = solve(H, v), all at theta."""
 
-    def estimate(self, at: Point) -> Estimate:
+    def estimate(self, at: Point, warm: Hypergradient | None = None) -> Estimate:
+        """warm: an earlier result, from whose x the solution starts, for one product with H more;
+        worth it where theta and lambda have moved little."""
         at.refuse_weight_norm()
         outer_loss, v, direct = at.outer_step(at.theta)
         inner = inner_gradient(at, at.theta)
+        target = flat(v)
+        begin = None if warm is None else warm.diagnostics["solution"]
+        if begin is not None and begin.shape != target.shape:
+            raise ValueError("warm is a result at other parameters: hand over one of this model's")
         x, seen = self.solve(
-            lambda vector: flat(inner.hessian_product(split_like(vector, at.theta))), flat(v)
+            lambda vector: flat(inner.hessian_product(split_like(vector, at.theta))), target, begin
         )
         diagnostics = {
             "inner_loss": inner.loss,
             "inner_grad_norm": norm(detached(inner.grads)),
             "outer_grad_norm": norm(v),
             **seen,
+            "solution": x,
         }
         found = inner.mixed_product(split_like(-x, at.theta))
         return Estimate(outer_loss, found, direct, diagnostics)
 
     @abstractmethod
-    def solve(self, product: Product, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """About H^-1 v, and diagnostics of the solution."""
+    def solve(
+        self, product: Product, v: Tensor, begin: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """About H^-1 v, from ``begin`` on (None: 0), and diagnostics of the solution."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,9 @@ class ImplicitCG(Implicit):
     iterations at this residual relative to |v|. inner_batch is one batch, which stands for the
     whole L_T, so a large one is best. outer_loss is L_V at theta.
     Diagnostics: ``inner_loss``, ``inner_grad_norm`` |dL_T/dtheta|, ``outer_grad_norm`` |v|,
-    ``residual_norm`` relative to |v|, ``iterations`` done, ``negative_curvature`` met or not.
+    ``residual_norm`` relative to |v|, ``iterations`` done, ``negative_curvature`` met or not,
+    ``solution`` x, a vector over all parameters. A result handed over as ``warm=`` to the next call
+    makes the solution start from its x.
     """
 
     iterations: int
@@ -116,9 +135,11 @@ class ImplicitCG(Implicit):
         check_at_least(1, iterations=self.iterations)
         check_at_least(0, damping=self.damping, tolerance=self.tolerance)
 
-    def solve(self, product: Product, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def solve(
+        self, product: Product, v: Tensor, begin: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         found = conjugate_gradient(
-            lambda p: product(p) + self.damping * p, v, self.iterations, self.tolerance
+            lambda p: product(p) + self.damping * p, v, self.iterations, self.tolerance, begin
         )
         if found.indefinite and found.iterations == 1:
             raise ValueError(
@@ -146,8 +167,9 @@ class Neumann(Implicit, InnerSGD):
     dL_T/dtheta and 4 vectors of theta's size. For inner problems that are nearly solved, with eta
     that of their SGD.
 
-    inner_lr: eta. terms: how many. The rest as ImplicitCG, with ``last_term_norm``, that of the
-    last term relative to |x|, for its diagnostics after ``outer_grad_norm``.
+    inner_lr: eta. terms: how many. The rest as ImplicitCG, ``warm`` too, with ``last_term_norm``,
+    that of the last term relative to |x|, for the diagnostics between ``outer_grad_norm`` and
+    ``solution``.
     """
 
     terms: int
@@ -156,9 +178,14 @@ class Neumann(Implicit, InnerSGD):
         super().__post_init__()
         check_at_least(1, terms=self.terms)
 
-    def solve(self, product: Product, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def solve(
+        self, product: Product, v: Tensor, begin: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         eta = self.eta
         term, x = eta * v, eta * v
+        if begin is not None:  # the same series for what is left of v
+            term = eta * (v - product(begin))
+            x = begin + term
         for _ in range(self.terms - 1):
             term = term - eta * product(term)
             x += term

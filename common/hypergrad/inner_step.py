@@ -1,26 +1,26 @@
-"""The inner step of one-step estimators: plain SGD, or a step of the training optimiser itself.
+"""Inner steps: of plain SGD, or those of the training's optimiser, as differentiable functions.
 
 Choe, Mehta, Ahn, Neiswanger, Xie, Strubell, Xing. Making Scalable Meta Learning Practical (SAMA).
 NeurIPS 2023, arXiv:2310.05674: behind a step of Adam stands Adam's Jacobian, not the identity.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Union
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from .problem import Tensors, added
+from .problem import Tensors, added, detached, gradients, leaves, moved_by
 
 InnerLR = Union[float, Callable[[], float], "LearnedLR"]
 """The inner step size eta; a callable is asked at every call, so it can follow a schedule."""
 
 InnerStep = float | Callable[[], float] | Optimizer
-"""The step size of SGD, or the training's optimiser (SGD, Adam or AdamW), whose present learning
-rates, momentum and moments are read at every call."""
+"""The step size of SGD, or the training's optimiser (SGD, Adam, AdamW or RMSprop), whose present
+learning rates, momentum and moments are read at every call."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,22 @@ class LearnedLR:
     rates: a function of lambda that gives one step size, a scalar tensor, or by name one for each
     parameter (the same tensor for those of a group), a scalar or of the parameter's shape (a rate
     per entry, Meta-SGD): ``LearnedLR(lambda hyper: hyper["log"].exp())``. Names of frozen
-    parameters are left out.
+    parameters are left out. A list of such, one for each inner step, is a schedule:
+    ``LearnedLR(lambda hyper: hyper["logs"].exp().unbind())``. It is asked once a step.
+    optimizer: whose steps have these rates in place of its own (Unrolled); None is SGD.
     """
 
-    rates: Callable[[Tensors], Tensor | Tensors]
+    rates: Callable[[Tensors], Tensor | Tensors | Sequence[Tensor | Tensors]]
+    optimizer: Optimizer | None = None
 
-    def by_name(self, hyper: Tensors, theta: Tensors) -> dict[str, Tensor]:
-        """The step size of every parameter, with a graph to ``hyper``. ValueError for a missing
-        one, or one of another shape."""
+    def by_name(self, hyper: Tensors, theta: Tensors, step: int, steps: int) -> dict[str, Tensor]:
+        """The rate of every parameter in a step, with a graph to ``hyper``. ValueError for a
+        missing one, one of another shape, or a schedule of another length."""
         rates = self.rates(hyper)
+        if not isinstance(rates, Tensor | Mapping):
+            if len(rates) != steps:
+                raise ValueError(f"LearnedLR gives rates of {len(rates)} steps, not of {steps}")
+            rates = rates[step]
         if isinstance(rates, Tensor):
             rates = dict.fromkeys(theta, rates)
         if missing := [n for n in theta if n not in rates]:
@@ -60,9 +67,13 @@ def check_inner_step(
     if isinstance(inner_lr, LearnedLR):
         if not learned:
             raise ValueError("inner_lr may be a LearnedLR in Unrolled and ForwardMode only")
+        if inner_lr.optimizer is not None:
+            if not optimizers:
+                raise ValueError("a LearnedLR may have an optimizer in Unrolled only")
+            check_inner_step(inner_lr.optimizer, optimizers)
     elif optimizers and isinstance(inner_lr, Optimizer):
-        if type(inner_lr) not in (SGD, Adam, AdamW):
-            known = "SGD, Adam, AdamW or a number"
+        if type(inner_lr) not in _RULES:
+            known = "SGD, Adam, AdamW, RMSprop or a number"
             raise ValueError(f"inner_lr cannot be {type(inner_lr).__name__}: use {known}")
         if any(group.get("amsgrad") for group in inner_lr.param_groups):
             raise ValueError("inner_lr cannot be an optimiser with amsgrad=True")
@@ -95,6 +106,125 @@ def _number(inner_lr: Any) -> float:
     return inner_lr
 
 
+Carried = dict[Any, Tensor]
+"""What inner steps carry on: theta by name, and the optimiser's state by (name, key)."""
+
+
+Group = Mapping[str, Any]
+State = Callable[[str], Tensor | None]
+Update = tuple[Tensor, dict[str, Tensor]]
+Rule = Callable[[Group, State, Tensor, float], Update]
+"""(group, state by key, gradient, number of the step) -> what the learning rate multiplies, and the
+state after the step."""
+
+
+class Steps:
+    """Inner steps as functions of theta, dL_T/dtheta and the optimiser's state, differentiable by
+    all of them; no optimiser is changed.
+
+    They are SGD with ``momentum`` from m_0 = 0, or those that the training's optimiser would make
+    now, from its present rates and buffers. params: theta as handed over by the caller, the very
+    tensors that an optimiser holds; those that it does not hold stay where they are. ValueError if
+    it holds none of them.
+    """
+
+    def __init__(self, inner_lr: InnerLR | InnerStep, params: Tensors, momentum: float = 0.0):
+        self.learned = inner_lr if isinstance(inner_lr, LearnedLR) else None
+        optimizer = inner_lr.optimizer if isinstance(inner_lr, LearnedLR) else inner_lr
+        self.rule, self.counts = _RULES.get(type(optimizer), _sgd), dict.fromkeys(params, 0.0)
+        self.state: Carried = {}
+        if not isinstance(optimizer, Optimizer):
+            eta = 0.0 if optimizer is None else current(optimizer)
+            group = {"lr": eta, "momentum": momentum}
+            self.groups: dict[str, Group] = dict.fromkeys(params, group)
+            return
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        self.groups = {n: groups[id(p)] for n, p in params.items() if id(p) in groups}
+        if not self.groups:
+            raise ValueError(
+                "inner_lr is an optimiser that holds none of the parameters handed over: hand over "
+                "dict(model.named_parameters()) of the model that it trains"
+            )
+        for n in self.groups:
+            state = dict(optimizer.state.get(params[n], {}))
+            self.counts[n] = float(state.pop("step", 0))
+            self.state |= {(n, key): s.detach() for key, s in state.items() if s is not None}
+
+    def after(
+        self, at: Carried, grads: Tensors, step: int = 0, rates: Tensors | None = None
+    ) -> Carried:
+        """theta and state after the step from ``at`` with the gradients; rates: in place of the
+        optimiser's own."""
+        after = dict(at)
+        for n, group in self.groups.items():
+
+            def state(key: str, n: str = n) -> Tensor | None:
+                return at.get((n, key))
+
+            grad, start = -grads[n] if group.get("maximize") else grads[n], at[n]
+            rate: Any = group["lr"] if rates is None else rates[n]
+            if decay := group.get("weight_decay", 0.0):
+                if group.get("decoupled_weight_decay"):
+                    start = start * (1 - rate * decay)
+                else:
+                    grad = grad + decay * start
+            count = self.counts[n] + step + 1
+            update, new = self.rule(group, state, grad, count)
+            after[n] = moved_by(start, update, -rate)
+            after |= {(n, key): s for key, s in new.items()}
+        return after
+
+
+def _sgd(group: Group, state: State, grad: Tensor, count: float) -> Update:
+    update, buffer, momentum = grad, state("momentum_buffer"), group["momentum"]
+    if not momentum:
+        return update, {}
+    if buffer is not None:  # the first step takes the gradient itself for the buffer
+        share = 1 - group.get("dampening", 0.0)
+        update = torch.add(grad if share == 1 else share * grad, buffer, alpha=momentum)
+    buffer = update
+    if group.get("nesterov"):
+        update = torch.add(grad, buffer, alpha=momentum)
+    return update, {"momentum_buffer": buffer}
+
+
+def _adam(group: Group, state: State, grad: Tensor, count: float) -> Update:
+    """m / (1 - beta1^t) / (sqrt(s / (1 - beta2^t)) + eps), m and s the moments with ``grad``."""
+    beta1, beta2 = group["betas"]
+    m = _mean(beta1, state("exp_avg"), grad)
+    s = _mean(beta2, state("exp_avg_sq"), grad.square())
+    update = m / (1 - beta1**count) / (_root(s / (1 - beta2**count)) + group["eps"])
+    return update, {"exp_avg": m, "exp_avg_sq": s}
+
+
+def _rmsprop(group: Group, state: State, grad: Tensor, count: float) -> Update:
+    """grad / (sqrt(s) + eps), s the mean of squares (centred: less that of the mean), summed up by
+    the momentum."""
+    after = {"square_avg": _mean(group["alpha"], state("square_avg"), grad.square())}
+    variance = after["square_avg"]
+    if group["centered"]:
+        after["grad_avg"] = _mean(group["alpha"], state("grad_avg"), grad)
+        variance = variance - after["grad_avg"].square()
+    update = grad / (_root(variance) + group["eps"])
+    if group["momentum"]:
+        if (buffer := state("momentum_buffer")) is not None:
+            update = update + group["momentum"] * buffer
+        after["momentum_buffer"] = update
+    return update, after
+
+
+def _mean(keep: float, before: Tensor | None, new: Tensor) -> Tensor:
+    return (1 - keep) * new if before is None else keep * before + (1 - keep) * new
+
+
+def _root(square: Tensor) -> Tensor:
+    """Whose derivative at 0 is 0."""
+    return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
+
+
+_RULES: dict[type, Rule] = {SGD: _sgd, Adam: _adam, AdamW: _adam, RMSprop: _rmsprop}
+
+
 @dataclass(frozen=True)
 class Stepped:
     """theta' of an inner step, and its derivative by dL_T/dtheta: ``factor`` times
@@ -112,64 +242,12 @@ class Stepped:
 
 
 def stepped(inner_lr: InnerStep, params: Tensors, theta: Tensors, grads: Tensors) -> Stepped:
-    """The inner step from ``theta`` with gradients ``grads``; no optimiser is changed.
-
-    params: theta as handed over by the caller, the very tensors that an optimiser holds; those that
-    it does not hold stay where they are. Raises ValueError if it holds none of them.
-    """
+    """The inner step from ``theta`` with gradients ``grads``; params as for ``Steps``."""
     if not isinstance(inner_lr, Optimizer):
         eta = current(inner_lr)
         return Stepped(added(theta, grads, -eta), -eta)
-    groups = {id(p): group for group in inner_lr.param_groups for p in group["params"]}
-    moved, jacobian = dict(theta), {n: torch.zeros_like(t) for n, t in theta.items()}
-    held = [n for n, p in params.items() if id(p) in groups]
-    if not held:
-        raise ValueError(
-            "inner_lr is an optimiser that holds none of the parameters handed over: hand over "
-            "dict(model.named_parameters()) of the model that it trains"
-        )
-    rule = _sgd if isinstance(inner_lr, SGD) else _adam
-    for n in held:
-        group, state = groups[id(params[n])], inner_lr.state.get(params[n], {})
-        sign = -1.0 if group.get("maximize") else 1.0
-        decoupled = isinstance(inner_lr, AdamW) or group.get("decoupled_weight_decay", False)
-        decay, start, grad = group["weight_decay"], theta[n], sign * grads[n]
-        if decoupled:
-            start = start * (1 - group["lr"] * decay)
-        elif decay:
-            grad = grad + decay * theta[n]
-        update, slope = rule(group, state, grad)
-        moved[n] = start - group["lr"] * update
-        jacobian[n] = -group["lr"] * sign * slope
-    return Stepped(moved, 1.0, jacobian)
-
-
-Update = tuple[Tensor, Tensor]
-"""What the learning rate multiplies, and its derivative by the gradient, entry by entry."""
-
-
-def _sgd(group: Mapping[str, Any], state: Mapping[str, Any], grad: Tensor) -> Update:
-    momentum, buffer = group["momentum"], state.get("momentum_buffer")
-    update, slope = grad, 1.0
-    if momentum:
-        if buffer is not None:  # the first step takes the gradient itself for the buffer
-            update = momentum * buffer + (1 - group["dampening"]) * grad
-            slope = 1 - group["dampening"]
-        if group["nesterov"]:
-            update, slope = grad + momentum * update, 1 + momentum * slope
-    return update, torch.full_like(grad, slope)
-
-
-def _adam(group: Mapping[str, Any], state: Mapping[str, Any], grad: Tensor) -> Update:
-    """m / (1 - beta1^t) / (sqrt(s / (1 - beta2^t)) + eps), m and s the moments with ``grad``."""
-    (beta1, beta2), eps = group["betas"], group["eps"]
-    zero = torch.zeros_like(grad)
-    t = float(state.get("step", 0)) + 1
-    m = beta1 * state.get("exp_avg", zero) + (1 - beta1) * grad
-    s = beta2 * state.get("exp_avg_sq", zero) + (1 - beta2) * grad.square()
-    root = (s / (1 - beta2**t)).sqrt()
-    below = root + eps
-    # d root / d grad = (1 - beta2) grad / ((1 - beta2^t) root), 0 where the root is.
-    bend = (1 - beta2) * grad / ((1 - beta2**t) * root.clamp_min(torch.finfo(grad.dtype).tiny))
-    slope = ((1 - beta1) - m * bend / below) / below
-    return m / (1 - beta1**t) / below, slope / (1 - beta1**t)
+    steps, grads = Steps(inner_lr, params), leaves(grads)
+    after = steps.after({**theta, **steps.state}, grads)
+    moved = {n: after[n] for n in theta}
+    ones = [torch.ones_like(t) for t in moved.values()]
+    return Stepped(detached(moved), 1.0, gradients(list(moved.values()), grads, ones))

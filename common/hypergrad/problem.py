@@ -67,11 +67,13 @@ class Hypergradient:
     grads: dL_V/dlambda by name, keys and shapes of the hyperparameters; the gradient to descend.
     outer_loss: L_V at the parameters the estimator evaluated it at (each estimator says where).
     diagnostics: what the estimator saw on the way, by name (each estimator lists its own).
+    params: theta_k, by Unrolled and ForwardMode; {} by others.
     """
 
     grads: dict[str, Tensor]
     outer_loss: Tensor
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    params: Tensors = field(default_factory=dict)
 
 
 def detached(tensors: Tensors) -> dict[str, Tensor]:
@@ -166,17 +168,19 @@ def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[st
     A convolution chooses its algorithm by the strides of its weights, so a candidate must not
     lose the memory format (channels last) of the parameters it stands for.
     """
-    sums = {}
-    for name, tensor in left.items():
-        if isinstance(scale, Tensor):
-            total = torch.addcmul(tensor, right[name], scale)
-        else:
-            total = torch.add(tensor, right[name], alpha=scale)
-        # A scalar parameter of 16 bits plus a longer number would be as long as that.
-        if total.dtype != tensor.dtype:
-            total = total.to(tensor.dtype)
-        sums[name] = total if total.stride() == tensor.stride() else strided_as(tensor, total)
-    return sums
+    return {name: moved_by(tensor, right[name], scale) for name, tensor in left.items()}
+
+
+def moved_by(tensor: Tensor, by: Tensor, scale: float | Tensor) -> Tensor:
+    """``added`` for one tensor."""
+    if isinstance(scale, Tensor):
+        total = torch.addcmul(tensor, by, scale)
+    else:
+        total = torch.add(tensor, by, alpha=scale)
+    # A scalar parameter of 16 bits plus a longer number would be as long as that.
+    if total.dtype != tensor.dtype:
+        total = total.to(tensor.dtype)
+    return total if total.stride() == tensor.stride() else strided_as(tensor, total)
 
 
 def strided_as(like: Tensor, tensor: Tensor) -> Tensor:

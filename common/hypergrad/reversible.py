@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .base import Estimate, Point
-from .problem import Tensors, detached, flat, norm, split_like
-from .second_order import inner_gradient
-from .unrolled import Adjoint, Rates, SeveralSteps
+from .problem import Grads, Tensors, detached, flat, norm, split_like, sum_or_none, zeros_for_none
+from .second_order import InnerGradient, inner_gradient
+from .unrolled import SeveralSteps
 
 MAX_DENOMINATOR = 1000  # a decay is exact up to n units of the last place
 
@@ -147,6 +147,36 @@ class FixedPointSGD:
             )
 
 
+class Adjoint:
+    """dL_V/dtheta_t and what has been found of dL_V/dlambda, carried back from step to step.
+
+    With a = dL_V/dtheta_{t+1} and b = dL_V/dm_{t+1}, one step back is
+
+        b <- mu b - eta a,   found += b . d2L_T/(dtheta dlambda),   a <- a + b . d2L_T/dtheta2
+
+    with the derivatives at theta_t.
+    """
+
+    def __init__(self, v: Tensors, eta: float, momentum: float) -> None:
+        self.a, self.eta, self.momentum = v, eta, momentum
+        self.b: dict[str, Tensor] | None = None
+        self.found: Grads = {}
+
+    def step_back(self, inner: InnerGradient, first: bool) -> None:
+        """Back through the step that ``inner`` made, whose graph is freed. ``first``: it is the one
+        from theta_0, so dL_V/dtheta at its start is not needed."""
+        if self.b is None:
+            self.b = {n: -self.eta * a for n, a in self.a.items()}
+        else:
+            self.b = {n: self.momentum * self.b[n] - self.eta * a for n, a in self.a.items()}
+        if first:
+            mixed = inner.mixed_product(self.b)
+        else:
+            curvature, mixed = inner.products(self.b)
+            self.a = zeros_for_none(sum_or_none(self.a, curvature), self.a)
+        self.found = sum_or_none(self.found, mixed)
+
+
 @dataclass(frozen=True)
 class Reversible(SeveralSteps):
     """Unrolled's hypergradient with momentum, with the trajectory recomputed backwards.
@@ -174,15 +204,15 @@ class Reversible(SeveralSteps):
     fraction_bits: int = 44
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         as_ratio(self.momentum)
+        super().__post_init__()
         if not 1 <= self.fraction_bits <= 61:
             raise ValueError(f"fraction_bits must be from 1 to 61, got {self.fraction_bits}")
 
     def estimate(self, at: Point) -> Estimate:
         at.refuse_weight_norm()
-        eta, ratio = Rates(self.inner_lr, at), as_ratio(self.momentum)
-        sgd = FixedPointSGD(at.theta, eta.fixed, ratio, self.fraction_bits, self.steps)
+        eta, ratio = self.eta, as_ratio(self.momentum)
+        sgd = FixedPointSGD(at.theta, eta, ratio, self.fraction_bits, self.steps)
         inner_losses = []
         # With a graph in both directions, although the first does not need it: torch computes
         # some derivatives (SiLU's) by other formulas without one, whose last bits differ.

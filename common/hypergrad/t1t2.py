@@ -37,8 +37,8 @@ class T1T2(OneStep):
     about two to three times that of a plain step. Every operation of the network must be twice
     differentiable (fused attention is not; use the math backend).
 
-    inner_lr: eta, or the training's optimiser (SGD, Adam, AdamW): then theta' is its next step, and
-    v is multiplied by that step's Jacobian (inner_step.py). outer_loss is L_V at theta'.
+    inner_lr: eta, or the training's optimiser (inner_step.py): then theta' is its next step, and
+    v is multiplied by that step's Jacobian. outer_loss is L_V at theta'.
     Diagnostics: ``inner_loss`` L_T at theta, ``outer_grad_norm`` |v|.
     """
 

@@ -6,15 +6,16 @@ Optimization. ICML 2017, arXiv:1703.01785 (there: Reverse-HG, Forward-HG).
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .base import Estimate, InnerSGD, Point, Seeds, check_at_least
-from .inner_step import InnerLR, LearnedLR, current
+from .inner_step import Carried, LearnedLR, Steps
 from .problem import (
     Grads,
     Tensors,
@@ -24,23 +25,26 @@ from .problem import (
     gradients_by_both,
     gradients_or_none,
     leaves,
+    moved_by,
     norm,
     split_like,
     sum_or_none,
     zeros_for_none,
 )
 from .randomness import draw_seeds
-from .second_order import InnerGradient, inner_gradient
 
 
 class SeveralSteps(InnerSGD):
     """An estimator of ``steps`` inner steps; inner_batch is a sequence of as many batches."""
 
     steps: int
+    momentum: Any  # a number
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(1, steps=self.steps)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
 
     def inner_batches(self, inner_batch: Any) -> Sequence[Any]:
         wanted = f"inner_batch must be a sequence of one batch for each of steps = {self.steps}"
@@ -57,126 +61,118 @@ class SeveralSteps(InnerSGD):
         return Seeds(inner, outer)
 
 
-class Rates:
-    """The step sizes of a call: ``fixed``, one number, or ``learned``, for each parameter a scalar
-    tensor or one of its shape, with a graph to lambda."""
-
-    def __init__(self, inner_lr: InnerLR, at: Point) -> None:
-        self.learned: Tensors | None = None
-        self.fixed = 0.0
-        if isinstance(inner_lr, LearnedLR):
-            self.learned = inner_lr.by_name(at.hyper, at.theta)
-        else:
-            self.fixed = current(inner_lr)
-
-    def __getitem__(self, name: str) -> float | Tensor:
-        return self.fixed if self.learned is None else self.learned[name].detach()
-
-    def stepped(self, theta: Tensors, momentum: Tensors) -> dict[str, Tensor]:
-        """theta - eta m."""
-        if self.learned is None:
-            return added(theta, momentum, -self.fixed)
-        return {n: t - self[n] * momentum[n] for n, t in theta.items()}
-
-
-class Adjoint:
-    """dL_V/dtheta_t and what has been found of dL_V/dlambda, carried back from step to step.
-
-    With a = dL_V/dtheta_{t+1} and b = dL_V/dm_{t+1}, one step back is
-
-        b <- mu b - eta a,   found += b . d2L_T/(dtheta dlambda),   a <- a + b . d2L_T/dtheta2
-
-    with the derivatives at theta_t.
-    """
-
-    def __init__(self, v: Tensors, eta: Rates, momentum: float) -> None:
-        self.eta, self.momentum = eta, momentum
-        self.a = v
-        self.b: dict[str, Tensor] | None = None
-        self.found: Grads = {}
-
-    def step_back(self, inner: InnerGradient, first: bool) -> None:
-        """Back through the step that ``inner`` made, whose graph is freed. ``first``: it is the one
-        from theta_0, so dL_V/dtheta at its start is not needed."""
-        if self.b is None or not self.momentum:
-            self.b = {n: -self.eta[n] * a for n, a in self.a.items()}
-        else:
-            self.b = {n: self.momentum * self.b[n] - self.eta[n] * a for n, a in self.a.items()}
-        if first:
-            mixed = inner.mixed_product(self.b)
-        else:
-            curvature, mixed = inner.products(self.b)
-            self.a = zeros_for_none(sum_or_none(self.a, curvature), self.a)
-        self.found = sum_or_none(self.found, mixed)
-
-
 @dataclass(frozen=True)
 class Unrolled(SeveralSteps):
-    """dL_V(theta_k)/dlambda through k = ``steps`` steps of SGD from theta_0 = theta.
+    """dL_V(theta_k)/dlambda through k = ``steps`` inner steps from theta_0 = theta.
 
         m_{t+1} = mu m_t + dL_T/dtheta(theta_t, lambda, batch_t),   m_0 = 0
         theta_{t+1} = theta_t - eta m_{t+1}
 
-        indirect term = sum_t dL_V/dm_{t+1} . d2L_T/(dtheta dlambda)(theta_t)
+    by reverse mode: every step stays a graph, and dL_V/dtheta_k is carried back through them by
+    double backward. Exact; ``steps=1`` is T1T2. What the inner loss detaches (Meta-Weight-Net's
+    inputs) counts as constant, also where it depends on lambda through an earlier step. Cost: k + 1
+    forwards, k + 1 backwards, k backwards through a backward; memory: k graphs of dL_T/dtheta.
 
-    by reverse mode: the graph of every dL_T/dtheta is kept, and dL_V/dtheta_t, dL_V/dm_t are
-    carried back through them by double backward. Exact; ``steps=1`` is T1T2. What the inner loss
-    detaches (Meta-Weight-Net's inputs) counts as constant, also where it depends on lambda through
-    an earlier step. Cost: k + 1 forwards, k + 1 backwards, k backwards through a backward; memory:
-    k graphs of dL_T/dtheta (Reversible's hardly grows with k, ForwardMode's not at all).
+    inner_lr: eta, one value for the k steps; a ``LearnedLR`` makes it a function of lambda; or the
+    training's optimiser (SGD, Adam, AdamW, RMSprop), whose next k steps these then are, from its
+    present rates and buffers. steps: k. momentum: mu, of plain SGD. inner_batch is a sequence of k
+    batches, used in order.
+    recompute: keeps theta_t and the optimiser's state, and computes each step's graph again on the
+    way back: the memory of one graph, for k forwards and backwards more. (Reversible's memory
+    hardly grows with k, ForwardMode's not at all.)
+    start: a function of lambda that gives theta_0 by name, in place of the parameters' values
+    where it has a name: ``start=lambda hyper: hyper`` learns initial parameters (MAML: Finn,
+    Abbeel, Levine. ICML 2017, arXiv:1703.03400).
 
-    inner_lr: eta, one value for the k steps; a ``LearnedLR`` makes it a function of lambda, whose
-    part dL_V/deta = -sum_t `<dL_V/dtheta_{t+1}, m_{t+1}>` is added, for k vectors of theta's size.
-    steps: k. momentum: mu. inner_batch is a sequence of k batches, used in order. outer_loss is L_V
-    at theta_k. Diagnostics: ``inner_losses`` L_T at theta_0 .. theta_{k-1}, (k,),
-    ``outer_grad_norm`` |dL_V/dtheta_k|.
+    outer_loss is L_V at theta_k; the result's ``params`` are theta_k. Diagnostics: ``inner_losses``
+    L_T at theta_0 .. theta_{k-1}, (k,), ``outer_grad_norm`` |dL_V/dtheta_k|.
     """
 
-    learns_rates = True
+    learns_rates = takes_optimizers = True
     steps: int
     momentum: float = 0.0
+    recompute: bool = False
+    start: Callable[[Tensors], Tensors] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
+        own = getattr(self.inner_lr, "optimizer", self.inner_lr)
+        if self.momentum and isinstance(own, Optimizer):
+            raise ValueError("inner_lr is an optimiser with a momentum of its own: leave it out")
+
+    @property
+    def acts_on_steps(self) -> bool:
+        return super().acts_on_steps or self.start is not None
 
     def estimate(self, at: Point) -> Estimate:
         at.refuse_weight_norm()
-        eta, theta = Rates(self.inner_lr, at), at.theta
-        momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
-        trajectory: list[InnerGradient] = []
-        moves: list[Tensors] = []  # m_1 .. m_k, where the rates are learned
+        at.refuse_compiled("inner_loss", "a second derivative")
+        steps = Steps(self.inner_lr, at.params, self.momentum)
+        begin = self._begin(at)
+        carried: Carried = {**begin, **steps.state}
+        kept: list[Carried] = []
+        inner_losses = []
         for step in range(self.steps):
-            inner = inner_gradient(at, theta, step)
-            momentum = added(detached(inner.grads), momentum, self.momentum)
-            theta = eta.stepped(theta, momentum)
-            trajectory.append(inner)
-            if eta.learned is not None:
-                moves.append(momentum)
-        inner_losses = torch.stack([inner.loss for inner in trajectory])
+            if self.recompute:
+                kept.append(carried)
+            loss, carried = self._step(at, steps, step, carried, graph=not self.recompute)
+            inner_losses.append(loss)
+        theta = detached({n: carried[n] for n in begin})
         outer_loss, v, direct = at.outer_step(theta)
-        adjoint = Adjoint(v, eta, self.momentum)
-        by_rate = {n: torch.zeros_like(r) for n, r in (eta.learned or {}).items()}
-        while trajectory:
-            inner = trajectory.pop()
-            if moves:
-                move = moves.pop()
-                for n, rate in by_rate.items():
-                    change = adjoint.a[n] * move[n]
-                    by_rate[n] = rate - (change if rate.dim() else change.sum())
-            adjoint.step_back(inner, first=not trajectory)
-        found = adjoint.found
-        if eta.learned is not None:
-            rates, vectors = list(eta.learned.values()), [by_rate[n] for n in eta.learned]
-            found = sum_or_none(gradients_or_none(rates, at.hyper, vectors), found)
-        diagnostics = {"inner_losses": inner_losses, "outer_grad_norm": norm(v)}
-        return Estimate(outer_loss, found, direct, diagnostics)
+        diagnostics = {"inner_losses": torch.stack(inner_losses), "outer_grad_norm": norm(v)}
+        found: Grads = {}
+        for step in reversed(range(len(kept))):
+            before = leaves(kept.pop())
+            _, carried = self._step(at, steps, step, before)
+            wanted = before if step or self.start else {}
+            outputs = [carried[n] for n in v]
+            back, mixed = gradients_by_both(outputs, wanted, at.hyper, list(v.values()))
+            v = {n: grad for n, grad in back.items() if grad is not None}
+            found = sum_or_none(found, mixed)
+            carried = begin
+        first = {n: grad for n, grad in v.items() if n in carried}
+        rest = gradients_or_none([carried[n] for n in first], at.hyper, list(first.values()))
+        return Estimate(outer_loss, sum_or_none(found, rest), direct, diagnostics, theta)
+
+    def _begin(self, at: Point) -> dict[str, Tensor]:
+        """theta_0, with a graph to lambda where ``start`` gives it."""
+        theta = leaves(at.theta)
+        given = {} if self.start is None else self.start(at.hyper)
+        if self.start is not None and not set(given) & set(theta):
+            raise ValueError(f"start gives none of the parameters {', '.join(theta)}")
+        for n in theta:
+            if n in given:
+                if given[n].shape != theta[n].shape:
+                    raise ValueError(
+                        f"start gives {n} the shape {tuple(given[n].shape)}, "
+                        f"not the parameter's, {tuple(theta[n].shape)}"
+                    )
+                # Apart from lambda's own tensor, by which the losses may have derivatives too.
+                theta[n] = given[n].view_as(theta[n])
+        return theta
+
+    def _step(
+        self, at: Point, steps: Steps, step: int, before: Carried, graph: bool = True
+    ) -> tuple[Tensor, Carried]:
+        """L_T, and what is carried on from the step, with a graph to ``before`` and lambda."""
+        theta = {n: before[n] for n in at.theta}
+        if not graph:
+            theta = leaves(theta)
+        loss = at.inner_loss(theta, step=step)
+        grads = gradients(loss, theta, create_graph=graph)
+        if graph:
+            at.examination.check_twice_differentiable(grads)
+        rates = None
+        if steps.learned is not None:
+            held = {n: theta[n] for n in steps.groups}
+            rates = steps.learned.by_name(at.hyper, held, step, self.steps)
+        after = steps.after(before, grads, step, rates)
+        return loss.detach(), after if graph else detached(after)
 
 
 @dataclass(frozen=True)
-class ForwardMode(Unrolled):
-    """Unrolled's hypergradient, with the Jacobian Z_t = dtheta_t/dlambda carried along the steps.
+class ForwardMode(SeveralSteps):
+    """Unrolled's of SGD, with the Jacobian Z_t = dtheta_t/dlambda carried along the steps.
 
         W_{t+1} = mu W_t + d2L_T/dtheta2 Z_t + d2L_T/(dtheta dlambda),   W_0 = 0
         Z_{t+1} = Z_t - eta W_{t+1},   Z_0 = 0,   indirect term = dL_V/dtheta_k . Z_k
@@ -191,38 +187,50 @@ class ForwardMode(Unrolled):
     through a backward; memory: one graph of the first derivatives and H vectors of theta's size
     (2 H with momentum), whatever k.
 
-    Settings and diagnostics as Unrolled; of a ``LearnedLR`` -m deta/dlambda is added to every step.
+    inner_lr, steps, momentum and what is returned as Unrolled; of a ``LearnedLR`` -m deta/dlambda
+    is added to every step.
     """
+
+    learns_rates = True
+    steps: int
+    momentum: float = 0.0
 
     def estimate(self, at: Point) -> Estimate:
         at.refuse_compiled("inner_loss", "a second derivative")
         at.refuse_weight_norm()
-        eta, theta = Rates(self.inner_lr, at), at.theta
+        theta = at.theta
         momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
-        tangents = _Tangents(at, eta, self.momentum)
+        tangents = _Tangents(at, self.momentum)
+        fixed = {} if self.acts_on_steps else dict.fromkeys(theta, self.eta)
+        learned: Tensors = {}
         inner_losses = []
         for step in range(self.steps):
-            loss, inner_grads = tangents.step(step, leaves(theta))
+            if isinstance(self.inner_lr, LearnedLR):
+                learned = self.inner_lr.by_name(at.hyper, theta, step, self.steps)
+            rates = fixed or detached(learned)
+            loss, inner_grads = tangents.step(step, leaves(theta), rates)
             inner_losses.append(loss)
             momentum = added(inner_grads, momentum, self.momentum)
-            tangents.step_rates(momentum)
-            theta = eta.stepped(theta, momentum)
+            tangents.step_rates(learned, momentum)
+            theta = {n: moved_by(t, momentum[n], -rates[n]) for n, t in theta.items()}
         outer_loss, v, direct = at.outer_step(theta)
         diagnostics = {"inner_losses": torch.stack(inner_losses), "outer_grad_norm": norm(v)}
-        return Estimate(outer_loss, tangents.along(v), direct, diagnostics)
+        return Estimate(outer_loss, tangents.along(v), direct, diagnostics, theta)
 
 
 class _Tangents:
     """Z, and W if there is momentum: by parameter, (H, *shape), a row per entry of lambda."""
 
-    def __init__(self, at: Point, eta: Rates, momentum: float) -> None:
-        self.at, self.eta, self.momentum = at, eta, momentum
+    def __init__(self, at: Point, momentum: float) -> None:
+        self.at, self.momentum = at, momentum
         self.entries = [(n, i) for n, h in at.hyper.items() for i in range(h.numel())]
         self.z = {n: t.new_zeros(len(self.entries), *t.shape) for n, t in at.theta.items()}
         self.w = {n: torch.zeros_like(z) for n, z in self.z.items()} if momentum else None
         self.started = False
 
-    def step(self, step: int, theta: Tensors) -> tuple[Tensor, Tensors]:
+    def step(
+        self, step: int, theta: Tensors, rates: Mapping[str, float | Tensor]
+    ) -> tuple[Tensor, Tensors]:
         """Through an SGD step from the leaves ``theta``; L_T and dL_T/dtheta without a graph."""
         loss = self.at.inner_loss(theta, step=step)
         found, hyper_grads = gradients_by_both(loss, theta, self.at.hyper, create_graph=True)
@@ -242,16 +250,16 @@ class _Tangents:
             for n, change in gradients(outputs, theta, vectors, retain_graph=True).items():
                 if self.w is not None:
                     change = self.w[n][row].mul_(self.momentum).add_(change)
-                if self.eta.learned is None:
-                    self.z[n][row].sub_(change, alpha=self.eta.fixed)
+                if isinstance(rate := rates[n], Tensor):
+                    self.z[n][row].sub_(rate * change)
                 else:
-                    self.z[n][row].sub_(self.eta[n] * change)
+                    self.z[n][row].sub_(change, alpha=rate)
         self.started = True
         return loss, detached(inner_grads)
 
-    def step_rates(self, momentum: Tensors) -> None:
+    def step_rates(self, learned: Tensors, momentum: Tensors) -> None:
         """-m deta/dlambda of one step, where the rates are functions of lambda."""
-        for n, rate in (self.eta.learned or {}).items():
+        for n, rate in learned.items():
             if rate.dim():
                 self._step_entries(n, rate, momentum[n])
                 continue

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from common.estimators import ESTIMATORS
-from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient, HyperOptimizer
+from common.hypergrad import T1T2, EvoGrad, EvoGradAlongGradient, HyperOptimizer, Unrolled
 from tests.common.hypergrad.problems import inner_batch_for, relative, seeded, small
 
 
@@ -505,3 +505,42 @@ def test_ranks_of_a_distributed_model_take_the_mean(tmp_path):
     assert not torch.allclose(a, b)
     torch.testing.assert_close(mean, (a + b) / 2)
     assert torch.equal(mean, other) and torch.equal(h, other_h)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_models_own_parameters_may_be_where_the_steps_start(recompute):
+    """MAML, with weight decay towards the start: both are one tensor, and both parts count."""
+
+    def train_loss(model, hyper, batch):
+        near = sum((p - hyper[n]).square().sum() for n, p in model.named_parameters())
+        return base_loss(model, hyper, batch) + 0.3 * near
+
+    def base_loss(model, hyper, batch):
+        return (model(batch[0]) - batch[1]).square().mean()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    start = dict(model.named_parameters())
+    support, query = ((torch.randn(5, 3).double(), torch.randn(5, 1).double()) for _ in range(2))
+    optimizer = torch.optim.SGD(start.values(), 0.0)
+    estimator = Unrolled(0.1, steps=2, recompute=recompute, start=lambda hyper: hyper)
+    maml = HyperOptimizer(model, start, train_loss, base_loss, estimator, optimizer)
+    found = maml.step([support, support], query).grads
+
+    leaves = {n: p.detach().clone().requires_grad_() for n, p in start.items()}
+    theta = dict(leaves)
+    for _ in range(2):
+        copies = {n: t.view_as(t) for n, t in theta.items()}
+        fit = (torch.func.functional_call(model, copies, support[0]) - support[1]).square().mean()
+        loss = fit + 0.3 * sum((t - leaves[n]).square().sum() for n, t in copies.items())
+        grads = torch.autograd.grad(loss, list(copies.values()), create_graph=True)
+        theta = {n: t - 0.1 * g for (n, t), g in zip(copies.items(), grads, strict=True)}
+    outer = (torch.func.functional_call(model, theta, query[0]) - query[1]).square().mean()
+    expected = dict(zip(start, torch.autograd.grad(outer, list(leaves.values())), strict=True))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+    for wrong, said in (({}, "none of the parameters"), ({"0.bias": torch.ones(2)}, "the shape")):
+        estimator = Unrolled(0.1, steps=1, start=lambda hyper, wrong=wrong: wrong)
+        maml = HyperOptimizer(model, start, base_loss, base_loss, estimator, optimizer)
+        with pytest.raises(ValueError, match=said):
+            maml.step([support], query)

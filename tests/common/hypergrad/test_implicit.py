@@ -35,6 +35,27 @@ def test_cg_with_as_many_iterations_as_parameters_is_the_dense_solve(
     assert not result.diagnostics["negative_curvature"]
 
 
+def test_a_warm_start_goes_on_from_the_earlier_solution():
+    """Neumann's 3 and 4 terms are its 7; CG's few iterations, call after call, the dense solve."""
+    problem = Quadratic(10, convex=True)
+    whole, result = problem.run(Neumann(0.1, 7)), None
+    for terms in (3, 4):
+        result = problem.run(Neumann(0.1, terms), warm=result)
+    torch.testing.assert_close(result.grads, whole.grads, rtol=1e-12, atol=1e-12)
+
+    expected = problem.implicit_hypergradient(problem.params, 0.1)
+    errors, result = [], None
+    for _ in range(15):
+        result = problem.run(ImplicitCG(2, damping=0.1), warm=result)
+        errors.append((result.grads["la"] - expected).norm().item() / expected.norm().item())
+    assert errors[0] > 1e-2 and errors[-1] < 1e-6
+    last = result.diagnostics
+    assert problem.run(ImplicitCG(9, 0.1, 1e-3), warm=result).diagnostics["iterations"] == 0
+    torch.testing.assert_close(last["solution"].shape, torch.Size([10]))
+    with pytest.raises(ValueError, match="warm is a result at other parameters"):
+        Quadratic(6, convex=True).run(ImplicitCG(2), warm=result)
+
+
 @settings(max_examples=25, deadline=None)
 @given(size=st.integers(2, 12), iterations=st.integers(1, 12), seed=seeds)
 def test_each_cg_iterate_is_the_best_in_its_krylov_space(size, iterations, seed):

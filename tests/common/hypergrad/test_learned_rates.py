@@ -76,6 +76,33 @@ def test_rates_that_lambda_has_no_part_in_leave_the_rest_as_it_is():
         torch.testing.assert_close(kind(fixed, 2)(*arguments).grads, expected)
 
 
+@pytest.mark.parametrize("kind", [Unrolled, ForwardMode, lambda *a: Unrolled(*a, recompute=True)])
+def test_a_schedule_with_rates_by_step_and_by_entry(kind):
+    """Two steps written out: the first with a rate for each entry, the second with one for all."""
+    problem, log = Quadratic(), torch.linspace(-4, -2, 7, dtype=torch.float64)
+    hyper = {"la": problem.hyper["la"], "log": log}
+
+    def rates(hyper):
+        left, right, last = hyper["log"].exp().split([2, 4, 1])
+        return [{"left": left, "right": right.view(2, 2)}, last[0]]
+
+    found = kind(LearnedLR(rates), 2)(problem, problem.params, hyper, [None] * 2, None).grads
+
+    leaves = {n: h.clone().requires_grad_() for n, h in hyper.items()}
+    theta = problem.vector(problem.params).requires_grad_()
+    for eta in (leaves["log"][:6].exp(), leaves["log"][6].exp()):
+        split = {"left": theta[:2], "right": theta[2:].view(2, 2)}
+        loss = problem.inner_loss(split, leaves)
+        (slope,) = torch.autograd.grad(loss, theta, create_graph=True)
+        theta = theta - eta * slope
+    outer = problem.outer_loss({"left": theta[:2], "right": theta[2:].view(2, 2)}, leaves)
+    expected = dict(zip(hyper, torch.autograd.grad(outer, list(leaves.values())), strict=True))
+    assert expected["log"].abs().min() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="rates of 2 steps, not of 3"):
+        kind(LearnedLR(rates), 3)(problem, problem.params, hyper, [None] * 3, None)
+
+
 def test_other_estimators_refuse_learned_rates():
     rate = LearnedLR(lambda hyper: hyper["lr"])
     for make in (lambda: LayerSampled(rate, 1), lambda: Reversible(rate, 0.9, 2)):

@@ -145,6 +145,8 @@ def test_equal_a_central_difference_over_the_trajectory(problem):
         assert result.diagnostics["inner_losses"].tolist() == pytest.approx(losses, rel=1e-9)
         reached = problem.outer_loss(theta, problem.hyper, problem.outer_batch).item()
         assert result.outer_loss.item() == pytest.approx(reached, rel=1e-9)
+        for n, t in result.params.items():
+            torch.testing.assert_close(t, theta[n].detach(), rtol=1e-9, atol=1e-12)
 
 
 def test_peak_memory_over_the_number_of_steps():
@@ -167,6 +169,9 @@ def test_peak_memory_over_the_number_of_steps():
         assert peaks[name][1] < peaks["unrolled"][0]
     single = problem.peak(T1T2(0.01))
     assert problem.peak(Unrolled(0.01, 1)) < 1.05 * single
+    again = [problem.peak(Unrolled(0.01, steps, recompute=True)) for steps in (4, 8)]
+    theta = sum(4 * p.numel() for p in problem.params.values())
+    assert again[0] < 1.2 * single and again[1] - again[0] == pytest.approx(4 * theta, rel=0.1)
     assert peaks["reversible"][2] < 1.2 * single  # one graph at a time
 
 
