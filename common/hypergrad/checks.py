@@ -330,7 +330,7 @@ def explained(error: RuntimeError, estimator: str, found: Examination) -> Except
             f"{estimator} cannot be used here: a function is marked once_differentiable; {FIRST}"
         )
     patterns = {
-        r"derivative for (?:aten::)?(\w+) is not implemented": "second derivative",
+        r"derivative for '?(?:aten::)?(\w+)'? is not implemented": "second derivative",
         r"forward AD with (?:aten::)?(\w+)": "forward-mode derivative",
         r"(jvp) is not implemented|must implement the (jvp)|(vmap|jvp) staticmethod": "jvp",
     }
@@ -338,7 +338,8 @@ def explained(error: RuntimeError, estimator: str, found: Examination) -> Except
         if known := re.search(pattern, text):
             name = next(word for word in known.groups() if word)
             lacks = f"torch has no {derivative} of {name}"
-            remedy = FIRST if derivative == "second derivative" else "use T1T2"
+            second = derivative == "second derivative" or "cdist" in name
+            remedy = FIRST if second else "use T1T2"
             if derivative == "jvp":
                 lacks = "a custom autograd.Function has no jvp, its forward-mode derivative"
             if _ATTENTION.search(name):

@@ -308,20 +308,80 @@ class OnceDifferentiable(torch.autograd.Function):
         return grad * ctx.saved_tensors[0].cos()
 
 
-class Sine(nn.Module):
+class WithoutJvp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0].cos()
+
+
+class Layer(nn.Module):
+    def __init__(self, function: Callable) -> None:
+        super().__init__()
+        self.function = function
+
     def forward(self, x):
-        return OnceDifferentiable.apply(x)
+        return self.function(x)
 
 
-def once_differentiable(name: str) -> None:
-    """Where it is right: beside torch's own sine."""
-    found, expected = (
-        Tiny(nn.Sequential(nn.Linear(3, 4), sine, nn.Linear(4, 1)))
-        for sine in (Sine(), Cast(nn.Identity(), torch.float64))
-    )
-    call = found.run(name)
-    expected.network[1].forward = torch.sin
-    torch.testing.assert_close(call, expected.run(name))
+def beside(layer: Callable, written: Callable) -> Callable[[str], None]:
+    """A network with a layer, where it is right: beside the same layer of other operations."""
+
+    def problem(make: Callable) -> Tiny:
+        torch.manual_seed(0)
+        found = make if isinstance(make, type) else Layer(make)
+        middle = found() if isinstance(found, type) else found
+        return Tiny(nn.Sequential(nn.Linear(3, 4), middle, nn.Linear(4, 1)))
+
+    def make(name: str) -> None:
+        settings = {"damping": 50.0, "radius": 1e-4}
+        expected = problem(written).run(name, **settings)
+        torch.testing.assert_close(
+            problem(layer).run(name, **settings), expected, rtol=1e-5, atol=1e-9
+        )
+
+    return make
+
+
+POINTS = torch.linspace(-1, 1, 16, dtype=torch.float64).view(4, 4).sin()
+
+
+def distances(x):
+    return (x[:, None] - POINTS).square().sum(-1).sqrt()
+
+
+def sampled(x):
+    """Images of four pixels, each at places that depend on it."""
+    images, grid = x.view(-1, 1, 2, 2), torch.stack([x.tanh(), x.sin()], -1).view(-1, 2, 2, 2)
+    return nn.functional.grid_sample(images, grid, align_corners=False).flatten(1)
+
+
+def sampled_written_out(x):
+    places = torch.stack([x.tanh(), x.sin()], -1) + 0.5  # in pixels: ((g + 1) 2 - 1) / 2
+    near = (1 - (places[..., None] - torch.arange(2.0, dtype=x.dtype)).abs()).relu()
+    return torch.einsum("byx,bkx,bky->bk", x.view(-1, 2, 2), near[:, :, 0], near[:, :, 1])
+
+
+class Spectral(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        torch.nn.utils.parametrizations.spectral_norm(self)
+
+
+class SpectralWrittenOut(Spectral):
+    """The same parameters and buffers, and a power iteration of new tensors."""
+
+    def forward(self, x):
+        found = self.parametrizations.weight
+        weight, u, v = found.original, found[0]._u, found[0]._v
+        with torch.no_grad():
+            u = nn.functional.normalize(weight @ v, dim=0)
+            v = nn.functional.normalize(weight.T @ u, dim=0)
+        return nn.functional.linear(x, weight / (u @ weight @ v), self.bias)
 
 
 class WrittenOut(nn.Linear):
@@ -499,8 +559,18 @@ MISUSES = [
     Misuse("outer_loss calls eval(), inner_loss nothing", eval_in_one_loss, "changes the mode"),
     Misuse("gradient checkpointing", checkpointing(False), "checkpointing"),
     Misuse("reentrant gradient checkpointing", checkpointing(True), "checkpointing"),
-    Misuse("a function marked once_differentiable", once_differentiable,
+    Misuse("a function marked once_differentiable", beside(OnceDifferentiable.apply, torch.sin),
            "once_differentiable|setup_context|forward-mode"),
+    Misuse("a custom Function without jvp and setup_context", beside(WithoutJvp.apply, torch.sin),
+           "setup_context|has no jvp.* use T1T2"),
+    Misuse("hardsigmoid", beside(nn.functional.hardsigmoid, lambda x: (x / 6 + 0.5).clamp(0, 1)),
+           "no second derivative of hardsigmoid.* first derivatives"),
+    Misuse("cdist", beside(lambda x: torch.cdist(x, POINTS), distances),
+           "no .* derivative of _cdist.* first derivatives"),
+    Misuse("grid_sample", beside(sampled, sampled_written_out),
+           "no forward-mode derivative of grid_sampler_2d; use T1T2"),
+    Misuse("spectral_norm", beside(Spectral, SpectralWrittenOut),
+           "no forward-mode derivative of div_out; use T1T2"),
     Misuse("torch's weight_norm", weight_norm, "weight_norm"),
     Misuse("hyperparameters in a log-determinant", determinant, "use T1T2"),
     Misuse("inner_loss closes over detached hyperparameters", closed_over,
