@@ -29,6 +29,7 @@ from .problem import (
     zeros_for_none,
 )
 from .randomness import AtSeed, draw_seeds, own_modes
+from .torch_errors import explained
 
 LossGradient = tuple[Tensor, Grads]
 """L_T without a graph, and dL_T/dlambda."""
@@ -245,7 +246,7 @@ class Estimator(ABC):
             try:
                 estimate = self.estimate(at, **given)
             except RuntimeError as error:
-                if (known := checks.explained(error, type(self).__name__, found)) is None:
+                if (known := explained(error, type(self).__name__, found)) is None:
                     raise
                 raise known from error
             if found.buffers:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .base import Estimate, GivenAnchor, LossGradient, Point, Seeds
 from .evograd import EvoGrad, Noise, Slopes, softmax_weights, stacked_noise, weighted_sum
-from .problem import UNUSED_HYPER, Tensors, flat, gradients, gradients_or_none, split_like
+from .problem import Tensors, flat, gradients, gradients_or_none, split_like
 from .randomness import draw_seeds
 
 
@@ -76,7 +76,10 @@ def textbook_evograd(
         }
         loss = outer_loss(merged, hyper)
         if not loss.requires_grad:
-            raise ValueError(UNUSED_HYPER)
+            raise ValueError(
+                "neither inner_losses nor outer_loss depends on any hyperparameter: use the "
+                "tensors that they are handed, and do not detach them"
+            )
         return loss, (losses, weights)
 
     grads, (loss, rest) = torch.func.grad_and_value(loss_and_weights, has_aux=True)(dict(hyper))

@@ -21,11 +21,6 @@ Tensors = Mapping[str, Tensor]
 Grads = Mapping[str, Tensor | None]
 """Gradients by name, None where what is differentiated does not depend on the tensor."""
 
-UNUSED_HYPER = (
-    "neither inner_loss nor outer_loss depends on any hyperparameter: "
-    "use the tensors passed as `hyper`, not copies held elsewhere, and do not detach them"
-)
-
 
 class BilevelProblem(Protocol):
     """Two losses as pure functions of parameters, hyperparameters and a batch: they change nothing.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .base import Estimate, Point
 from .problem import Grads, Tensors, detached, flat, norm, split_like, sum_or_none, zeros_for_none
-from .second_order import InnerGradient, inner_gradient
+from .second_order import inner_gradient
 from .unrolled import SeveralSteps
 
 MAX_DENOMINATOR = 1000  # a decay is exact up to n units of the last place
@@ -147,36 +147,6 @@ class FixedPointSGD:
             )
 
 
-class Adjoint:
-    """dL_V/dtheta_t and what has been found of dL_V/dlambda, carried back from step to step.
-
-    With a = dL_V/dtheta_{t+1} and b = dL_V/dm_{t+1}, one step back is
-
-        b <- mu b - eta a,   found += b . d2L_T/(dtheta dlambda),   a <- a + b . d2L_T/dtheta2
-
-    with the derivatives at theta_t.
-    """
-
-    def __init__(self, v: Tensors, eta: float, momentum: float) -> None:
-        self.a, self.eta, self.momentum = v, eta, momentum
-        self.b: dict[str, Tensor] | None = None
-        self.found: Grads = {}
-
-    def step_back(self, inner: InnerGradient, first: bool) -> None:
-        """Back through the step that ``inner`` made, whose graph is freed. ``first``: it is the one
-        from theta_0, so dL_V/dtheta at its start is not needed."""
-        if self.b is None:
-            self.b = {n: -self.eta * a for n, a in self.a.items()}
-        else:
-            self.b = {n: self.momentum * self.b[n] - self.eta * a for n, a in self.a.items()}
-        if first:
-            mixed = inner.mixed_product(self.b)
-        else:
-            curvature, mixed = inner.products(self.b)
-            self.a = zeros_for_none(sum_or_none(self.a, curvature), self.a)
-        self.found = sum_or_none(self.found, mixed)
-
-
 @dataclass(frozen=True)
 class Reversible(SeveralSteps):
     """Unrolled's hypergradient with momentum, with the trajectory recomputed backwards.
@@ -223,13 +193,20 @@ class Reversible(SeveralSteps):
             del inner  # its graph, before the next
         sgd.check_range()
         outer_loss, v, direct = at.outer_step(sgd.params())
-        adjoint = Adjoint(v, eta, float(ratio))
+        # With a = dL_V/dtheta_{t+1} and b = dL_V/dm_{t+1}, one step back is, at theta_t,
+        #     b <- mu b - eta a,   found += b . d2L_T/(dtheta dlambda),   a <- a + b . d2L_T/dtheta2
+        a, mu = v, float(ratio)
+        b: dict[str, Tensor] = {}
+        found: Grads = {}
         for step in reversed(range(self.steps)):
             sgd.undo_move()
             inner = inner_gradient(at, sgd.params(), step)
             sgd.undo_momentum(inner.grads)
-            adjoint.step_back(inner, first=step == 0)
-            del inner
+            b = {n: (mu * b[n] - eta * t) if b else -eta * t for n, t in a.items()}
+            curvature, mixed = inner.products(b) if step else ({}, inner.mixed_product(b))
+            a = zeros_for_none(sum_or_none(curvature, a), a)
+            found = sum_or_none(found, mixed)
+            del inner, curvature, mixed
         sgd.check_recovered()
         diagnostics = {"inner_losses": torch.stack(inner_losses), "outer_grad_norm": norm(v)}
-        return Estimate(outer_loss, adjoint.found, direct, diagnostics)
+        return Estimate(outer_loss, found, direct, diagnostics)

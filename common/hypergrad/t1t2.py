@@ -8,8 +8,6 @@ Differentiation (MixFlow-MG). ICML 2025, arXiv:2505.00793: ``T1T2MixedMode``.
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -100,13 +98,15 @@ class T1T2Forward(LookAhead):
                 )
         if slope is None:  # L_T does not depend on theta
             slope = torch.zeros_like(value)
-        # log_softmax's tangent is computed in place, for one.
-        reason = (
-            "the hyperparameters reach the inner loss through an operation whose forward-mode "
-            "derivative torch cannot differentiate"
-        )
-        with _explained("T1T2Forward", "inplace operation", reason):
+        try:
             return gradients_or_none(slope, at.hyper, [torch.full_like(slope, factor)])
+        except RuntimeError as error:
+            if "inplace operation" not in str(error):  # log_softmax's tangent is, for one
+                raise
+            raise ValueError(
+                "T1T2Forward cannot be used here: the hyperparameters reach the inner loss through "
+                "an operation whose forward-mode derivative torch cannot differentiate; use T1T2"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -155,16 +155,3 @@ class T1T2MixedMode(LookAhead):
 
 def _duals(theta: Tensors, tangents: Tensors) -> dict[str, Tensor]:
     return {n: forward_ad.make_dual(t, tangents[n]) for n, t in theta.items()}
-
-
-@contextmanager
-def _explained(estimator: str, pattern: str, reason: str) -> Iterator[None]:
-    """ValueError with the reason for an error of torch's that has the pattern."""
-    try:
-        yield
-    except RuntimeError as error:
-        known = re.search(pattern, str(error))
-        if known is None:
-            raise
-        reason = reason.format(*known.groups())
-        raise ValueError(f"{estimator} cannot be used here: {reason}; use T1T2") from None

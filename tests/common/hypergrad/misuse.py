@@ -537,7 +537,7 @@ MISUSES = [
             ("a tensor that requires a gradient", lambda: torch.ones((), requires_grad=True),
              "put it into the inner loss"),
             ("an optimiser of other parameters", lambda: torch.optim.SGD([torch.ones(1)], 0.1),
-             "param_groups|holds none of the parameters"),
+             "param_groups|holds none of the parameters|momentum of its own"),
             ("a string", lambda: "0.1", "must be a number"),
             ("a function that returns no number", lambda: lambda: None, "must be a number"),
         )
