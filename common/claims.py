@@ -316,7 +316,9 @@ CLAIMS = (
                      metrics=("angle_degrees", ""), unit="°", published=_ANGLE),
         ),
         (Contrast("EvoGrad − T1-T2, angle", "rotation", "paper", "evograd", "t1t2", _ROTATION,
-                  metrics=("angle_degrees",) * 2, unit="°"),),
+                  metrics=("angle_degrees",) * 2, unit="°"),
+         Contrast("EvoGrad − random rotations, rotated digits", "rotation", "paper", "evograd",
+                  "random_rotation", _ROTATION, metrics=("rotated",) * 2),),
     ),
     Claim(
         "Few-shot: EvoGrad is not worse than T1-T2",
@@ -351,8 +353,12 @@ CLAIMS = (
                             _MNIST | {"meta_size": size}, (3, 4, 5))
                 for size in (300, 1000, 3000)
             ),
-            label_noise("plain", "− plain training, both stopped by the clean images", _PRIMARY,
-                        _JUDGES, metrics=("stopped", "stopped")),
+            *(
+                label_noise("plain", f"− plain training, both {words}", _PRIMARY, _JUDGES,
+                            metrics=(metric, metric))
+                for words, metric in (("stopped by the clean images", "stopped"),
+                                      ("fine-tuned on them", "fine_tuned_accuracy"))
+            ),
             *_noise_elsewhere("plain", "better"),
             Contrast("CIFAR-10, 40 % flipped, the paper's size", "metaweightnet", "paper",
                      "evograd", "plain", (1,), (_FLIP,)),
