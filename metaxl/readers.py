@@ -94,24 +94,31 @@ def parse_text(
     A line has columns, token first and tag last, separated by tabs where it has one, else by
     blanks; with ``language`` it is WikiAnn's ``language:token<TAB>tag``. types: the allowed entity
     types; () allows any. Lines that begin with -DOCSTART- are skipped. UserError names the line (of
-    ``origin``) that is malformed or has an unknown tag, or says that there is no entity.
+    ``origin``) that is malformed or has an unknown tag, or says that there is no entity, or that
+    the first column has running numbers.
     """
     sentences: list[Sentence] = []
-    rows: list[tuple[str, str]] = []
-    # Not splitlines(), which would split at some characters inside tokens.
-    for number, line in enumerate([*text.split("\n"), ""], start=1):
+    rows: list[list[str]] = []
+    numbered = True  # whether the lines of all sentences begin with 1, 2, 3, ... or 0, 1, 2, ...
+    # Line ends of any system, also twice over; not splitlines(), which would split at some
+    # characters inside tokens.
+    for number, line in enumerate([*re.split(r"\r*\n|\r", text), ""], start=1):
         if line.strip(" \t") and not line.startswith("-DOCSTART-"):
             rows.append(_columns(line, f"{origin}, line {number}", types, language))
         elif rows:
-            sentences.append(Sentence(*zip(*rows, strict=True)))
+            first = [row[0] for row in rows if len(row) > 2]
+            numbered &= first in ([str(i) for i in range(k, k + len(rows))] for k in (0, 1))
+            sentences.append(Sentence(tuple(r[0] for r in rows), tuple(r[-1] for r in rows)))
             rows = []
+    if sentences and numbered:
+        raise UserError(f"{origin} has running numbers in its first column: remove that column")
     if not entity_types(sentences):
         raise UserError(f"{origin} has no entity: the tag should be in the last column")
     return sentences
 
 
-def _columns(line: str, place: str, types: Sequence[str], language: str) -> tuple[str, str]:
-    """The token and its tag."""
+def _columns(line: str, place: str, types: Sequence[str], language: str) -> list[str]:
+    """The token, its tag, and what stands between them."""
     if language:
         form = f"{language}:token<TAB>tag"
         columns = re.findall(rf"^{re.escape(language)}:(.*?)\t[ \t]*(.*?)[ \t]*$", line)
@@ -128,13 +135,13 @@ def _columns(line: str, place: str, types: Sequence[str], language: str) -> tupl
         raise UserError(
             f"{place}: {columns[-1][:40]!r} is not an IOB2 tag (O, B-X or I-X, with X: {kinds})"
         )
-    return columns[0], columns[-1]
+    return columns
 
 
 def read_file(path: Path, types: Sequence[str] = (), language: str = "") -> list[Sentence]:
     """The sentences of a file, see :func:`parse_text`; UserError if it is not UTF-8 text."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # with the line ends of any system
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text ({error})") from None
     return parse_text(text, str(path), types, language)

@@ -100,6 +100,7 @@ LIMA = Sentence(("San", "Juan", "sings"), ("B-LOC", "I-LOC", "O"))
         "\ufeffSan B-LOC\nJuan I-LOC\nsings O",
         "-DOCSTART- X O\n\nSan B-LOC\nJuan I-LOC\nsings O\n\n\n",
         "San B-LOC\r\nJuan I-LOC\r\nsings O\r\n",
+        "San B-LOC\r\r\nJuan I-LOC\r\r\nsings O\r\r\n",
         "San B-LOC\rJuan I-LOC\rsings O\r",
         " San x  y B-LOC \nJuan\tx y \t I-LOC \t\nsings\t\tO\n",
     ],
@@ -128,6 +129,7 @@ def test_tokens_are_taken_as_they_are():
         ("", "Juma B-PER\nleo\n", r"line 2: 'leo'.*a token, a blank or tab"),
         ("", "a O\nLima S-LOC\n", r"line 2: 'S-LOC' is not an IOB2 tag"),
         ("", "Lima O\n\nPeru O\n", r"no entity"),
+        ("", "1 Lima B-LOC\n2 Peru O\n\n1 Yes O\n", r"running numbers"),
         ("", "\udcff O", r"cannot be read as UTF-8"),
     ],
 )
