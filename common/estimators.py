@@ -54,11 +54,6 @@ class Entry:
         """Names of the settings that it takes."""
         return tuple(f.name for f in fields(self.kind) if f.name not in self.fixed)
 
-    @property
-    def several_steps(self) -> bool:
-        """Whether its inner_batch is a sequence of batches, one for each inner step."""
-        return issubclass(self.kind, SeveralSteps)
-
     def build(self, **settings: Any) -> Estimator:
         """The estimator with those of the settings that it takes; the others are for others."""
         taken = {name: settings[name] for name in self.options if name in settings}
@@ -137,5 +132,6 @@ _ENTRIES = (
 ESTIMATORS = {entry.name: entry for entry in _ENTRIES}
 """By name, in the order of the tables."""
 
-ONE_BATCH = tuple(name for name, entry in ESTIMATORS.items() if not entry.several_steps)
-"""The estimators that a training loop with one batch per step can use."""
+ONE_BATCH = tuple(n for n, entry in ESTIMATORS.items() if not issubclass(entry.kind, SeveralSteps))
+"""The estimators that a training loop with one batch per step can use; the others take a sequence
+of batches, one for each inner step."""

@@ -30,12 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of an experiment: a row of its tables.
-
-    label: its name for people. estimator: the name of its hypergradient estimator in the registry
-    (common/estimators.py); None for a method without one. published: its row among the experiment's
-    published numbers; None if the paper has none.
-    """
+    """A method: a row of an experiment's tables. label: for people. estimator: its name in the
+    registry (common/estimators.py), if it has one. published: its row in published.json, if any."""
 
     label: str
     estimator: str | None = None
@@ -46,10 +42,7 @@ def estimator_methods(
     labels: Mapping[str, str], published: Mapping[str, str], excluded: Sequence[str] = ()
 ) -> dict[str, Method]:
     """A method for every estimator that takes one batch per step, named as in the registry.
-
-    labels: in place of the registry's. published: rows of published.json. excluded: estimators that
-    do not apply to the experiment's problem.
-    """
+    labels: in place of the registry's. excluded: those that do not apply to the problem."""
     return {
         name: Method(labels.get(name, ESTIMATORS[name].label), name, published.get(name))
         for name in ONE_BATCH
@@ -60,11 +53,11 @@ def estimator_methods(
 class Experiment(ABC):
     """The declaration of an experiment.
 
-    name: of the folder. title: of its section. description: for ``--help``. config: the class of
-    its settings. presets: settings by preset, the first being the default. metric: of a run's final
-    values, the one that methods are compared in; best_metric: the one whose best epoch is recorded.
-    baseline: the method that others are compared with. axes: settings that say what a run is about,
-    whatever its method (the data set, the unseen domain, the target language).
+    name: of the folder. title: of its section. description: for ``--help``. presets: settings by
+    preset, the first being the default. metric: the final value that methods are compared in;
+    best_metric: the one whose best epoch is recorded. baseline: the method that others are compared
+    with. axes: settings that say what a run is about, whatever its method (the data set, the unseen
+    domain, the target language).
     """
 
     name: str
@@ -118,24 +111,18 @@ class Experiment(ABC):
         its preset, with what is planned at its place."""
         from common.settings import flat
 
-        default = self.preset(settings["preset"])
-        known = default.result_settings()
-        known["estimator"] = default.estimator.taken_by(self.methods[settings["method"]].estimator)
-        place = self.place(settings)
-        planned = self.base(settings["preset"], place)
-        known = flat(known) | {
-            k: list(v) if isinstance(v, tuple) else v for k, v in planned.items()
-        }
+        default, place = self.preset(settings["preset"]), self.place(settings)
+        estimator = self.methods[settings["method"]].estimator
+        known = default.result_settings() | {"estimator": default.estimator.taken_by(estimator)}
+        planned = self.base(settings["preset"], place).items()
+        known = flat(known) | {k: list(v) if isinstance(v, tuple) else v for k, v in planned}
         named = {"method", "seed", "preset", *place, *self.axes}
-        return {
-            key: value
-            for key, value in flat(settings).items()
-            if key not in named and value != known[key]
-        }
+        return {k: v for k, v in flat(settings).items() if k not in named and v != known[k]}
 
     def variant(self, settings: Mapping[str, Any]) -> list[str]:
         """``differences`` as words, key=value."""
-        return [f"{key}={_word(value)}" for key, value in self.differences(settings).items()]
+        changed = self.differences(settings).items()
+        return [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in changed]
 
     def label(self, settings: Mapping[str, Any]) -> str:
         """The method of a run for people, with the settings that are not the planned ones."""
@@ -162,12 +149,9 @@ class Experiment(ABC):
         chosen: Mapping[str, Sequence[Any] | None] | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> "list[RunSettings]":
-        """The planned runs that have the chosen values, those asked for but not planned included.
-
-        chosen: values by setting ("seed", "method", or an axis); None: all that are planned. A
-        value that is not planned takes the place of the first planned one. changes: settings, by
-        dotted key, that all runs have in place of their own.
-        """
+        """The planned runs that have the chosen values (by setting: "seed", "method", an axis), of
+        which one that is not planned takes the place of the first planned one. changes: settings,
+        by dotted key, that all runs have in place of their own."""
         self.preset(preset)
         runs = list(self.planned(preset))
         for name, values in (chosen or {}).items():
@@ -184,7 +168,7 @@ class Experiment(ABC):
         return list({run.run_name(): run for run in runs}.values())
 
     def by_method(self, records: "Iterable[RunRecord]") -> "dict[str, list[RunRecord]]":
-        """Runs by method, in the order of ``methods``; those without runs have an empty list."""
+        """Runs by method, in the order of ``methods``; of some methods there may be none."""
         records = list(records)
         return {m: [r for r in records if r.method == m] for m in self.methods}
 
@@ -195,40 +179,24 @@ class Experiment(ABC):
 
         records = read_records(folder, self.name, preset)
         for record in records:
-            self.settings_of(record)
+            try:
+                self.preset(self.config.from_result_settings(record.config).preset)
+            except UserError as error:
+                which = f"{self.name}, {record.method}, seed {record.seed}"
+                raise UserError(f"The record of {which}, is not valid: {error}") from None
         return records
 
-    def settings_of(self, record: "RunRecord") -> "RunSettings":
-        """A record's settings as the experiment's own class; UserError for an unknown, missing or
-        wrong one."""
-        try:
-            settings = self.config.from_result_settings(record.config)
-            self.preset(settings.preset)
-        except UserError as error:
-            raise UserError(
-                f"The record of {self.name}, {record.method}, seed {record.seed}, is not valid: "
-                f"{error}"
-            ) from None
-        return settings
-
     def parse(self, argv: Sequence[str] | None = None) -> "RunSettings":
-        """Settings from a command line, with the defaults of the preset that it names.
-
-        Raises UserError for values that make no sense; unknown options end the program with status
-        2, as is usual.
-        """
+        """Settings from a command line, with the defaults of the preset that it names; UserError
+        for values that make no sense."""
         argv = list(sys.argv[1:] if argv is None else argv)
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--preset", default=next(iter(self.presets)))
         preset = first.parse_known_args(argv)[0].preset
-        default = self.preset(preset)
-        text = (
-            f"{self.description}\n\nmethods: {', '.join(self.methods)}\ndefaults: preset {preset}"
-        )
-        return tyro.cli(
-            type(default), args=argv, default=default, prog=f"python -m {self.name}",
-            description=text,
-        )  # fmt: skip
+        default, methods = self.preset(preset), ", ".join(self.methods)
+        text = f"{self.description}\n\nmethods: {methods}\ndefaults: preset {preset}"
+        prog = f"python -m {self.name}"
+        return tyro.cli(type(default), args=argv, default=default, prog=prog, description=text)
 
     def main(self, argv: Sequence[str] | None = None) -> None:
         """``python -m NAME``: one run, from settings to its last metrics and the record's path."""
@@ -240,10 +208,6 @@ class Experiment(ABC):
         final = ", ".join(f"{name} {value:.4g}" for name, value in record.final.items())
         if is_first():
             print(f"{config.run_name()}: {final}\n{config.directory() / RECORD}")
-
-
-def _word(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def load_experiment(name: str) -> Experiment:

@@ -15,7 +15,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,18 +37,19 @@ if TYPE_CHECKING:
 
 RECORD, CHECKPOINT, METRICS = "record.json", "checkpoint.pt", "metrics.jsonl"
 PATIENCE = 60.0
-"""Seconds to wait for another process that works on the same run; one that was just killed may
-take some to end."""
+"""Seconds to wait for another process at work on the run; a killed one may take some to end."""
 _SEGMENT = ("torch", "torchvision", "numpy", "cpu", "devices", "git_commit", "git_dirty")
 """What is kept of the provenance of each process that has had a part in a run."""
 
 
-class Trained(Protocol):
-    """What the training loop needs."""
+class Task(Protocol):
+    """What an experiment trains."""
 
     state: Mapping[str, Part]
     """Everything that changes during training, by name: what a checkpoint holds."""
     steps_per_epoch: int
+    checksums: Mapping[str, str]
+    """SHA-256 of the data and splits."""
 
     def steps(self, epoch: int) -> Iterator[Mapping[str, Tensor]]:
         """Takes one training step per item; yields its metrics as scalars left on the device."""
@@ -57,13 +58,6 @@ class Trained(Protocol):
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Metrics at the end of an epoch."""
         ...
-
-
-class Task(Trained, Protocol):
-    """What an experiment trains, and what goes to the record besides."""
-
-    checksums: Mapping[str, str]
-    """SHA-256 of the data and splits."""
 
     def curves(self) -> dict[str, list[float]]:
         """Series for figures, by name, as they stand after the last epoch."""
@@ -76,11 +70,8 @@ class Task(Trained, Protocol):
 
 @dataclass
 class History:
-    """What a run has measured so far.
-
-    seconds: wall time of each epoch, evaluation included. segments: for each process that has had a
-    part in the run, the first epoch it took and what it computed with.
-    """
+    """What a run has measured so far. seconds: wall time of each epoch, evaluation included.
+    segments: for each process that had a part in it, its first epoch and what it computed with."""
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     traces: dict[str, list[float]] = field(default_factory=dict)
@@ -89,7 +80,7 @@ class History:
 
 
 def finished_record(config: "RunSettings") -> RunRecord | None:
-    """The record of this run if it is finished; UserError if its folder holds another run."""
+    """The record of this run if it has one; UserError if its folder holds another run."""
     path = config.directory() / RECORD
     if config.restart or not path.exists():
         return None
@@ -125,14 +116,9 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
             started = utc_now()
             seed_everything(config.seed)
             task = experiment.task(config, device)
+        epochs, description = settings["epochs"], f"{config.experiment} {config.run_name()}"
         history = fit(
-            task,
-            config.epochs,  # type: ignore[attr-defined]
-            directory,
-            settings,
-            config.log_every,
-            f"{config.experiment} {config.run_name()}",
-            config.tensorboard,
+            task, epochs, directory, settings, config.log_every, description, config.tensorboard
         )
         provenance = {
             **collect_provenance(),
@@ -146,7 +132,7 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
             provenance["segments"] = history.segments
         curves, cost = task.curves(), {"seconds_per_epoch": statistics.median(history.seconds)}
         try:
-            cost |= asdict(task.measure_cost())
+            cost |= vars(task.measure_cost())
         except Exception as error:  # the further steps that it takes must not cost the run
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             print(f"warning: the cost of a step could not be measured ({reason})", file=sys.stderr)
@@ -155,9 +141,7 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
         best = max(history.epochs, key=lambda row: row[metric])  # the first of equals
         record = RunRecord(
             experiment=config.experiment,
-            method=config.method,
-            seed=config.seed,
-            preset=config.preset,
+            **{name: settings[name] for name in ("method", "seed", "preset")},
             config=settings,
             epochs=history.epochs,
             traces=history.traces,
@@ -174,7 +158,7 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
 
 
 def fit(
-    task: Trained,
+    task: Task,
     epochs: int,
     directory: Path,
     settings: Mapping[str, Any],
@@ -187,10 +171,9 @@ def fit(
     Every ``log_every`` iterations the metrics go to the progress bar, ``metrics.jsonl`` and the
     history's traces (only then does the loop wait for the device); a metric that a step does not
     have keeps its last value; one that is not finite ends the run with UserError. After each epoch
-    comes ``task.evaluate`` and a checkpoint with all states, random ones included, so that a killed
-    run started again ends with the same numbers; it computes with the CPU threads it began with.
-    ``settings`` are those that decide the result. Raises UserError for a checkpoint that is
-    damaged, belongs to other settings or does not fit the task.
+    comes ``task.evaluate`` and a checkpoint with all states, random ones and the number of CPU
+    threads included. Raises UserError for a checkpoint that is damaged, belongs to other
+    ``settings`` (those that decide the result) or does not fit the task.
     """
     checkpoint = directory / CHECKPOINT
     saved, history = load_checkpoint(checkpoint, settings), History()
@@ -203,23 +186,15 @@ def fit(
             raise _damaged(checkpoint, error) from None
     done, per_epoch = len(history.epochs), task.steps_per_epoch
     segment = {name: value for name, value in collect_provenance().items() if name in _SEGMENT}
-    if not history.segments or history.segments[-1] != segment | {
-        "epoch": history.segments[-1]["epoch"]
-    }:
+    if not history.segments or not segment.items() <= history.segments[-1].items():
         history.segments.append(segment | {"epoch": done + 1})
     latest: dict[str, Any] = {n: s[-1] for n, s in history.traces.items() if n != "iteration"}
-    log = None
-    if is_first():
-        log = _MetricsLog(directory, tensorboard, done * per_epoch, epochs * per_epoch)
+    taken, total = done * per_epoch, epochs * per_epoch
+    log = _MetricsLog(directory, tensorboard, taken, total) if is_first() else None
     bar = tqdm(
-        total=epochs * per_epoch,
-        initial=done * per_epoch,
-        desc=description,
-        unit="step",
-        dynamic_ncols=True,
-        mininterval=0.5,
-        disable=None if log is not None else True,  # None: unless it is a terminal
-    )
+        desc=description, initial=taken, total=total, unit="step", mininterval=0.5,
+        dynamic_ncols=True, disable=True if log is None else None,  # None: unless at a terminal
+    )  # fmt: skip
     with cpu_threads(saved["threads"] if saved else None), bar:
         for epoch in range(done + 1, epochs + 1):
             began, last = time.perf_counter(), epoch * per_epoch
@@ -256,10 +231,7 @@ def _check_finite(values: Mapping[str, float], iteration: int, epoch: int) -> No
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Writes tensors and plain values, with the settings they belong to and the number of CPU
-    threads, which decides the last digits of every number after it; atomic.
-
-    Raises OSError, with the path, if the system refuses.
-    """
+    threads, which decides the last digits of every number after it; in one step. Raises OSError."""
     content = {"settings": dict(settings), "threads": torch.get_num_threads(), "state": dict(state)}
     archive = io.BytesIO()  # written to a file itself, torch hides why the system refuses
     torch.save(content, archive)
@@ -267,10 +239,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any], settings: Mapping[str,
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state saved at ``path``, with ``threads``; None if there is none.
-
-    Raises UserError if the file is damaged or belongs to other settings.
-    """
+    """The state saved at ``path``, with ``threads``; None if there is none. Raises UserError if
+    the file is damaged or belongs to other settings."""
     if not path.exists():
         return None
     try:
@@ -294,13 +264,11 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def check_same_settings(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises UserError that names the settings in which a file's run differs from the one asked
-    for."""
+    """Raises UserError that names the settings in which a file's run differs from this one."""
     from common.settings import flat
 
     old, new = flat(saved), flat(wanted)
-    differing = sorted(n for n in {*old, *new} if old.get(n) != new.get(n))
-    if differing:
+    if differing := sorted(n for n in {*old, *new} if old.get(n) != new.get(n)):
         changes = ", ".join(f"{n}: {old.get(n)}, now {new.get(n)}" for n in differing)
         raise UserError(
             f"{path} belongs to other settings ({changes}): "
@@ -309,25 +277,21 @@ def check_same_settings(path: Path, saved: Mapping[str, Any], wanted: Mapping[st
 
 
 class _MetricsLog:
-    """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for.
+    """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for. An error
+    is reported once and the run goes on."""
 
-    An error is reported once; the run goes on: record and checkpoint hold the same values.
-    """
-
-    def __init__(self, directory: Path, tensorboard: bool, last_iteration: int, total: int) -> None:
+    def __init__(self, directory: Path, tensorboard: bool, taken: int, total: int) -> None:
         self._path, self._writer, self._told = directory / METRICS, None, False
-        lines = [{"kind": "start", "iteration": last_iteration, "total": total}]
         # Lines of an epoch that was cut off are written again by the resumed run.
-        for line in metrics_lines(self._path):
-            if line["kind"] != "start" and line["iteration"] <= last_iteration:
-                lines.append(line)
+        kept = [n for n in metrics_lines(self._path) if n["iteration"] <= taken]
+        lines = [{"kind": "start", "iteration": taken, "total": total}]
+        lines += [line for line in kept if line["kind"] != "start"]
         with self._harmless():
             write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
             if tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
-                folder = directory / "tensorboard"
-                self._writer = SummaryWriter(folder, purge_step=last_iteration + 1)
+                self._writer = SummaryWriter(directory / "tensorboard", purge_step=taken + 1)
 
     def write(self, kind: str, iteration: int, epoch: int, values: Mapping[str, float]) -> None:
         line = {"kind": kind, "iteration": iteration, "epoch": epoch, **values}
@@ -350,11 +314,9 @@ class _MetricsLog:
 
 
 def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; damaged ones are passed over.
-
-    The first has kind "start", with the iteration a run began or was taken up at and the total;
-    the others kind "step" or "epoch", with iteration, epoch and metrics.
-    """
+    """The whole lines of a metrics.jsonl; damaged ones are passed over. The first has kind "start",
+    with the iteration a run began or was taken up at and the total; the others "step" or "epoch",
+    with iteration, epoch and metrics."""
     with contextlib.suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
@@ -367,6 +329,5 @@ def progress(directory: Path) -> float:
     """Which part of a run is done, 0 to 1, from its metrics.jsonl."""
     lines = list(metrics_lines(directory / METRICS))
     total = lines[0].get("total") if lines else None
-    if not isinstance(total, int) or total < 1:
-        return 0.0
-    return min(1.0, lines[-1]["iteration"] / total)
+    known = isinstance(total, int) and total > 0
+    return min(1.0, lines[-1]["iteration"] / total) if known else 0.0

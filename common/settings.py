@@ -140,13 +140,9 @@ class RunSettings(metaclass=_Checked):
     def result_settings(self) -> dict[str, Any]:
         """The settings that decide the result, as plain JSON values for records and checkpoints;
         ``estimator`` has those options that the method's estimator takes."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
+        chosen = {n: v for n, v in vars(self).items() if n not in self.runtime_fields}
         chosen["estimator"] = self.estimator.taken_by(self.methods[self.method].estimator)
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in chosen.items()
-            if name not in self.runtime_fields
-        }
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in chosen.items()}
 
     def differences(self) -> dict[str, Any]:
         """The settings, by dotted key, that differ from the experiment's planned ones."""
@@ -190,12 +186,10 @@ class RunSettings(metaclass=_Checked):
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted key."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in settings.items():
-        inner = value if isinstance(value, Mapping) else None
-        found.update(
-            {name: value} if inner is None else {f"{name}.{k}": v for k, v in inner.items()}
-        )
+        inner = isinstance(value, Mapping)
+        found |= {f"{name}.{k}": v for k, v in value.items()} if inner else {name: value}
     return found
 
 

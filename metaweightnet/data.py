@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from common.datasets import (
     Cifar100,
-    HumanLabels,
     ImageDataset,
     load_cifar10,
     load_cifar10n,
@@ -134,35 +133,25 @@ def load_images(config: Config) -> ImageDataset:
 def like_cifar(data: ImageDataset) -> ImageDataset:
     """MNIST in CIFAR's format: the first 50,000 training images; 28x28 grey padded with zeros to
     32x32; three equal channels."""
-
-    def coloured(images: Tensor) -> Tensor:
-        return F.pad(images, (2, 2, 2, 2)).unsqueeze(3).repeat(1, 1, 1, 3)
-
-    return replace(
-        data,
-        train_images=coloured(data.train_images[:MNIST_TRAINING]),
-        train_labels=data.train_labels[:MNIST_TRAINING],
-        test_images=coloured(data.test_images),
+    train, test = (
+        F.pad(images, (2, 2, 2, 2)).unsqueeze(3).repeat(1, 1, 1, 3)
+        for images in (data.train_images[:MNIST_TRAINING], data.test_images)
     )
+    labels = data.train_labels[:MNIST_TRAINING]
+    return replace(data, train_images=train, train_labels=labels, test_images=test)
 
 
 def load_splits(config: Config, device: torch.device) -> Splits:
     """The three splits at the configured sizes; UserError if the data are not available."""
-    data = load_images(config)
-    human = None
+    data, human = load_images(config), None
     if config.noise == "human":
-        human = load_human_labels(config, data.train_labels).labels[config.human_labels]
+        flag = "--human-dir" if config.human_dir else "--data-dir"
+        try:
+            found = load_cifar10n(config.human_dir or config.data_dir, data.train_labels)
+            human = found.labels[config.human_labels]
+        except UserError as error:
+            raise UserError(str(error).replace("--data-dir", flag)) from None
     return make_splits(config, data, device, human)
-
-
-def load_human_labels(config: Config, training_labels: Tensor) -> HumanLabels:
-    """CIFAR-10N's labels. A UserError names --human-dir instead of --data-dir if it was given."""
-    if config.human_dir is None:
-        return load_cifar10n(config.data_dir, training_labels)
-    try:
-        return load_cifar10n(config.human_dir, training_labels)
-    except UserError as error:
-        raise UserError(str(error).replace("--data-dir", "--human-dir")) from None
 
 
 def make_splits(

@@ -66,7 +66,9 @@ class ResNet(nn.Module):
         self.stage2 = _stage(channels, 2 * channels, blocks, stride=2)
         self.stage3 = _stage(2 * channels, 4 * channels, blocks, stride=2)
         self.fc = nn.Linear(4 * channels, num_classes)
-        _kaiming_normal(self)
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (N, num_classes) of normalised images (N, 3, 32, 32)."""
@@ -78,9 +80,3 @@ class ResNet(nn.Module):
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(inputs, outputs, stride)
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
-
-
-def _kaiming_normal(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(module.weight)

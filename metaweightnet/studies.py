@@ -30,6 +30,7 @@ from common.fidelity_study.snapshots import (
 )
 from common.hypergrad import Tensors
 from common.reporting import published
+from metaweightnet.config import PRESETS as TRAINED
 from metaweightnet.config import Config
 from metaweightnet.data import Batch
 from metaweightnet.train import Learner, MetaWeightProblem, MetaWeightTask
@@ -39,27 +40,12 @@ CANDIDATE, HELD = "candidate", "held"
 unperturbed model's (--vnet-input model)."""
 READINGS = {CANDIDATE: "weight net's input: the candidate's", HELD: "weight net's input held"}
 TITLE = "Label noise"
-_QUICK = replace(
-    Config(preset="quick"),
-    noise="flip_two",
-    depth=8,
-    image_size=16,
-    train_size=10_000,
-    test_size=1_000,
-    augment=False,
-    epochs=10,
-    milestones=(7, 9),
-    meta_optimizer="adam",
-    meta_learning_rate=3e-3,
-    log_every=10,
-)
-PRESETS = {
-    "quick": _QUICK,
-    "smoke": replace(
-        _QUICK, preset="smoke", epochs=2, milestones=(1,), train_size=500, meta_size=200,
-        test_size=500, log_every=1,
-    ),
+_CIFAR: dict[str, Any] = {
+    "dataset": "cifar10", "noise": "flip_two", "noise_level": 0.4, "meta_weight_decay": 5e-4,
 }  # fmt: skip
+_QUICK = replace(TRAINED["quick"], train_size=10_000, meta_size=1_000, test_size=1_000,
+                 epochs=10, milestones=(7, 9), **_CIFAR)  # fmt: skip
+PRESETS = {"quick": _QUICK, "smoke": replace(TRAINED["smoke"], **_CIFAR)}
 """The trainings that are studied: CIFAR-10 at reduced size, 40 % of its labels flipped."""
 
 

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from common.hypergrad import Tensors
+from common.run import Task
 from common.training import (
     Cost,
     EndlessBatches,
@@ -26,6 +27,8 @@ from metaweightnet.monitor import Monitor, weight_curve
 
 FINE_TUNING_STEPS, FINE_TUNING_RATE = 50, 0.01
 """The recipe by which every trained classifier is fine-tuned on the clean images."""
+_ALWAYS_HELD = ("finite_difference", "along_gradient", "along_gradient_one_sided")
+"""They compare dL_T/dlambda at two points: T1-T2's only if the weights are held."""
 
 
 def normalised(weights: Tensor) -> Tensor:
@@ -98,14 +101,16 @@ class Learner:
         self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
         self.state["vnet"] = self.vnet
         if (estimator := config.make_estimator(self.learning_rate)) is not None:
-            self.meta = MetaStep(
-                estimator,
-                self.problem,
-                dict(self.vnet.named_parameters()),
-                meta_optimizer(config, self.vnet),
-                new_generator(config.seed, "perturbations"),
-                config.every,
-            )
+            rate, decay = config.meta_learning_rate, config.meta_weight_decay
+            if config.meta_optimizer == "sgd":
+                optimizer = sgd(self.vnet, rate, config.momentum, decay)
+            else:  # with a tiny eps, so that the hypergradient's size does not matter
+                optimizer = torch.optim.AdamW(
+                    self.vnet.parameters(), rate, weight_decay=decay, eps=1e-15
+                )
+            hyper = dict(self.vnet.named_parameters())
+            noise = new_generator(config.seed, "perturbations")
+            self.meta = MetaStep(estimator, self.problem, hyper, optimizer, noise, config.every)
             self.state["meta"] = self.meta.state
 
     def learning_rate(self) -> float:
@@ -128,12 +133,22 @@ class Learner:
         return metrics, relative_weights
 
     def meta_step(self, batch: Batch, meta_batch: Batch) -> dict[str, Tensor]:
-        """A step of the weight net's optimiser along the estimated hypergradient."""
+        """A step of the weight net's optimiser along the estimated hypergradient times a factor.
+
+        sign_flipped: -1. evograd_matched: eta / (sigma^2 (1 - 1/K) / tau). The product has the size
+        of T1-T2's with inner step eta, and equals it in expectation if the weight net's input is
+        held (``MetaWeightProblem``). It multiplies the hypergradient and not the learning rate,
+        which weight decay depends on.
+        """
         assert self.meta is not None
-        params = dict(self.network.named_parameters())
-        if self.config.holds_vnet_input:
+        method, factor, params = self.config.method, 1.0, dict(self.network.named_parameters())
+        if self.config.vnet_input == "model" or method in _ALWAYS_HELD:
             batch = self.problem.held(params, batch)
-        return self.meta(params, batch, meta_batch, self.hypergradient_factor())
+        if method == "sign_flipped":
+            factor = -1.0
+        elif method == "evograd_matched":
+            factor = self.learning_rate() / self.meta.estimator.effective_inner_lr
+        return self.meta(params, batch, meta_batch, factor)
 
     def base_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """SGD on the training loss, weighted by the weight net, which gets no gradient.
@@ -150,21 +165,6 @@ class Learner:
         self.optimizer.step()
         return loss.detach(), weights * len(losses)
 
-    def hypergradient_factor(self) -> float:
-        """The controls' factor of EvoGrad's hypergradient.
-
-        evograd_matched: eta / (sigma^2 (1 - 1/K) / tau). The product has the size of T1-T2's with
-        inner step eta, and equals it in expectation if the weight net's input is held
-        (``MetaWeightProblem``). It multiplies the hypergradient and not the learning rate, which
-        weight decay depends on. sign_flipped: -1.
-        """
-        if self.config.method == "sign_flipped":
-            return -1.0
-        if self.config.method == "evograd_matched":
-            assert self.meta is not None
-            return self.learning_rate() / self.meta.estimator.effective_inner_lr
-        return 1.0
-
 
 def sgd(module: nn.Module, rate: float, momentum: float, decay: float) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum (where there is any) and coupled weight decay."""
@@ -173,16 +173,7 @@ def sgd(module: nn.Module, rate: float, momentum: float, decay: float) -> torch.
     )
 
 
-def meta_optimizer(config: Config, vnet: nn.Module) -> torch.optim.Optimizer:
-    """SGD as in the paper, or AdamW: decoupled weight decay and a tiny eps, so that the
-    hypergradient's size does not matter."""
-    rate, decay = config.meta_learning_rate, config.meta_weight_decay
-    if config.meta_optimizer == "adam":
-        return torch.optim.AdamW(vnet.parameters(), rate, weight_decay=decay, eps=1e-15)
-    return sgd(vnet, rate, config.momentum, decay)
-
-
-class MetaWeightTask:
+class MetaWeightTask(Task):
     """Epochs over noisily labelled images (clean_only: over the meta images, in as many steps),
     tested on clean ones."""
 
@@ -222,16 +213,16 @@ class MetaWeightTask:
         if self.learner.meta is not None or self.config.method == "clean_only":
             clean = [self.meta_batches.next() for _ in noisy]
             clean_crops = self.draw_crops(clean, self.meta_crops)
+        split = self.train
+        if self.config.method == "clean_only":
+            split, noisy, crops = self.meta, clean, clean_crops
         for step, index in enumerate(noisy):
-            meta_batch, split = None, self.train
-            if self.config.method == "clean_only":
-                index, split = clean[step], self.meta
-                batch = split.batch(index, clean_crops[step])
-            else:
-                if self.learner.meta is not None:
-                    meta_batch = self.meta.batch(clean[step], clean_crops[step])
-                batch = split.batch(index, crops[step])
-            metrics, relative_weights = self.learner.step(batch, meta_batch)
+            meta_batch = None
+            if self.learner.meta is not None:
+                meta_batch = self.meta.batch(clean[step], clean_crops[step])
+            metrics, relative_weights = self.learner.step(
+                split.batch(index, crops[step]), meta_batch
+            )
             self.monitor.add(metrics, relative_weights, split.wrong[index])
             yield metrics
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.cost_study.case import CostCase, CostProblem, Step
 from common.cost_study.rows import PLAIN, Row, estimator_of, reason_to_exclude
-from common.estimators import ESTIMATORS
+from common.estimators import ONE_BATCH
 from common.hypergrad import Anchor, BatchedCandidates
 from common.hypergrad.compare import Rounds, in_turns
 from common.hypergrad.memory import live_tensor_bytes, peak_memory
@@ -87,7 +87,7 @@ def step_of(case: CostProblem, row: Row) -> Step:
     if row.method == PLAIN:
         return plain
     estimator, inner = estimator_of(row, case), case.inner_batch
-    if ESTIMATORS[row.method].several_steps:
+    if row.method not in ONE_BATCH:
         inner = [inner] * row.options["steps"]
     generator = torch.Generator().manual_seed(1)
 

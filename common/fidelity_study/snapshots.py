@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.hypergrad.problem import BilevelProblem, Tensors
-from common.run import Trained, fit, load_checkpoint
+from common.run import Task, fit, load_checkpoint
 from common.settings import RunSettings
 from common.training import new_generator, restore, seed_everything, state_of
 
@@ -85,7 +85,7 @@ def stages(
 
 
 def trained(
-    make_task: Callable[[Any, torch.device], Trained],
+    make_task: Callable[[Any, torch.device], Task],
     config: RunSettings,
     device: torch.device,
     epochs: int,
@@ -109,7 +109,7 @@ def random_pairs(task: Any, config: Any, pairs: int) -> list[Pair]:
     return [(batch(task.train), batch(task.meta)) for _ in range(pairs)]
 
 
-def train_until(task: Trained, epochs: int, directory: Path, config: RunSettings) -> None:
+def train_until(task: Task, epochs: int, directory: Path, config: RunSettings) -> None:
     """Trains ``task`` for ``epochs`` epochs in all, or continues towards them; 0 leaves it alone.
 
     A checkpoint that is past them already cannot go back: then training starts again.
@@ -124,7 +124,7 @@ def train_until(task: Trained, epochs: int, directory: Path, config: RunSettings
 
 
 def parameters_later(
-    task: Trained, epoch: int, read: Callable[[], tuple[Tensors, Tensors]]
+    task: Task, epoch: int, read: Callable[[], tuple[Tensors, Tensors]]
 ) -> Callable[[Sequence[int]], Iterator[tuple[Tensors, Tensors]]]:
     """``Snapshot.later`` of a training task, which is put back afterwards as it was.
 
