@@ -151,8 +151,8 @@ def labelled(experiment: Experiment, records: Iterable[RunRecord]) -> pd.DataFra
 def difference(
     experiment: Experiment, runs: pd.DataFrame, label: str, reference: str, *keys: str
 ) -> pd.Series:
-    """The metric of ``label`` minus that of ``reference`` where both have a run with the same seed
-    and ``keys``; indexed by these. runs: as from ``labelled``. Empty for the reference itself."""
+    """The metric of ``label`` minus that of ``reference`` in runs with the same seed and ``keys``,
+    by which it is indexed. runs: as from ``labelled``. Empty for the reference itself."""
     keys = (*keys, "seed")
     other = reference if reference != label else ""
     found = pairs(runs, f"final.{experiment.metric}", label, other, keys)

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from common.hypergrad import Tensors
+from common.run import Task
 from common.training import Best, Cost, MetaStep, Part, measure, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.data import DomainSplit, open_domain
@@ -181,7 +182,7 @@ class Learner:
         return nn.utils.get_total_norm(ways).item()
 
 
-class FewShotTask:
+class FewShotTask(Task):
     """Epochs of episodes of the seen domains, validated on the base domain, tested on the unseen
     one."""
 

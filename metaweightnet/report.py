@@ -85,8 +85,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         own = [record for record in records if record.config["dataset"] == dataset]
         tables[f"cost-{dataset}"] = step_costs(EXPERIMENT, title, own)
     figures = [f for setting, group in groups.items() for f in _figures(setting, group, folder)]
-    sizes = _by_clean_images(records)
-    if sizes:
+    if sizes := _by_clean_images(records):
         shows = (
             "Test accuracy on MNIST with 60 % uniform label noise by the number of clean images: "
             "learned weights, and the simplest uses of the same images."
@@ -118,8 +117,7 @@ def published_accuracy(config: Mapping[str, Any]) -> Published | None:
 
 
 def accuracy_table(groups: Groups, preset: str) -> Table:
-    """Table 4: published and measured. Planned cells without runs are included if their data set
-    and noise has runs, at the paper's size always."""
+    """Table 4: published and measured; at the paper's size also cells without runs."""
     planned, judged = EXPERIMENT.planned(preset), preset == "paper"
     everywhere = {setting_of(config.result_settings()) for config in planned} if judged else set()
     places = sorted({*groups, *everywhere})
@@ -136,9 +134,8 @@ def accuracy_table(groups: Groups, preset: str) -> Table:
 
 
 def summary_table(groups: Groups) -> Table:
-    """The README's: one setting, MNIST's with the fewest clean images, else the first; the planned
-    runs and those in which the weight net sees something else, without methods that have less than
-    half as many runs as another."""
+    """The README's: MNIST with the fewest clean images, else the first setting; the planned runs
+    and those in which the weight net sees something else, if half as many as of another method."""
 
     def clean(setting: Setting) -> tuple[bool, int]:
         return setting[0] != "mnist", int(setting[1].split(", ")[1].split()[0])
@@ -162,8 +159,7 @@ def summary_table(groups: Groups) -> Table:
 
 
 def difference_table(groups: Groups) -> Table:
-    """Each method's accuracy minus plain training's and minus the exact hypergradient's, seed by
-    seed."""
+    """Accuracy minus plain training's, and minus the exact hypergradient's, seed by seed."""
     rows = []
     for setting, group in groups.items():
         runs = labelled(EXPERIMENT, (record for own in group.values() for record in own))
@@ -186,8 +182,7 @@ def stopped_accuracy(run: RunRecord) -> float:
 
 
 def clean_images_table(groups: Groups) -> Table:
-    """Every method beside the simplest uses of the same clean images: training on them alone,
-    stopping by them, fine-tuning on them."""
+    """Every method beside the simplest uses of the same clean images."""
     rows = [
         (*setting, name, str(len(runs)), *_uses(runs), _equal(runs))
         for setting, group in groups.items()
@@ -254,18 +249,12 @@ def _weights_table(groups: Groups) -> Table:
     """Last and best epoch, and whether the weight net has learned anything."""
     columns = {"weight_right": "weight, right labels", "weight_wrong": "weight, wrong labels",
                "moved": "weight net moved"}  # fmt: skip
-    rows = [
-        (
-            *setting,
-            name,
-            metric_number(runs, "accuracy"),
-            metric_number(runs, "accuracy", source="best"),
-            *(metric_number(runs, column, digits=3) for column in columns),
-            _equal(runs),
-        )
-        for setting, group in groups.items()
-        for name, runs in group.items()
-    ]
+    rows = []
+    for setting, group in groups.items():
+        for name, runs in group.items():
+            last, best = (metric_number(runs, "accuracy", source=s) for s in ("final", "best"))
+            learned = (metric_number(runs, column, digits=3) for column in columns)
+            rows.append((*setting, name, last, best, *learned, _equal(runs)))
     return interval_table(
         "Label noise: last and best epoch, and what the weight net has learned",
         ("data", "noise", "method", "last %", "best %", *columns.values(), "equal weights"),
@@ -288,27 +277,18 @@ def _figures(setting: Setting, group: Group, folder: Path) -> list[Figure]:
             if own:
                 draw_runs(axis, own, "accuracy", style, label)
 
-    figures = [
-        _panels(
-            setting, group, folder, "accuracy", accuracy, ("epoch", "accuracy (%)"),
-            "Test accuracy by epoch, every run (thin) and their median, beside plain training",
-        )
+    shown = [
+        (group, "accuracy", accuracy, ("epoch", "accuracy (%)"),
+         "Test accuracy by epoch, every run (thin) and their median, beside plain training"),
+        (weighted, "weight-function", _functions, ("loss", "V(loss)"),
+         "The weight as a function of the loss, at the start and at the end of training, one pair "
+         "of lines per seed (a batch's weights are normalised, so only ratios along a line "
+         "matter)"),
+        (weighted, "weights", _histograms, ("relative weight", "share"),
+         "Relative weights of samples with right and with wrong labels in the last epoch as shares "
+         "of these samples, all seeds together (the last bin holds all larger ones)"),
     ]  # fmt: skip
-    if weighted:
-        figures += [
-            _panels(
-                setting, weighted, folder, "weight-function", _functions, ("loss", "V(loss)"),
-                "The weight as a function of the loss, at the start and at the end of training, "
-                "one pair of lines per seed (a batch's weights are normalised, so only ratios "
-                "along a line matter)",
-            ),
-            _panels(
-                setting, weighted, folder, "weights", _histograms, ("relative weight", "share"),
-                "Relative weights of samples with right and with wrong labels in the last epoch "
-                "as shares of these samples, all seeds together (the last bin holds all larger "
-                "ones)",
-            ),
-        ]  # fmt: skip
+    figures = [_panels(setting, runs, folder, *how) for runs, *how in shown if runs]
     if moved := as_planned(EXPERIMENT, learned):
         figures.append(_movement(setting, moved, folder))
     compared = as_planned(EXPERIMENT, group, "estimator.num_candidates")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
 from common.hypergrad import EvoGradGraph, Hypergradient, Tensors
+from common.run import Task
 from common.training import (
     Best,
     Cost,
@@ -302,7 +303,7 @@ class Learner:
         return {"train_loss": loss.detach()}
 
 
-class MetaXLTask:
+class MetaXLTask(Task):
     """A meta step on the transformation network, then a base step of the tagger."""
 
     def __init__(self, config: Config, device: torch.device) -> None:

@@ -94,23 +94,14 @@ class RotationExperiment(Experiment):
     baseline = "baseline"
 
     def planned(self, preset: str) -> list[Config]:
-        default = PRESETS[preset]
-        runs = [
-            replace(default, method=method, seed=seed)
-            for seed in _SEEDS[preset]
-            for method in _METHODS[preset]
-        ]
+        seeds, cells = _SEEDS[preset], [{"method": method} for method in _METHODS[preset]]
+        plan = [{"seed": seed} | cell for seed in seeds for cell in cells]
         if preset == "paper":
             # Choices that the paper leaves open, measured: the order of the images, the corners.
-            runs += [
-                replace(default, method="baseline", seed=s, shuffle=False) for s in _SEEDS[preset]
-            ]
-            runs += [
-                replace(default, method=method, seed=seed, rotate="pixels")
-                for seed in _SEEDS[preset][:3]
-                for method in ("evograd", "t1t2")
-            ]
-        return runs
+            plan += [{"seed": s, "method": "baseline", "shuffle": False} for s in seeds]
+            pixels = [{"method": m, "rotate": "pixels"} for m in ("evograd", "t1t2")]
+            plan += [{"seed": seed} | cell for seed in seeds[:3] for cell in pixels]
+        return [replace(PRESETS[preset], **changes) for changes in plan]
 
     def datasets(self, preset: str) -> tuple[str, ...]:
         return ("mnist",)

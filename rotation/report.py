@@ -83,6 +83,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 def _summary_table(by_method: ByMethod) -> Table:
     """The README's: a row per method, the paper's values beside the measured ones."""
     rows = []
+    epochs = next(run.config["epochs"] for runs in by_method.values() for run in runs)
     for method, runs in by_method.items():
         if runs:
             cells: list[Number | str] = []
@@ -97,12 +98,8 @@ def _summary_table(by_method: ByMethod) -> Table:
         "Rotation: what is learned",
         ("method", "runs", *names),
         rows,
-        f"After {_epochs(by_method)} epochs. The paper's ±: standard deviation over five runs.",
+        f"After {epochs} epochs. The paper's ±: standard deviation over five runs.",
     )
-
-
-def _epochs(by_method: ByMethod) -> int:
-    return next(run.config["epochs"] for runs in by_method.values() for run in runs)
 
 
 def _accuracy_table(by_method: ByMethod, preset: str) -> Table:

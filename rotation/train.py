@@ -22,7 +22,7 @@ from common.training import (
     new_generator,
 )
 from rotation.config import Config
-from rotation.data import Batch, Split, load_splits
+from rotation.data import Batch, load_splits
 
 MEAN, STD = 0.1307, 0.3081
 """Mean and standard deviation of MNIST's training pixels."""
@@ -120,14 +120,9 @@ class Learner:
         self.meta = self.random_rotations = None
         self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
         if (estimator := config.make_estimator(config.learning_rate)) is not None:
-            self.meta = MetaStep(
-                estimator,
-                self.problem,
-                {"angle": self.angle},
-                torch.optim.Adam([self.angle], config.meta_learning_rate),
-                new_generator(config.seed, "perturbations"),
-                config.every,
-            )
+            hyper, noise = {"angle": self.angle}, new_generator(config.seed, "perturbations")
+            optimizer = torch.optim.Adam([self.angle], config.meta_learning_rate)
+            self.meta = MetaStep(estimator, self.problem, hyper, optimizer, noise, config.every)
             self.state["meta"] = self.meta.state
         elif config.method == "random_rotation":
             self.random_rotations = new_generator(config.seed, "random rotations")
@@ -209,10 +204,8 @@ class RotationTask(Task):
 
     def measure_cost(self) -> Cost:
         """Of one step, always on the same batches."""
-
-        def first(split: Split) -> Batch:
-            count = min(self.config.batch_size, len(split.labels))
-            return split.batch(torch.arange(count, device=self.device))
-
-        train, meta = first(self.train), first(self.meta)
+        train, meta = (
+            s.batch(torch.arange(min(self.config.batch_size, len(s.labels)), device=self.device))
+            for s in (self.train, self.meta)
+        )
         return measure(lambda: self.learner.step(train, meta), self.device, repeats=20)

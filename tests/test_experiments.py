@@ -1,6 +1,6 @@
 """What holds for every experiment: every method runs, a killed run ends with the same numbers,
-another configuration's checkpoint is refused, the cost of a step is measured, planned runs are
-valid, mistakes end in one sentence."""
+another configuration's checkpoint is refused, planned runs are valid, mistakes end in one
+sentence."""
 
 import importlib
 import math
@@ -130,13 +130,6 @@ def test_methods_start_from_the_same_networks_on_the_same_data(name, config_of):
         assert all(torch.equal(first[name], tensors[name]) for name in both)
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_the_cost_of_a_step_is_measured(name, config_of):
-    cost = run(name, config_of(name, epochs=1)).cost
-    assert cost["seconds"] > 0 and cost["seconds_per_epoch"] > 0
-    assert cost["peak_bytes"] > 0 and cost["resident_bytes"] > 0
-
-
 @pytest.mark.parametrize(
     ("name", "preset"), [(name, preset) for name in DECLARED for preset in DECLARED[name].presets]
 )
@@ -153,13 +146,8 @@ def test_without_runs_there_is_an_empty_section(name, tmp_path):
 
 MISTAKES = {
     ("rotation", "smoke"): {
-        "--method nonsense": "--method nonsense is unknown: use baseline, ",
         "--estimator.sigma 0": "--estimator.sigma 0: must be greater than 0",
-        "--estimator.num-candidates 1": "--estimator.num-candidates 1: must be at least 2",
         "--preset huge": "--preset huge is unknown: use quick, smoke, paper",
-        "--learning-rate 0": "--learning-rate 0: must be greater than 0",
-        "--train-size 60000": "--train-size 60000: must be at most 50000",
-        "--log-every 0": "--log-every 0: must be at least 1",
     },
     ("metaweightnet", "paper"): {
         "--noise hierarchical": "--noise hierarchical",
@@ -168,9 +156,6 @@ MISTAKES = {
         "--depth 33": "--depth 33",
         "--meta-size 105": "--meta-size 105",
         "--train-size 49500": "--train-size 49500",
-        "--test-size 0": "--test-size 0",
-        "--momentum 1": "--momentum 1",
-        "--weight-decay -1": "--weight-decay -1",
         "--data-dir /nowhere": "--data-dir",
     },
     ("metaxl", "smoke"): {

@@ -52,10 +52,6 @@ def run_elsewhere(code, installed, folder):
     return run.stdout
 
 
-def readme_example():
-    return re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-
-
 def test_the_wheel_holds_the_estimators_and_the_licence_only(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     modules = {f"hypergradients/{path.name}" for path in PACKAGE.iterdir() if path.is_file()}
@@ -70,33 +66,25 @@ def test_torch_is_all_it_needs(wheel):
         metadata = archive.read(name).decode()
     needed = re.findall(r"^Requires-Dist: (.*)$", metadata, re.M)
     assert [line for line in needed if "extra ==" not in line] == ["torch>=2.11"]
-    assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.M)) == {
-        "higher",
-        "experiments",
-        "test",
-        "docs",
-    }
+    extras = set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.M))
+    assert extras == {"higher", "experiments", "test", "docs"}
 
 
 def test_the_readmes_example_runs_elsewhere_from_the_wheel(installed, tmp_path):
-    code = (
-        "import torch\ntorch.manual_seed(0)\n"
-        + readme_example()
-        + (
-            "\nimport sys, hypergradients"
-            "\nassert not any(name.split('.')[0] == 'common' for name in sys.modules)"
-            "\nprint(hypergradients.__file__, hypergradients.__version__)"
-            "\nprint(hyper['log_weights'].abs().max().item())"
-        )
-    )
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    code = f"""
+import torch
+torch.manual_seed(0)
+{example}
+import sys, hypergradients
+assert not any(name.split('.')[0] == 'common' for name in sys.modules)
+print(hypergradients.__file__, hypergradients.__version__)
+print(hyper['log_weights'].abs().max().item())
+"""
     found, version, moved = run_elsewhere(code, installed, tmp_path).split()[-3:]
     assert found == str(installed / "hypergradients" / "__init__.py")
-    assert version == wheel_version()
+    assert f'__version__ = "{version}"' in (PACKAGE / "__init__.py").read_text()
     assert float(moved) > 0.01  # ten steps of Adam at 0.01
-
-
-def wheel_version():
-    return re.search(r'__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text())[1]
 
 
 def test_the_extras_name_what_the_requirements_pin():

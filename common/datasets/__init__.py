@@ -14,11 +14,6 @@ from common.datasets.images import (
 )
 
 __all__ = [
-    "Cifar100",
-    "HumanLabels",
-    "ImageDataset",
-    "load_cifar10",
-    "load_cifar10n",
-    "load_cifar100",
+    "Cifar100", "HumanLabels", "ImageDataset", "load_cifar10", "load_cifar10n", "load_cifar100",
     "load_mnist",
-]
+]  # fmt: skip

@@ -59,12 +59,9 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: what its canonical files are, how to read a folder, and where to get it.
-
-    checksums: MD5 (32 digits) or SHA-256 (64) by file. read: finds the data in any usual layout
-    below a folder; raises Missing or Damaged. expected: what a folder should hold. how_to_get: the
-    page or command; both end up in messages.
-    """
+    """A data set. checksums: MD5 (32 digits) or SHA-256 (64) by canonical file. read: finds the
+    data in any usual layout below a folder; raises Missing or Damaged. expected: what a folder
+    should hold. how_to_get: the page or command; both end up in messages."""
 
     name: str
     title: str
@@ -90,8 +87,8 @@ class Copy(NamedTuple):
 
 def cache_root() -> Path:
     """The folder for downloaded data: environment variable EVOGRAD_CACHE, else ~/.cache/evograd."""
-    chosen = os.environ.get("EVOGRAD_CACHE")
-    return user_folder("EVOGRAD_CACHE", chosen or "~/.cache/evograd").absolute()
+    chosen = os.environ.get("EVOGRAD_CACHE") or "~/.cache/evograd"
+    return user_folder("EVOGRAD_CACHE", chosen).absolute()
 
 
 def user_folder(setting: str, folder: str | Path) -> Path:
@@ -106,10 +103,8 @@ def fetch(dataset: Dataset, data_dir: Path | None = None) -> Copy:
     """The canonical bytes of a data set, from the first source that has the right ones.
 
     If ``data_dir`` is given, only that folder is read. Otherwise the folder in EVOGRAD_DATA comes
-    first, if it has the data. A folder's files are used where they are; downloads are cached.
-
-    Raises UserError when ``data_dir`` lacks the data, when a folder of the user has it damaged,
-    when every source fails, or when the cache cannot be written.
+    first, if it has the data. Raises UserError when ``data_dir`` lacks the data, when a folder of
+    the user has it damaged, when every source fails, or when the cache cannot be written.
     """
     tried = ["EVOGRAD_DATA (not set)"]
     named = "--data-dir" if data_dir is not None else "EVOGRAD_DATA"

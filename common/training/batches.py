@@ -65,11 +65,8 @@ class EndlessBatches(EpochBatches):
 
     def state_dict(self) -> dict[str, Any]:
         """The state at any moment."""
-        return {
-            **super().state_dict(),
-            "order": self._order.cpu(),
-            "position": self._position,
-        }
+        place = {"order": self._order.cpu(), "position": self._position}
+        return super().state_dict() | place
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.hypergrad.checks import NotFiniteError
 from common.hypergrad.problem import BilevelProblem, Hypergradient, Tensors
-from common.training.processes import count, over_processes
+from common.training.processes import over_processes
 
 
 @dataclass
@@ -47,24 +47,13 @@ class MetaStep:
         return (self.steps.item() - 1) % self.every == 0
 
     def __call__(
-        self,
-        params: Tensors,
-        inner_batch: Any,
-        outer_batch: Any,
-        factor: float = 1.0,
-        **given: Any,
+        self, params: Tensors, inner_batch: Any, outer_batch: Any, factor: float = 1.0
     ) -> dict[str, Tensor]:
-        """A step from the hypergradient at ``params``; the metrics of ``apply``.
-
-        given: what the estimator takes besides, such as ``anchor``, by which the base step hands
-        over its loss; UserError if several processes share the run.
-        """
-        if given and count() > 1:
-            raise UserError("an anchor is of one process: start without torchrun")
+        """A step from the hypergradient at ``params``; the metrics of ``apply``."""
         batches = (inner_batch, outer_batch)
         try:
             result = self.spread(
-                self.problem, params, self.hyper, *batches, generator=self.generator, **given
+                self.problem, params, self.hyper, *batches, generator=self.generator
             )
         except NotFiniteError as error:
             raise UserError(f"the meta step failed: {error}") from None
@@ -93,10 +82,5 @@ class MetaStep:
     @property
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {
-            "hyper": self.hyper,
-            "start": self.start,
-            "optimizer": self.optimizer,
-            "generator": self.generator,
-            "steps": self.steps,
-        }
+        names = ("hyper", "start", "optimizer", "generator", "steps")
+        return {name: getattr(self, name) for name in names}

@@ -9,11 +9,6 @@ from rotation.config import EXPERIMENT
 from scripts.experiments import EXPERIMENTS
 
 
-def test_the_planned_runs_are_those_of_the_preset():
-    runs = EXPERIMENT.runs("paper")
-    assert [r.run_name() for r in runs] == [r.run_name() for r in EXPERIMENT.planned("paper")]
-
-
 def test_chosen_values_take_the_place_of_planned_ones_and_each_run_comes_once():
     runs = EXPERIMENT.runs("quick", {"method": ["t1t2"], "seed": [5, 6]})
     assert [(r.method, r.seed) for r in runs] == [("t1t2", 5), ("t1t2", 6)]
@@ -23,18 +18,6 @@ def test_chosen_values_take_the_place_of_planned_ones_and_each_run_comes_once():
     pixels = EXPERIMENT.runs("quick", changes={"rotate": "pixels", "estimator.sigma": 0.1})
     assert {(r.rotate, r.estimator.sigma) for r in pixels} == {("pixels", 0.1)}
     assert len(pixels) == len(EXPERIMENT.runs("quick"))
-
-
-@pytest.mark.parametrize(
-    ("preset", "chosen", "named"),
-    [
-        ("huge", {}, "--preset huge is unknown: use quick, smoke, paper"),
-        ("quick", {"method": ["nonsense"]}, "--method nonsense is unknown"),
-    ],
-)
-def test_what_does_not_exist_is_named(preset, chosen, named):
-    with pytest.raises(UserError, match=named):
-        EXPERIMENT.runs(preset, chosen)
 
 
 @pytest.mark.parametrize("folder", ["common", "nonsense"])

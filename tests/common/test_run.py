@@ -70,7 +70,7 @@ def train(folder, epochs=4, **task):
     return fit(NoisyRegression(**task), epochs, folder, SETTINGS, 2, "test")
 
 
-@pytest.mark.parametrize("kill_at", [0, 3, 6, 8, 17, 23])
+@pytest.mark.parametrize("kill_at", [3, 6, 17])
 def test_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path, kill_at):
     whole = train(tmp_path / "whole")
     with pytest.raises(Killed):
@@ -89,15 +89,6 @@ def test_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path, ki
         assert kept == expected
 
 
-def test_trained_further_without_repeating_what_is_done(tmp_path):
-    whole = train(tmp_path / "whole")
-    train(tmp_path / "parts", epochs=2)
-    task = NoisyRegression()
-    parts = fit(task, 4, tmp_path / "parts", SETTINGS, 2, "test")
-    assert parts.epochs == whole.epochs
-    assert task.taken == 2 * task.steps_per_epoch
-
-
 def test_history_and_metrics_file_hold_the_same(tmp_path):
     history = train(tmp_path)
     lines = list(metrics_lines(tmp_path / "metrics.jsonl"))
@@ -108,39 +99,20 @@ def test_history_and_metrics_file_hold_the_same(tmp_path):
     assert [s["loss"] for s in steps] == history.traces["loss"]
 
 
-def test_tensorboard_files_are_written_on_demand(tmp_path):
-    seed_everything(3)
-    fit(NoisyRegression(), 1, tmp_path, SETTINGS, 2, "test", tensorboard=True)
-    assert list((tmp_path / "tensorboard").glob("events.*"))
-
-
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     with pytest.raises(UserError, match=r"loss became nan at iteration 6 \(epoch 1\)"):
         train(tmp_path, poison_at=4)
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
-    train(tmp_path, epochs=1)
-    before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(UserError, match=r"other settings \(rate: 0\.1, now 0\.2\)"):
-        fit(NoisyRegression(), 2, tmp_path, {"seed": 3, "rate": 0.2}, 2, "test")
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"junk"])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
-    train(tmp_path, epochs=1)
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=r"checkpoint\.pt is not a readable checkpoint"):
-        train(tmp_path)
-
-
 def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"weights": torch.arange(50.0)}, SETTINGS)
     whole, refused = path.read_bytes(), 0
+    for content in (whole[: len(whole) // 2], b"", b"junk"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"checkpoint\.pt is not a readable checkpoint"):
+            load_checkpoint(path, SETTINGS)
     for position in range(0, len(whole), 11):
         changed = bytearray(whole)
         changed[position] ^= 1 << position % 8
@@ -230,15 +202,6 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
         load_checkpoint(tmp_path / "checkpoint.pt", SETTINGS)
 
 
-def test_saving_that_fails_leaves_the_old_checkpoint(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"value": 1}, SETTINGS)
-    with pytest.raises(Exception, match="local object"):
-        save_checkpoint(path, {"value": lambda: None}, SETTINGS)
-    assert load_checkpoint(path, SETTINGS)["value"] == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
 def test_damaged_lines_of_the_metrics_are_passed_over(tmp_path):
     whole = {"kind": "step", "iteration": 3}
     damaged = [b'{"kind": "st', b"3", b"null", b'{"kind": "step"}', b"\xff\xfe", b"[" * 9999, b""]
@@ -247,13 +210,10 @@ def test_damaged_lines_of_the_metrics_are_passed_over(tmp_path):
     assert list(metrics_lines(path)) == [whole]
     assert list(metrics_lines(tmp_path / "missing.jsonl")) == []
     assert progress(tmp_path) == 0
-
-
-@pytest.mark.parametrize("total", ["0", "-3", '"many"', "null", "[]"])
-def test_progress_is_unknown_where_the_total_is_damaged(total, tmp_path):
-    start = f'{{"kind": "start", "iteration": 0, "total": {total}}}'
-    (tmp_path / "metrics.jsonl").write_text(start + '\n{"kind": "step", "iteration": 5}\n')
-    assert progress(tmp_path) == 0
+    for total in ("0", '"many"', "null"):
+        start = f'{{"kind": "start", "iteration": 0, "total": {total}}}'
+        path.write_text(start + '\n{"kind": "step", "iteration": 5}\n')
+        assert progress(tmp_path) == 0
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])

@@ -23,13 +23,6 @@ def test_shell_scripts_are_well_formed():
         assert "set -euo pipefail" in script.read_text()
 
 
-def test_reproduce_refuses_what_it_does_not_know():
-    command = ["bash", ROOT / "scripts" / "reproduce.sh", "--frobnicate"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2 and "--frobnicate" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
 COMMANDS = ("benchmark", "fidelity", "publish", "report", "sweep")
 
 

@@ -257,9 +257,6 @@ def server():
         server.shutdown()
 
 
-OFFICIAL_MD5 = hashlib.md5(b"official").hexdigest()
-
-
 def test_official_download_tries_addresses_in_order(server, folder):
     md5 = hashlib.md5(b"official").hexdigest()
     urls = tuple(f"{server}/{name}" for name in ("nothing-here", "cut", "data.bin"))

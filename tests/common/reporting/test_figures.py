@@ -7,11 +7,9 @@ import textwrap
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pytest
 
 from common.reporting import new_figure, save_figure
-from common.reporting.figures import STYLES
 
 DRAW = """
 import sys
@@ -59,43 +57,3 @@ def test_a_figure_without_words_is_refused(tmp_path):
     with pytest.raises(ValueError, match="alternative text"):
         save_figure(fig, tmp_path, "f", alt=" ")
     assert list(tmp_path.iterdir()) == []
-
-
-def linear_rgb(color):
-    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    low, high = channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
-    return np.where(channels <= 0.04045, low, high)
-
-
-def lab(rgb):
-    """CIE L*a*b* of linear sRGB under D65."""
-    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    xyz = np.array(to_xyz) @ rgb / np.array([0.9505, 1.0, 1.089])
-    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-
-def test_series_differ_in_grey():
-    lightness = [lab(linear_rgb(style["color"]))[0] for style in STYLES]
-    assert min(np.diff(lightness)) >= 9  # sorted from dark to light
-    assert lightness[-1] < 75  # and visible on white
-
-
-# Full protanopia and deuteranopia (Machado, Oliveira, Fernandes 2009), on linear RGB.
-PROTANOPIA = [
-    [0.152286, 1.052583, -0.204868],
-    [0.114503, 0.786281, 0.099216],
-    [-0.003882, -0.048116, 1.051998],
-]
-DEUTERANOPIA = [
-    [0.367322, 0.860646, -0.227968],
-    [0.280085, 0.672501, 0.047413],
-    [-0.011820, 0.042940, 0.968881],
-]
-
-
-@pytest.mark.parametrize("vision", [np.eye(3), PROTANOPIA, DEUTERANOPIA])
-def test_colours_stay_apart_for_the_colour_blind(vision):
-    seen = [lab(np.clip(vision @ linear_rgb(style["color"]), 0, 1)) for style in STYLES]
-    apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
-    assert min(apart) > 20

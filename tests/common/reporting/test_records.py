@@ -79,15 +79,3 @@ def test_a_folder_has_the_records_of_one_experiment_and_preset(make_record, tmp_
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match=r"other\.json is not a valid"):
         read_records(tmp_path)
-
-
-def test_a_write_that_fails_leaves_the_old_record(make_record, tmp_path, monkeypatch):
-    path = save(make_record(), tmp_path / "r.json")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr("os.fsync", full)
-        save(make_record(final={"accuracy": 1.0}), path)
-    assert load(path, RunRecord) == make_record()
