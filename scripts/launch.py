@@ -76,23 +76,16 @@ class LocalLauncher:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "PYTHONSAFEPATH": "1",  # the caller's folder may hold a "common" of its own
         }
-        with _opened(directory / LOG) as output:
+        log, null = directory / LOG, subprocess.DEVNULL
+        with contextlib.ExitStack() as stack:
+            output: TextIO | int = null
+            with contextlib.suppress(OSError):  # no reason to stop a run
+                output = stack.enter_context(log.open("w"))
             process = subprocess.Popen(
-                command(config),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                command(config), stdin=null, stdout=output, stderr=output,
                 env=os.environ | environment,
-            )
-        return LocalRun(config, directory / LOG, process, lock)
-
-
-def _opened(log: Path) -> TextIO:
-    """A log to write to; nowhere if it cannot be written, which is no reason to stop a run."""
-    try:
-        return log.open("w")
-    except OSError:
-        return Path(os.devnull).open("w")
+            )  # fmt: skip
+        return LocalRun(config, log, process, lock)
 
 
 @dataclass(frozen=True)

@@ -162,23 +162,12 @@ def chosen_runs(
     settings in ``words``."""
     changes = settings_from(words, experiment.config)
     axes = {key: changes.pop(key) for key in experiment.axes if key in changes}
-    runs = [
-        run
-        for values in itertools.product(*changes.values())
-        for run in experiment.runs(
-            preset, {**chosen, **axes}, dict(zip(changes, values, strict=True))
-        )
-    ]
-    return list({run.run_name(): run for run in runs}.values())
-
-
-def prepare_data(experiment: Experiment, preset: str) -> None:
-    """Fetches what the runs read before they start, so that one sees it happen."""
-    for name in experiment.datasets(preset):
-        from common.datasets.__main__ import LOADERS
-
-        dataset, load = LOADERS[name]
-        print(f"{dataset.title}: {load().source}", file=sys.stderr, flush=True)
+    runs = {}
+    for values in itertools.product(*changes.values()):
+        set_to = dict(zip(changes, values, strict=True))
+        found = experiment.runs(preset, {**chosen, **axes}, set_to)
+        runs |= {run.run_name(): run for run in found}
+    return list(runs.values())
 
 
 @dataclass(frozen=True)
@@ -215,11 +204,13 @@ def run_experiment(experiment: Experiment, options: Options) -> None:
     """Data and runs of one experiment."""
     chosen = {"method": options.methods, "seed": options.seeds}
     how = {n: getattr(options, n) for n in ("device", "threads", "restart")}
-    configs = [
-        replace(config, **how)
-        for config in chosen_runs(experiment, options.preset, chosen, options.set)
-    ]
-    prepare_data(experiment, options.preset)
+    runs = chosen_runs(experiment, options.preset, chosen, options.set)
+    configs = [replace(config, **how) for config in runs]
+    for name in experiment.datasets(options.preset):  # before the runs, so that one sees it
+        from common.datasets.__main__ import LOADERS
+
+        dataset, load = LOADERS[name]
+        print(f"{dataset.title}: {load().source}", file=sys.stderr, flush=True)
     name = f"{experiment.name} {options.preset}"
     if options.launcher == "slurm":
         launcher: LocalLauncher | SlurmLauncher = slurm_launcher(options.job, name, options.jobs)

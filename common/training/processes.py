@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node 2 -m rotation --preset smoke
 
-All processes go through the same program with the same numbers. Each evaluates a part of EvoGrad's
-candidates, and the losses and hypergradients of the candidates are gathered, so the result is that
-of one process, bit for bit. Without torchrun there is one process and nothing here does anything.
+Each evaluates a part of EvoGrad's candidates, whose losses and hypergradients are gathered; all
+else is computed by every process, so the result is that of one, bit for bit. Without torchrun there
+is one process and nothing here does anything.
 """
 
 import contextlib
@@ -45,9 +45,7 @@ def is_first() -> bool:
 @contextlib.contextmanager
 def together(device: torch.device) -> Iterator[torch.device]:
     """Connects the processes that torchrun has started, over NCCL on GPUs and gloo on CPUs.
-
-    Yields the device of this process: of several GPUs, each process has its own.
-    """
+    Yields the device of this process: of several GPUs, each process has its own."""
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield device
         return
@@ -93,9 +91,7 @@ def _losses() -> Iterator[None]:
 
 def over_processes(estimator: Estimator) -> Estimator:
     """The estimator with its candidates spread over the processes; itself where there is one.
-
-    Raises UserError for an estimator without candidates.
-    """
+    Raises UserError for an estimator without candidates."""
     if count() == 1:
         return estimator
     if not isinstance(estimator, EvoGrad):
@@ -108,10 +104,8 @@ def over_processes(estimator: Estimator) -> Estimator:
 
 
 class _OverProcesses(EvoGrad):
-    """EvoGrad with candidate k on process k mod W; all else is computed by every process.
-
-    Gathered are K losses and K vectors of lambda's size: no parameters, no perturbations.
-    """
+    """EvoGrad with candidate k on process k mod W. Gathered are K losses and K vectors of lambda's
+    size: no parameters, no perturbations."""
 
     def __call__(
         self, problem: BilevelProblem, params: Tensors, hyper: Tensors, *batches: Any, **given: Any
