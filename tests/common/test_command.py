@@ -118,15 +118,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def faults(kept, **variables):
     environment = {n: v for n, v in os.environ.items() if n not in ALLOCATOR} | variables
     command = [sys.executable, "-c", FAULTS.format(kept=kept)]
-    run = subprocess.run(
-        command,
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(run.stdout)
+    return int(subprocess.check_output(command, cwd=Path(__file__).parents[2], env=environment))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")

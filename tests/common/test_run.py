@@ -35,12 +35,8 @@ class NoisyRegression:
         self.optimizer = torch.optim.SGD(self.net.parameters(), 0.05, momentum=0.9)
         self.batches = EpochBatches(40, 7, new_generator(3, "batches"), torch.device("cpu"))
         self.endless = EndlessBatches(11, 4, new_generator(3, "endless"), torch.device("cpu"))
-        self.state = {
-            "net": self.net,
-            "optimizer": self.optimizer,
-            "batches": self.batches,
-            "endless": self.endless,
-        }
+        names = ("net", "optimizer", "batches", "endless")
+        self.state = {name: getattr(self, name) for name in names}
         self.steps_per_epoch = len(self.batches)
         self.checksums = {}
 

@@ -20,17 +20,8 @@ def images() -> ImageDataset:
         noise = torch.randint(0, 60, (count, 32, 32, 3), generator=g)
         return (noise + 18 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels
 
-    (train_images, train_labels), (test_images, test_labels) = split(100), split(40)
-    return ImageDataset(
-        name="cifar10",
-        class_names=tuple("abcdefghij"),
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        checksums={"train_images": "00"},
-        source="memory",
-    )
+    return ImageDataset("cifar10", tuple("abcdefghij"), *split(100), *split(40),
+                        {"train_images": "00"}, "memory")  # fmt: skip
 
 
 @pytest.fixture

@@ -44,23 +44,15 @@ def page(tmp_path):
     with figure_style():
         fig, axis = new_figure(width=2, height=1)
         axis.plot([1, 2])
-    figure = save_figure(
-        fig, tmp_path / "first", "f", alt=f"A line {HOSTILE}", caption="**A** line"
-    )
+    folder, index = tmp_path / "first", tmp_path / "index.html"
+    figure = save_figure(fig, folder, "f", alt=f"A line {HOSTILE}", caption="**A** line")
     rows = [("agrees", Number(1.0)), (HOSTILE, Number(2.0, 0.1))]
-    tables = {
-        "t": Table("Accuracy", pd.DataFrame(rows, columns=["verdict", HOSTILE]), "`c`", ("N.",))
-    }
-    write_tables(tables, tmp_path / "first")
-    sections = [
-        Section(
-            "First part", "Intro.", tables, (figure,), tmp_path / "first", runs=3, planned_runs=5
-        ),
-        Section(f"Second {HOSTILE}"),
-    ]
-    path = write_report(
-        sections, tmp_path / "index.html", HOSTILE, [{"python": "3.11"}], "Yes.", [figure]
-    )
+    data = pd.DataFrame(rows, columns=["verdict", HOSTILE])
+    tables = {"t": Table("Accuracy", data, "`c`", ("N.",))}
+    write_tables(tables, folder)
+    first = Section("First part", "Intro.", tables, (figure,), folder, runs=3, planned_runs=5)
+    sections = [first, Section(f"Second {HOSTILE}")]
+    path = write_report(sections, index, HOSTILE, [{"python": "3.11"}], "Yes.", [figure])
     return Page(path.read_text(encoding="utf-8")), tmp_path, figure
 
 

@@ -83,11 +83,7 @@ WITHOUT = np.array([70.0, 70.6, 71.1, 69.0, 71.9, 70.4])
 DIFFERENCE = Measured(tuple(WITH - WITHOUT))
 
 
-def test_mean_interval_and_p_values_are_scipys():
-    test = scipy.stats.ttest_rel(WITH, WITHOUT)
-    low, high = test.confidence_interval(0.95)
-    assert DIFFERENCE.mean == pytest.approx((WITH - WITHOUT).mean())
-    assert DIFFERENCE.ci95 == pytest.approx((high - low) / 2)
+def test_p_values_are_scipys():
     above = scipy.stats.ttest_rel(WITH, WITHOUT, alternative="greater").pvalue
     assert DIFFERENCE.p_above(0.0) == pytest.approx(above)
     below = scipy.stats.ttest_1samp(WITH - WITHOUT, 2.5, alternative="less").pvalue
@@ -107,7 +103,6 @@ def test_equivalence_is_the_worse_of_two_one_sided_tests():
 
 def test_one_pair_decides_nothing_and_no_spread_decides_all():
     one = Measured((3.0,))
-    assert one.ci95 is None
     assert one.p_above(0.0) == one.p_below(9.0) == one.p_equivalent(5.0) == 1.0
     same = Measured((0.5, 0.5))
     assert (same.p_above(0.0), same.p_equivalent(1.0), same.p_above(0.5)) == (0.0, 0.0, 1.0)

@@ -41,21 +41,11 @@ def estimate(case: str) -> dict:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
                             nn.Dropout(), nn.Linear(288, 10))  # fmt: skip
     generator = torch.Generator().manual_seed(0)
-    inner, outer = (
-        (
-            torch.randn(7, 3, 8, 8, generator=generator),
-            torch.randint(10, (7,), generator=generator),
-        )
-        for _ in range(2)
-    )
-    found = processes.over_processes(CASES[case])(
-        Problem(network),
-        dict(network.named_parameters()),
-        {"weights": torch.randn(10)},
-        inner,
-        outer,
-        generator=generator,
-    )
+    own = {"generator": generator}
+    batches = ((torch.randn(7, 3, 8, 8, **own), torch.randint(10, (7,), **own)) for _ in range(2))
+    hyper, params = {"weights": torch.randn(10)}, dict(network.named_parameters())
+    estimator = processes.over_processes(CASES[case])
+    found = estimator(Problem(network), params, hyper, *batches, generator=generator)
     return {"grads": found.grads, "outer_loss": found.outer_loss, **found.diagnostics}
 
 
