@@ -42,14 +42,12 @@ _SEGMENT = ("torch", "torchvision", "numpy", "cpu", "devices", "git_commit", "gi
 """What is kept of the provenance of each process that has had a part in a run."""
 
 
-class Task(Protocol):
-    """What an experiment trains."""
+class Trained(Protocol):
+    """What the training loop needs."""
 
     state: Mapping[str, Part]
     """Everything that changes during training, by name: what a checkpoint holds."""
     steps_per_epoch: int
-    checksums: Mapping[str, str]
-    """SHA-256 of the data and splits."""
 
     def steps(self, epoch: int) -> Iterator[Mapping[str, Tensor]]:
         """Takes one training step per item; yields its metrics as scalars left on the device."""
@@ -58,6 +56,13 @@ class Task(Protocol):
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Metrics at the end of an epoch."""
         ...
+
+
+class Task(Trained, Protocol):
+    """What an experiment trains, and what goes to the record besides."""
+
+    checksums: Mapping[str, str]
+    """SHA-256 of the data and splits."""
 
     def curves(self) -> dict[str, list[float]]:
         """Series for figures, by name, as they stand after the last epoch."""
@@ -158,7 +163,7 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
 
 
 def fit(
-    task: Task,
+    task: Trained,
     epochs: int,
     directory: Path,
     settings: Mapping[str, Any],

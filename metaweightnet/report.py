@@ -277,7 +277,7 @@ def _figures(setting: Setting, group: Group, folder: Path) -> list[Figure]:
             if own:
                 draw_runs(axis, own, "accuracy", style, label)
 
-    shown = [
+    shown: list[Any] = [
         (group, "accuracy", accuracy, ("epoch", "accuracy (%)"),
          "Test accuracy by epoch, every run (thin) and their median, beside plain training"),
         (weighted, "weight-function", _functions, ("loss", "V(loss)"),

@@ -101,7 +101,7 @@ class RotationExperiment(Experiment):
             plan += [{"seed": s, "method": "baseline", "shuffle": False} for s in seeds]
             pixels = [{"method": m, "rotate": "pixels"} for m in ("evograd", "t1t2")]
             plan += [{"seed": seed} | cell for seed in seeds[:3] for cell in pixels]
-        return [replace(PRESETS[preset], **changes) for changes in plan]
+        return [PRESETS[preset].changed(changes) for changes in plan]
 
     def datasets(self, preset: str) -> tuple[str, ...]:
         return ("mnist",)
