@@ -162,7 +162,7 @@ def chosen_runs(
     settings in ``words``."""
     changes = settings_from(words, experiment.config)
     axes = {key: changes.pop(key) for key in experiment.axes if key in changes}
-    runs = {}
+    runs: dict[str, RunSettings] = {}
     for values in itertools.product(*changes.values()):
         set_to = dict(zip(changes, values, strict=True))
         found = experiment.runs(preset, {**chosen, **axes}, set_to)
