@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -39,10 +40,13 @@ class Method:
 
 
 def estimator_methods(
-    labels: Mapping[str, str], published: Mapping[str, str], excluded: Sequence[str] = ()
+    labels: Mapping[str, str] = MappingProxyType({}),
+    published: Mapping[str, str] = MappingProxyType({}),
+    excluded: Sequence[str] = (),
 ) -> dict[str, Method]:
     """A method for every estimator that takes one batch per step, named as in the registry.
-    labels: in place of the registry's. excluded: those that do not apply to the problem."""
+    labels: in place of the registry's. published: names of rows in published.json. excluded: those
+    that do not apply to the problem."""
     return {
         name: Method(labels.get(name, ESTIMATORS[name].label), name, published.get(name))
         for name in ONE_BATCH

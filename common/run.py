@@ -63,6 +63,8 @@ class Task(Trained, Protocol):
 
     checksums: Mapping[str, str]
     """SHA-256 of the data and splits."""
+    learner: Any
+    """What holds the modules, as attributes: tests look at their modes and devices."""
 
     def curves(self) -> dict[str, list[float]]:
         """Series for figures, by name, as they stand after the last epoch."""
