@@ -105,7 +105,8 @@ def _system_refusal(error: Exception) -> str | None:
         return "there is no home directory for ~ or the cache: set HOME, or write whole paths"
     # Of torch, on a GPU and on a CPU.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or "can't allocate memory" in str(error):
+    said = ("can't allocate memory", "could not create a primitive", "could not create a memory")
+    if out_of_memory or any(words in str(error) for words in said):  # the others are oneDNN's
         return "this needs more memory than there is: choose smaller batches or a smaller network"
     return None
 

@@ -61,7 +61,7 @@ class Experiment(ABC):
     preset, the first being the default. metric: the final value that methods are compared in;
     best_metric: the one whose best epoch is recorded. baseline: the method that others are compared
     with. axes: settings that say what a run is about, whatever its method (the data set, the unseen
-    domain, the target language).
+    domain, the target language). words: how tables call a metric, where that is not its name.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Experiment(ABC):
     best_metric: str
     baseline: str
     axes: tuple[str, ...] = ()
+    words: Mapping[str, str] = {}
 
     @abstractmethod
     def planned(self, preset: str) -> "Sequence[RunSettings]":
@@ -209,7 +210,8 @@ class Experiment(ABC):
 
         config = self.parse(argv)
         record = self.run(config)
-        final = ", ".join(f"{name} {value:.4g}" for name, value in record.final.items())
+        words = self.words
+        final = ", ".join(f"{words.get(n, n)} {value:.4g}" for n, value in record.final.items())
         if is_first():
             print(f"{config.run_name()}: {final}\n{config.directory() / RECORD}")
 

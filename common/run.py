@@ -107,6 +107,11 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
         together(choose_device(config.device)) as device,
         locked(directory, PATIENCE) if is_first() else contextlib.nullcontext(),
     ):
+        if count() > 1 and experiment.methods[config.method].estimator is None:
+            raise UserError(
+                f"method {config.method} has nothing to spread over processes: start it without "
+                "torchrun"
+            )
         with first_before_others():
             if (record := finished_record(config)) is not None:  # while this process waited
                 return record

@@ -56,10 +56,10 @@ class TensorImages:
     def read(self, index: Tensor, draws: Tensor | None) -> Tensor:
         """Samples ``index`` (N,), on the CPU: pixels in [0, 1], (N, 3, S, S), on the device;
         randomly cropped if there are ``draws`` (N, DRAWS)."""
-        images = self.pixels[index.to(self.pixels.device)].float() / 255
+        images = self.pixels[index.to(self.pixels.device, non_blocking=True)].float() / 255
         if draws is not None:
             boxes = crop_boxes(draws, images.shape[2], images.shape[3], SMALL_SCALE)
-            images = crop(images, boxes.to(images.device))
+            images = crop(images, boxes.to(images.device, non_blocking=True))
         return images.expand(-1, 3, -1, -1)
 
 
@@ -81,7 +81,7 @@ class FileImages:
         each = [None] * len(paths) if draws is None else draws.split(1)
         images = self._map(read_image, paths, itertools.repeat(self.image_size), each)
         pixels = torch.from_numpy(np.stack([*images]))
-        return pixels.to(self.device).permute(0, 3, 1, 2).float() / 255
+        return pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
 
 
 @functools.cache

@@ -39,7 +39,7 @@ class _Stream:
             return augment.normalise(self.split.images.read(index, None))
         draws = augment.draw(len(index), self.generator)
         images = self.split.images.read(index, draws)
-        draws = draws.to(images.device)
+        draws = draws.to(images.device, non_blocking=True)
         images = augment.jitter(images, draws)
         return augment.normalise(augment.mirror(images, draws) if self.split.mirrored else images)
 
@@ -108,4 +108,5 @@ class ClassifierBatches(_Stream):
         """The next batch."""
         index = self.order.next()
         images = self.read(index)
-        return LabelledImages(images, self._labels[index].to(images.device))
+        labels = self._labels[index].to(images.device, non_blocking=True)
+        return LabelledImages(images, labels)

@@ -91,6 +91,7 @@ class RotationExperiment(Experiment):
     methods = METHODS
     presets = PRESETS
     metric = best_metric = "rotated"
+    words: Mapping[str, str] = {"standard": "upright"}
     baseline = "baseline"
 
     def planned(self, preset: str) -> list[Config]:

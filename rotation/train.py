@@ -143,7 +143,8 @@ class Learner:
             images = rotation_layer(batch.pixels, self.angle, self.problem.turned)
         elif self.random_rotations is not None:
             drawn = torch.rand(len(batch.labels), generator=self.random_rotations)
-            angles = torch.deg2rad(LARGEST_TURN * (2 * drawn - 1)).to(self.angle.device)
+            angles = torch.deg2rad(LARGEST_TURN * (2 * drawn - 1))
+            angles = angles.to(self.angle.device, non_blocking=True)
             images = rotation_layer(batch.pixels, angles, self.problem.turned)
         else:
             images = normalise(batch.pixels)

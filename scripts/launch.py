@@ -100,6 +100,9 @@ class LocalRun:
     def ended(self) -> bool:
         if self.process.poll() is not None:
             self.lock.release()
+        elif _stopped(self.process.pid):
+            where, on = self.log.parent, f"kill -CONT {self.process.pid}"
+            print(f"the run in {where} was stopped (SIGSTOP); it goes on by {on}", file=sys.stderr)
         return self.process.returncode is not None
 
     def failure(self) -> str | None:
@@ -114,6 +117,13 @@ class LocalRun:
         self.process.terminate()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
+
+
+def _stopped(process: int) -> bool:
+    """Whether a child has been stopped since this was last asked."""
+    with contextlib.suppress(AttributeError, ChildProcessError):  # macOS; it has just ended
+        return os.waitid(os.P_PID, process, os.WSTOPPED | os.WNOHANG) is not None
+    return False
 
 
 def last_line(log: Path) -> str | None:

@@ -96,7 +96,8 @@ def user_folder(setting: str, folder: str | Path) -> Path:
     try:
         return Path(folder).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{setting} {folder}: {error}; write the whole path") from None
+        reason = str(error).rstrip(".")
+        raise UserError(f"{setting} {folder}: {reason}; write the whole path") from None
 
 
 def fetch(dataset: Dataset, data_dir: Path | None = None) -> Copy:

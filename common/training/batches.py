@@ -34,7 +34,7 @@ class EpochBatches:
             order = torch.randperm(self.size, generator=self.generator)
         else:
             order = torch.arange(self.size)
-        yield from order.to(self.device).split(self.batch_size)
+        yield from order.to(self.device, non_blocking=True).split(self.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two epochs."""
@@ -58,7 +58,7 @@ class EndlessBatches(EpochBatches):
         """The next index tensor on the device."""
         if self._position >= len(self._order):
             order = torch.randperm(self.size, generator=self.generator)
-            self._order, self._position = order.to(self.device), 0
+            self._order, self._position = order.to(self.device, non_blocking=True), 0
         batch = self._order[self._position : self._position + self.batch_size]
         self._position += self.batch_size
         return batch

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,7 +58,7 @@ def random_states() -> dict[str, Any]:
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "devices": _of_devices("get")(),
         "numpy": {
             "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
             "pos": int(numpy_state["state"]["pos"]),
@@ -69,11 +69,17 @@ def random_states() -> dict[str, Any]:
     }
 
 
+def _of_devices(verb: str) -> Callable[..., Any]:
+    """get_rng_state_all or set_rng_state_all of torch.cuda, or of another accelerator's module;
+    where there is none, what gives an empty list."""
+    return getattr(torch.get_device_module(), f"{verb}_rng_state_all", list)
+
+
 def restore_random_states(states: dict[str, Any]) -> None:
     """Puts back what ``random_states`` took."""
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if kept := states["devices"][: len(_of_devices("get")())]:  # others may be gone
+        _of_devices("set")(kept)
     numpy_state = states["numpy"]
     key = numpy_state["key"].numpy().astype(np.uint32)
     np.random.set_state(  # noqa: NPY002

@@ -33,6 +33,7 @@ def _texts() -> dict[str, str]:
         return {file.name: archive.extractfile(file).read().decode() for file in archive}
 
 
+@functools.cache
 def load_embedded(language: str) -> Corpus:
     """The corpus of a language; UserError if it has none. 4,000 training sentences of eng, 300 of
     the others; 200 dev and 300 test sentences of each."""

@@ -33,6 +33,9 @@ def raising(error: BaseException):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2,
          "error: this needs more memory than there is: "
          "choose smaller batches or a smaller network"),
+        (RuntimeError("could not create a primitive"), 2,
+         "error: this needs more memory than there is: "
+         "choose smaller batches or a smaller network"),
         (RuntimeError("Could not determine home directory."), 2,
          "error: there is no home directory for ~ or the cache: set HOME, or write whole paths"),
         (KeyboardInterrupt(), 130,

@@ -284,3 +284,11 @@ def test_a_meta_step_is_taken_in_the_first_step_and_every_m_th_after_it(tmp_path
     assert len(set(record.traces["train_loss"])) == 6
     angles = record.traces["angle_degrees"]
     assert angles[0] == angles[1] != angles[2]
+
+
+def test_several_processes_with_nothing_to_spread_are_refused(tmp_path, monkeypatch):
+    from rotation.config import EXPERIMENT
+
+    monkeypatch.setattr(run, "count", lambda: 2)
+    with pytest.raises(UserError, match="method baseline has nothing to spread"):
+        EXPERIMENT.run(small_run(tmp_path, method="baseline"))

@@ -151,6 +151,21 @@ def test_a_run_of_another_process_is_left_to_it_and_its_record_counts(short_runs
     assert other.log.read_text() == "began\n"  # of one process
 
 
+def test_a_run_that_is_stopped_is_named_and_goes_on_when_it_is_told_to(
+    short_runs, tmp_path, capsys
+):
+    run = LocalLauncher(1).start(Config(run_dir=tmp_path))
+    run.process.send_signal(signal.SIGSTOP)
+    said = ""
+    while not said:
+        assert not run.ended()
+        said = capsys.readouterr().err
+    assert str(tmp_path) in said and f"kill -CONT {run.process.pid}" in said
+    assert not run.ended() and not capsys.readouterr().err  # said once
+    run.process.send_signal(signal.SIGCONT)
+    assert run.process.wait(20) == 0 and run.ended()
+
+
 def test_a_run_whose_process_dies_is_taken_over(short_runs, tmp_path):
     config = Config(run_dir=tmp_path)
     dying = subprocess.Popen(short_run(config, 60), cwd=ROOT, stdout=subprocess.PIPE)
