@@ -30,7 +30,7 @@ Value = Callable[[Measurement], tuple[float, float, float]]
 
 
 def cost_figure(figure: str, points: Points, folder: Path, stem: str) -> Figure | None:
-    """Ratios to a plain step: bars of all methods for one or two places, else lines of the main
+    """Ratios to a plain step: dots of all methods for one or two places, else lines of the main
     ones. None if no method was measured."""
     measured = {
         x: {m.row.label: m for m in found if m.known and m.key != PLAIN}
@@ -41,7 +41,7 @@ def cost_figure(figure: str, points: Points, folder: Path, stem: str) -> Figure 
         return None
     lines = len(points) > 2
     shown = [BY_KEY[k].label for k in _LINES if BY_KEY[k].label in rows] if lines else rows
-    draw = _lines if lines else _bars
+    draw = _lines if lines else _dots
     some = next(iter(points.values()))
     what = "operations" if some[0].device == "counted" else "time"
     with figure_style():
@@ -50,7 +50,10 @@ def cost_figure(figure: str, points: Points, folder: Path, stem: str) -> Figure 
         draw(axes[0], measured, shown, _time)
         draw(axes[1], measured, shown, _memory)
         for axis, label in zip(axes, (what, "peak memory"), strict=True):
-            (axis.set_ylabel if lines else axis.set_xlabel)(f"{label} / plain step")
+            if lines:
+                axis.set_ylabel(f"{label} / plain step")
+            else:
+                axis.set_xlabel(f"{label} /\nplain step\n(log scale)")
         handles, labels = axes[0].get_legend_handles_labels()
         if len(labels) > 1:
             fig.legend(handles, labels, loc="outside lower center", ncols=3)
@@ -84,21 +87,20 @@ def _values(
     return table[:, 0], table[:, 1:].T.clip(min=0)
 
 
-def _bars(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> None:
-    """Rows downwards, a bar for each place, on a logarithmic axis from 1."""
-    thick = 0.8 / len(measured)
-    for index, (x, found) in enumerate(measured.items()):
-        widths, errors = _values([found.get(row) for row in rows], value)
-        places = np.arange(len(rows)) + (index - (len(measured) - 1) / 2) * thick
-        whiskers = {"elinewidth": 0.6, "capsize": 1.2}
-        axis.barh(places, widths, thick, xerr=errors, error_kw=whiskers, label=x,
-                  **bar_style(index + 1))  # fmt: skip
+def _dots(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> None:
+    """Rows downwards, a dot for each place, on a logarithmic axis."""
+    apart = 0.8 / len(measured)
+    styles = series_styles(len(measured))
+    for index, ((x, found), style) in enumerate(zip(measured.items(), styles, strict=True)):
+        values, errors = _values([found.get(row) for row in rows], value)
+        places = np.arange(len(rows)) + (index - (len(measured) - 1) / 2) * apart
+        axis.errorbar(values, places, xerr=errors, label=x, elinewidth=0.6, markersize=4,
+                      **style | {"linestyle": "none"})  # fmt: skip
     axis.axvline(1, color="#444444", linewidth=0.6)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set_yticks(range(len(rows)), rows)
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.grid(axis="y", visible=False)
 
 
 def _lines(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> None:
@@ -107,7 +109,9 @@ def _lines(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> N
     for style, row in zip(series_styles(len(rows)), rows, strict=True):
         heights, errors = _values([found.get(row) for found in measured.values()], value)
         axis.errorbar(places, heights, yerr=errors, label=row, elinewidth=0.6, **style)
-    axis.set_xticks(places, [textwrap.fill(x, 10) for x in measured])
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axis.set_xticks(places, [textwrap.fill(x, 10) for x in measured],
+                    **turned if len(measured) > 5 else {})  # fmt: skip
     axis.set_ylim(bottom=0)
 
 
