@@ -94,7 +94,7 @@ def _dots(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> No
     for index, ((x, found), style) in enumerate(zip(measured.items(), styles, strict=True)):
         values, errors = _values([found.get(row) for row in rows], value)
         places = np.arange(len(rows)) + (index - (len(measured) - 1) / 2) * apart
-        axis.errorbar(values, places, xerr=errors, label=x, elinewidth=0.6, markersize=4,
+        axis.errorbar(values, places, xerr=errors, label=x, elinewidth=0.6, markersize=2.5,
                       **style | {"linestyle": "none"})  # fmt: skip
     axis.axvline(1, color="#444444", linewidth=0.6)
     axis.set_xscale("log", base=2)
@@ -216,7 +216,7 @@ def counted_timed_figure(
     with figure_style():
         fig, axis = new_figure(height=3.4)
         for style, (label, found) in zip(series_styles(len(points)), points.items(), strict=True):
-            axis.plot(*zip(*found, strict=True), label=label, markersize=4, alpha=0.8,
+            axis.plot(*zip(*found, strict=True), label=label, markersize=2.5, alpha=0.8,
                       **style | {"linestyle": "none"})  # fmt: skip
         known = np.log2([value for found in points.values() for point in found for value in point])
         ends = 2 ** np.floor(known.min()), 2 ** np.ceil(known.max())
