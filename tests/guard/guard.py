@@ -70,7 +70,7 @@ RENAMED_RUNS: dict[str, dict[str, str]] = {}
 EXPERIMENTS = ("toy_1d", "rotation", "cross_domain_fewshot", "metaweightnet", "metaxl")
 COSTS = {  # of the cost study at size small, what takes a minute or two: figures, methods
     "rotation": (["LeNet"], [""]),
-    "metaweightnet": (["width 1"], ["evograd num_candidates=2", "t1t2"]),
+    "metaweightnet": (["width 1"], ["evograd num_candidates=2", "t1t2", "t1t2_", "released"]),
 }
 PARTS = (
     *EXPERIMENTS,
