@@ -96,8 +96,11 @@ def cases(size):
     ]
 
 
+WORDS = ("t1t2", "t1t2_")  # a whole key stands for itself, a part for all that have it
+
+
 def job(folder: Path, x: str = "one place", **changes) -> Job:
-    made = Job("somewhere", "A figure", x, cases, "small", "cpu", 1, folder, QUICK, ("t1t2",))
+    made = Job("somewhere", "A figure", x, cases, "small", "cpu", 1, folder, QUICK, WORDS)
     return replace(made, **changes)
 
 

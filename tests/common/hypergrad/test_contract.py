@@ -214,7 +214,7 @@ REFUSED = [
     (ImplicitCG, {"iterations": 1, "tolerance": -1.0}, "tolerance"),
     (Neumann, {"inner_lr": 0.1, "terms": 0}, "terms"),
     *((kind, {"inner_lr": 0.1, "steps": 2, **settings}, named)
-      for kind in dict.fromkeys(e.kind for e in REGISTRY.values() if e.several_steps)
+      for kind in dict.fromkeys(e.kind for n, e in REGISTRY.items() if n not in ONE_BATCH)
       for settings, named in (
         ({"momentum": 0.9, "steps": 0}, "steps"),
         ({"momentum": 1.0}, "momentum"),
