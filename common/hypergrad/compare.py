@@ -58,8 +58,10 @@ def in_turns(steps: Sequence[Step], device: torch.device, rounds: Rounds) -> lis
     does falls on all of them."""
     once = [timed(step, device) for step in steps]
     repeats = [math.ceil(TURN_SECONDS / seconds) for seconds in once]
-    found: list[list[float]] = [[] for _ in steps]
-    for _ in range(rounds.number(sum(once))):
+    # Long steps, three of which take minutes, need no trial beforehand.
+    counts = max(repeats) == 1
+    found: list[list[float]] = [[seconds] if counts else [] for seconds in once]
+    for _ in range(rounds.number(sum(once)) - counts):
         for step, count, seconds in zip(steps, repeats, found, strict=True):
             seconds.append(timed(step, device, count))
     return found

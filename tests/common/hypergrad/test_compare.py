@@ -1,5 +1,7 @@
 """``compare`` on a problem whose answers are known."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -65,6 +67,10 @@ def test_steps_take_turns():
     found = in_turns(steps, torch.device("cpu"), Rounds(0.0, 3, 3))
     assert [len(seconds) for seconds in found] == [3, 3]
     assert order[:2] == ["a", "b"] and order.index("b", 2) > order.index("a", 2)
+    order.clear()
+    long = [lambda name=name: (order.append(name), time.sleep(0.03)) for name in "ab"]
+    assert [len(s) for s in in_turns(long, torch.device("cpu"), Rounds(0.0, 3, 3))] == [3, 3]
+    assert order == list("ababab"), "a long step needs no trial"
     assert [Rounds(3.0, 3, 30).number(s) for s in (10.0, 0.5, 0.001)] == [3, 6, 30]
 
 
