@@ -112,6 +112,8 @@ def released_steps(
         def before(grads: Tensors) -> None:
             waiting.pop().backward()
             for name, parameter in case.params.items():
+                if parameter.grad is None:  # in the first step, of what the auxiliary loss lacks
+                    parameter.grad = torch.zeros_like(parameter)
                 parameter.grad += grads[name].detach()
             update()
 
