@@ -12,6 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -80,9 +81,10 @@ class Experiment(ABC):
     def planned(self, preset: str) -> "Sequence[RunSettings]":
         """The runs behind the tables and figures of a preset."""
 
-    @abstractmethod
     def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
-        """Draws the figures and writes the tables of finished runs into ``folder``."""
+        """Draws the figures and writes the tables of finished runs into ``folder``, by report.py of
+        the experiment."""
+        return importlib.import_module(f"{self.name}.report").section(records, preset, folder)
 
     @abstractmethod
     def task(self, config: Any, device: "torch.device") -> "Task":
@@ -107,9 +109,10 @@ class Experiment(ABC):
         return ()
 
     def studies(self) -> Any:
-        """The module with the cases for the cost study and the snapshots for the fidelity study;
-        None without."""
-        return None
+        """studies.py of the experiment, with the cases for the cost study and the snapshots for the
+        fidelity study; None without."""
+        name = f"{self.name}.studies"
+        return importlib.import_module(name) if find_spec(name) else None
 
     def differences(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The result settings of a run, by dotted key, that differ from the planned ones: those of

@@ -1,9 +1,9 @@
 """Settings and presets of the label-noise experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,10 +18,6 @@ from common.settings import (
     PositiveInt,
     RunSettings,
 )
-
-if TYPE_CHECKING:
-    from common.reporting import RunRecord, Section
-    from metaweightnet.train import MetaWeightTask
 
 CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100}
 _T1T2 = {"t1t2": "double backward", "t1t2_higher": "through higher", "t1t2_forward": "forward mode"}
@@ -310,20 +306,10 @@ class LabelNoise(Experiment):
             preset, ("mnist",)
         )
 
-    def task(self, config: Config, device: torch.device) -> "MetaWeightTask":
+    def task(self, config: Config, device: torch.device) -> Any:
         from metaweightnet.train import MetaWeightTask
 
         return MetaWeightTask(config, device)
-
-    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
-        from metaweightnet.report import section
-
-        return section(records, preset, folder)
-
-    def studies(self) -> Any:
-        from metaweightnet import studies
-
-        return studies
 
 
 EXPERIMENT = LabelNoise()

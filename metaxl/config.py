@@ -1,9 +1,8 @@
 """Settings and presets of the cross-lingual entity-recognition experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,10 +19,6 @@ from common.settings import (
     RunSettings,
     Seed,
 )
-
-if TYPE_CHECKING:
-    from common.reporting import RunRecord, Section
-    from metaxl.train import MetaXLTask
 
 SMALL = "small"
 """The value of --encoder that stands for an encoder trained here instead of a published one."""
@@ -235,20 +230,10 @@ class CrossLingual(Experiment):
             for method in methods
         ]
 
-    def task(self, config: Config, device: torch.device) -> "MetaXLTask":
+    def task(self, config: Config, device: torch.device) -> Any:
         from metaxl.train import MetaXLTask
 
         return MetaXLTask(config, device)
-
-    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
-        from metaxl.report import section
-
-        return section(records, preset, folder)
-
-    def studies(self) -> Any:
-        from metaxl import studies
-
-        return studies
 
 
 EXPERIMENT = CrossLingual()

@@ -1,9 +1,8 @@
 """Settings, presets and planned runs of the rotation experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,10 +10,6 @@ from pydantic.dataclasses import dataclass
 
 from common.experiment import Experiment, Method, estimator_methods
 from common.settings import STRICT, PositiveFloat, PositiveInt, RunSettings
-
-if TYPE_CHECKING:
-    from common.reporting import RunRecord, Section
-    from rotation.train import RotationTask
 
 METHODS = {
     "baseline": Method("Baseline (no rotation layer)", published="baseline"),
@@ -107,20 +102,10 @@ class RotationExperiment(Experiment):
     def datasets(self, preset: str) -> tuple[str, ...]:
         return ("mnist",)
 
-    def task(self, config: Config, device: torch.device) -> "RotationTask":
+    def task(self, config: Config, device: torch.device) -> Any:
         from rotation.train import RotationTask
 
         return RotationTask(config, device)
-
-    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
-        from rotation.report import section
-
-        return section(records, preset, folder)
-
-    def studies(self) -> Any:
-        from rotation import studies
-
-        return studies
 
 
 EXPERIMENT = RotationExperiment()
