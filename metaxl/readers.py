@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from seqeval.metrics.sequence_labeling import get_entities
 
-from common.datasets.fetch import Damaged, Dataset, Missing, Official, Piece, Pieces, fetch
+from common.datasets.fetch import Damaged, Dataset, Files, Missing, fetch, official
 from common.errors import UserError
 from metaxl import hub
 
@@ -211,7 +211,7 @@ def load_masakhaner(language: str, data_dir: Path | None = None) -> Corpus:
             "your own are read with --dataset conll."
         )
 
-    def read(folder: Path) -> Pieces:
+    def read(folder: Path) -> Files:
         inside = ("", "masakhaner", "data", "MasakhaNER1.0/data", "masakhane-ner/data")
         try:
             found = read_folder((folder / i / language for i in inside), MASAKHANER_TYPES)
@@ -219,8 +219,7 @@ def load_masakhaner(language: str, data_dir: Path | None = None) -> Corpus:
             raise Damaged(str(error).removesuffix(".")) from None
         if not found:
             raise Missing(f"no folder {language} in it")
-        place, corpus = found
-        return {s: Piece(as_lines(own).encode(), f"{place}, {s},") for s, own in corpus.items()}
+        return {split: as_lines(own).encode() for split, own in found[1].items()}
 
     raw = [f"{_RAW}/{folder}data/{language}" for folder in ("", "MasakhaNER1.0/")]
     files = {f"{language}/{s}.txt": (tuple(f"{r}/{s}.txt" for r in raw), None) for s in SPLITS}
@@ -232,7 +231,7 @@ def load_masakhaner(language: str, data_dir: Path | None = None) -> Corpus:
         expected=f"{language}/train.txt, dev.txt and test.txt",
         how_to_get=f"get the folder data of the GitHub repository {MASAKHANER}, or read files of "
         "your own with --dataset conll",
-        sources=(Official(files, "0.5 MB"),),
+        sources=(official("0.5 MB", files),),
     )
-    found = fetch(dataset, data_dir).files
+    found, _ = fetch(dataset, data_dir)
     return {s: parse_text(found[s].decode(), s, MASAKHANER_TYPES) for s in SPLITS}

