@@ -1,6 +1,6 @@
 """Settings and presets of the cross-domain few-shot experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -22,7 +22,6 @@ from common.settings import (
 from cross_domain_fewshot.data import DOMAINS, domains_of
 
 if TYPE_CHECKING:
-    from common.reporting import RunRecord, Section
     from cross_domain_fewshot.train import FewShotTask
 
 _LABELS = {"t1t2": "T1-T2 (double backward)", "t1t2_higher": "T1-T2 (through higher)"}
@@ -64,7 +63,6 @@ class Config(RunSettings):
     """Where pre-trained backbones are kept; default runs/cross_domain_fewshot/pretrained."""
     workers: NonNegativeInt = 4
     """Threads that read image files."""
-
     benchmark: str = "paper"
     """The domains. paper: photographs in your own folder; embedded: the small ones shipped here;
     NAME,NAME,NAME...: your own, of which the first is the base domain."""
@@ -78,7 +76,6 @@ class Config(RunSettings):
     """Start of the network: 7x7 convolution and max-pool, or 3x3 convolution (both stride 2)."""
     image_size: PositiveInt = 224
     """Side of the images in pixels."""
-
     n_way: AtLeastTwo = 5
     """Classes of an episode."""
     n_shot: PositiveInt = 1
@@ -88,7 +85,6 @@ class Config(RunSettings):
     min_class_size: NonNegativeInt = 50
     """A class with fewer images is repeated in a cycle up to this number, in the episodes of the
     pseudo-seen domain and of the validation; 0: never."""
-
     protocol: Literal["released", "controlled", "pairs", "fixed"] = "released"
     """The training loop of none and ft. released: episodes of all seen domains equally often, no
     auxiliary loss, FT's transformations trained with the model on the training loss. controlled:
@@ -98,7 +94,6 @@ class Config(RunSettings):
     order: Literal["released", "base_first", "meta_first"] = "released"
     """The first step of an iteration: the model's or the transformations'. Both use the same
     episode of the pseudo-seen domain. released: meta_first for T1-T2, else base_first."""
-
     epochs: PositiveInt = 400
     """Epochs; each has one pseudo-seen and one pseudo-unseen domain."""
     episodes: PositiveInt = 100
@@ -114,14 +109,12 @@ class Config(RunSettings):
     size does not matter."""
     aux_batch_size: PositiveInt = 16
     """Images of the base domain per auxiliary classification loss."""
-
     pretrain_epochs: PositiveInt = 400
     """Passes of the ordinary classifier over the base domain."""
     pretrain_batch_size: AtLeastTwo = 16
     """Images per batch of the pre-training."""
     pretrain_learning_rate: PositiveFloat = 1e-3
     """Adam of the pre-training."""
-
     val_episodes: PositiveInt = 100
     """Episodes of the base domain's val split after every epoch."""
     test_episodes: AtLeastTwo = 1000
@@ -147,26 +140,21 @@ class Config(RunSettings):
         return domains_of(self.benchmark)[0]
 
     @property
-    def learned(self) -> bool:
-        """Whether a hypergradient learns the transformations."""
-        return METHODS[self.method].estimator is not None
-
-    @property
     def trains_on_unseen(self) -> bool:
         """Whether episodes of the pseudo-unseen domain are used: for the hypergradient, or for the
         base step too."""
-        return self.learned or self.method == "both_domains"
-
-    @property
-    def paired(self) -> bool:
-        """Whether an epoch's episodes are of one pseudo-seen and one pseudo-unseen domain, drawn
-        for each epoch, instead of all seen domains."""
-        return self.trains_on_unseen or self.protocol in ("controlled", "pairs")
+        return METHODS[self.method].estimator is not None or self.method == "both_domains"
 
     @property
     def auxiliary(self) -> bool:
         """Whether the episodes' loss has a classification loss on the base domain added to it."""
         return self.trains_on_unseen or self.protocol == "controlled"
+
+    @property
+    def paired(self) -> bool:
+        """Whether an epoch's episodes are of one pseudo-seen and one pseudo-unseen domain, drawn
+        for each epoch, instead of all seen domains."""
+        return self.auxiliary or self.protocol == "pairs"
 
     @property
     def trains_ft(self) -> bool:
@@ -176,14 +164,8 @@ class Config(RunSettings):
     @property
     def meta_first(self) -> bool:
         """Whether the meta step comes before the base step."""
-        released = self.method.startswith("lft_t1t2")
-        return self.order == "meta_first" or (self.order == "released" and released)
-
-    def pretraining(self) -> dict[str, Any]:
-        """What decides a pre-trained backbone; runs that agree in it share one."""
-        names = ("benchmark", "backbone", "width", "stem", "image_size", "pretrain_epochs",
-                 "pretrain_batch_size", "pretrain_learning_rate", "seed")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        released = self.order == "released" and self.method.startswith("lft_t1t2")
+        return released or self.order == "meta_first"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,7 +182,7 @@ class Config(RunSettings):
             raise ValueError(f"--protocol {self.protocol} is for methods none and ft: leave it out")
         if self.protocol == "fixed" and self.method != "ft":
             raise ValueError("--protocol fixed is for method ft: leave it out")
-        if self.order != "released" and not self.learned:
+        if self.order != "released" and METHODS[self.method].estimator is None:
             raise ValueError(f"--order is for methods with a meta step, not {self.method}")
 
 
@@ -268,28 +250,27 @@ class FewShot(Experiment):
     def planned(self, preset: str) -> list[Config]:
         """None and ft in the released way and in the controlled one, then the methods that learn;
         in larger presets also the simplest use of the same data."""
-        more = {"paper": ("both_domains",), "study": ("both_domains", "lft_along_gradient")}
         methods: list[tuple[str, Any]] = [
             (name, loop) for name in ("none", "ft") for loop in ("released", "controlled")
         ]
-        learners = ("lft_evograd", "lft_t1t2", *more.get(preset, ()))
-        methods += [(name, "released") for name in learners]
-        cells: dict[str, list[dict[str, Any]]] = {
-            "paper": [
+        methods += [("lft_evograd", "released"), ("lft_t1t2", "released")]
+        cells: list[dict[str, Any]] = [{}]
+        if preset in ("paper", "study"):
+            methods.append(("both_domains", "released"))
+        if preset == "paper":
+            cells = [
                 {"unseen": unseen, "backbone": backbone, "n_shot": n_shot}
                 for backbone in ("resnet10", "resnet34")
                 for n_shot in (1, 5)
                 for unseen in DOMAINS["paper"][1:]
-            ],
-            "study": [
-                {"unseen": unseen, "seed": seed}
-                for seed in range(1, 6)
-                for unseen in ("devanagari", "latin", "emoji", "icons")
-            ],
-        }
+            ]
+        elif preset == "study":
+            methods.append(("lft_along_gradient", "released"))
+            unseens = ("devanagari", "latin", "emoji", "icons")
+            cells = [{"seed": seed, "unseen": unseen} for seed in range(1, 6) for unseen in unseens]
         return [
             replace(PRESETS[preset], **cell, method=method, protocol=protocol)
-            for cell in cells.get(preset, [{}])
+            for cell in cells
             for method, protocol in methods
             # The paper has no second-order result for ResNet-34.
             if (cell.get("backbone"), method) != ("resnet34", "lft_t1t2")
@@ -299,16 +280,6 @@ class FewShot(Experiment):
         from cross_domain_fewshot.train import FewShotTask
 
         return FewShotTask(config, device)
-
-    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
-        from cross_domain_fewshot.report import section
-
-        return section(records, preset, folder)
-
-    def studies(self) -> Any:
-        from cross_domain_fewshot import studies
-
-        return studies
 
 
 EXPERIMENT = FewShot()

@@ -23,7 +23,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.command import run_command
+from common.datasets.fetch import user_folder
 from common.errors import UserError
 from common.files import file_digest, write_atomic
 
@@ -51,9 +52,8 @@ class PhotoDomain(NamedTuple):
     """A domain of the paper.
 
     page: where it is from. layout: the unpacked original. inner: its folder of class folders.
-    classes: their number in base, val and novel. images: the smallest and the largest number of
-    images of a class in the original. total: images of all these classes, None if unknown. taken:
-    the number used of each class, None for all.
+    classes: their number in base, val and novel. least: images of the smallest class. total: images
+    of all these classes, None if unknown. taken: the number used of each class, None for all.
     """
 
     title: str
@@ -61,7 +61,7 @@ class PhotoDomain(NamedTuple):
     layout: str
     inner: str
     classes: tuple[int, int, int]
-    images: tuple[int, int]
+    least: int
     total: int | None = None
     taken: int | None = None
 
@@ -73,50 +73,35 @@ PHOTO_DOMAINS = {
         "at https://github.com/twitter-research/meta-learning-lstm",
         "folders base or train, val, novel or test, each with one folder per class; or a folder "
         "images beside train.csv, val.csv and test.csv (columns filename, label)",
-        "",
-        (64, 16, 20),
-        (600, 600),
-        total=60_000,
+        inner="", classes=(64, 16, 20), least=600, total=60_000,
     ),
     "cub": PhotoDomain(
         "CUB-200-2011",
         "https://www.vision.caltech.edu/datasets/cub_200_2011/",
         "CUB_200_2011, or its folder images with one folder per class",
-        "images",
-        (100, 50, 50),
-        (41, 60),
-        total=11_788,
+        inner="images", classes=(100, 50, 50), least=41, total=11_788,
     ),
     "cars": PhotoDomain(
         "Stanford Cars",
         "a mirror, as https://github.com/pytorch/vision/issues/7545 says (the original page is "
         "gone)",
         "cars_train and devkit side by side, in devkit cars_train_annos.mat and cars_meta.mat",
-        "cars_train",
-        (98, 49, 49),
-        (24, 68),
-        total=8_144,
+        inner="cars_train", classes=(98, 49, 49), least=24, total=8_144,
     ),
     "places": PhotoDomain(
         "Places365-Standard",
         "http://places2.csail.mit.edu/download.html (easy directory structure)",
         "places365_standard, or its folder train with one folder per class",
-        "train",
-        (183, 91, 91),
-        (3_068, 5_000),
-        taken=200,
+        inner="train", classes=(183, 91, 91), least=3_068, taken=200,
     ),
     "plantae": PhotoDomain(
         "Plantae of iNaturalist 2018",
         "https://github.com/visipedia/inat_comp/tree/master/2018",
         "train_val2018/Plantae with one folder per species, of which the 200 with the most images "
         "are used",
-        "Plantae",
-        (100, 50, 50),
-        (21, 1_000),
-        taken=600,
+        inner="Plantae", classes=(100, 50, 50), least=21, taken=600,
     ),
-}
+}  # fmt: skip
 
 
 # Reading: lists and images of a run.
@@ -125,7 +110,7 @@ PHOTO_DOMAINS = {
 def find_data_dir(data_dir: Path | None) -> Path:
     """``data_dir``, else EVOGRAD_DATA. Raises UserError if neither is set."""
     if chosen := data_dir or os.environ.get("EVOGRAD_DATA"):
-        return Path(chosen).expanduser()
+        return user_folder("EVOGRAD_DATA" if data_dir is None else "--data-dir", chosen)
     raise UserError(
         "photographs are needed: name the folder that holds a folder for each domain with "
         "--data-dir or EVOGRAD_DATA"
@@ -186,7 +171,7 @@ def open_image(path: Path) -> Image.Image:
         ) from None
 
 
-def checked_images(name: str, classes: Mapping[str, Sequence[Path]], threads: int = 1) -> str:
+def checked_images(name: str, classes: Classes, threads: int = 1) -> str:
     """SHA-256 over the names of some classes of a domain and the bytes of their images.
 
     Every image is decoded once. Raises UserError with the first that cannot be read.
@@ -196,51 +181,41 @@ def checked_images(name: str, classes: Mapping[str, Sequence[Path]], threads: in
         open_image(file)
         return file_digest(file)
 
-    total, files = hashlib.sha256(), [file for own in classes.values() for file in own]
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        checks = pool.map(check, files)
-        found = list(tqdm(checks, f"checking {name}", len(files), leave=False, delay=2))
-    for class_name, own in classes.items():
-        total.update(repr((class_name, found[: len(own)])).encode())
-        del found[: len(own)]
+    total, count = hashlib.sha256(), sum(map(len, classes.values()))
+    with (
+        ThreadPoolExecutor(max(1, threads)) as pool,
+        tqdm(desc=f"checking {name}", total=count, leave=False, delay=2) as bar,
+    ):
+        for class_name, files in classes.items():
+            total.update(repr((class_name, [*pool.map(check, files)])).encode())
+            bar.update(len(files))
     return total.hexdigest()
 
 
 # Writing: lists from an unpacked original.
 
 
-def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones and clutter."""
-    names = (p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in CLUTTER)
-    return sorted(p for p in names if p.is_dir())
-
-
-def _images(folder: Path) -> list[Path]:
-    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-    return sorted(p for p in files if not p.name.startswith("."))
-
-
 def class_folders(folder: Path, inner: str = "") -> Classes:
-    """One class per folder, sorted by name: the folders in ``inner``, here or one level deeper,
-    else those here; of a folder that holds nothing but another one, those in that."""
-    places = (place / inner for place in (folder, *_folders(folder)))
-    folder = next(filter(Path.is_dir, places), folder)
-    while len(only := _folders(folder)) == 1 and not _images(folder):
-        folder = only[0]
-    return {place.name: _images(place) for place in _folders(folder)}
+    """One class per folder of images, sorted by name, at any depth, without hidden things and
+    clutter. inner: if there are folders of this name, only the classes in these. Images beside
+    folders of images are no class."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    parts = [file.relative_to(folder).parts for file in files]
+    clean = [not any(p[0] == "." or p in CLUTTER for p in own) for own in parts]
+    files = [file for file, kept in zip(files, clean, strict=True) if kept]
+    files = [file for file in files if file.parent.parent.name == inner] or files
+    above = {place for file in files for place in file.parent.parents}
+    classes: Classes = {}
+    for file in files:
+        if file.parent not in above:
+            classes.setdefault(file.parent.name, []).append(file)
+    return dict(sorted(classes.items()))
 
 
-def split_by_number(classes: Classes) -> dict[str, Classes]:
-    """The rule at the top of this page, for classes in the order of their numbers."""
-    names = list(classes)
-    numbered = {"base": names[0::2], "val": names[1::4], "novel": names[3::4]}
-    return {split: {n: classes[n] for n in own} for split, own in numbered.items()}
-
-
-def given_splits(folder: Path) -> dict[str, Classes] | None:
+def given_splits(folder: Path) -> dict[str, Classes]:
     """Splits that are folders, or lists in CSV files beside the folder ``images``, in ``folder`` or
-    one level deeper; None if there are none."""
-    for place in (folder, *_folders(folder)):
+    one level deeper; none if there are not all three."""
+    for place in (folder, *sorted(filter(Path.is_dir, folder.iterdir()))):
         splits: dict[str, Classes] = {}
         for split, other in zip(SPLITS, ("train", "val", "test"), strict=True):
             table = place / f"{other}.csv"
@@ -254,7 +229,7 @@ def given_splits(folder: Path) -> dict[str, Classes] | None:
                 }
         if len(splits) == len(SPLITS):
             return splits
-    return None
+    return {}
 
 
 def cars_devkit(folder: Path) -> Classes:
@@ -267,10 +242,10 @@ def cars_devkit(folder: Path) -> Classes:
         for file, key in (("cars_meta", "class_names"), ("cars_train_annos", "annotations"))
     )
     files = {file.name: file for file in folder.rglob("*.jpg") if "cars_train" in file.parts}
-    ordered = [str(name).replace("/", "-") for name in names]
-    classes: Classes = {name: [] for name in ordered}
+    classes: Classes = {str(name).replace("/", "-"): [] for name in names}
+    ordered = list(classes.values())
     for number, file in sorted(zip(marks["class"], marks["fname"], strict=True)):
-        classes[ordered[int(number) - 1]].append(files[str(file)])
+        ordered[int(number) - 1].append(files[str(file)])
     return classes
 
 
@@ -289,18 +264,21 @@ def find_splits(name: str, folder: Path) -> dict[str, Classes]:
     one of the paper's has other numbers of classes or images."""
     domain = PHOTO_DOMAINS.get(name)
     try:
-        if domain is None:
-            return given_splits(folder) or split_by_number(_own_classes(folder))
-        if name == "miniImagenet":
-            splits = given_splits(folder) or {}
-        elif name == "cars":
-            splits = split_by_number(cars_devkit(folder))
-        else:
-            classes = class_folders(folder, domain.inner)
+        splits = given_splits(folder) if name == "miniImagenet" or domain is None else {}
+        if not splits and name != "miniImagenet":
+            inner = domain.inner if domain else ""
+            classes = cars_devkit(folder) if name == "cars" else class_folders(folder, inner)
             if name == "plantae":
-                classes = largest_species(classes, sum(domain.classes))
-            splits = split_by_number(classes)
+                classes = largest_species(classes, sum(PHOTO_DOMAINS[name].classes))
+            elif domain is None and len(classes) < LEAST_CLASSES:
+                raise ValueError(f"{len(classes)} folders of images, fewer than {LEAST_CLASSES}")
+            names = list(classes)
+            numbered = {"base": names[0::2], "val": names[1::4], "novel": names[3::4]}
+            splits = {split: {n: classes[n] for n in own} for split, own in numbered.items()}
+        if domain is None:
+            return splits
         check_counts(domain, splits)
+        return {s: {n: own[n][: domain.taken] for n in own} for s, own in splits.items()}
     except Exception as error:  # damaged files raise errors of many kinds
         layout = "one folder per class, or base, val and novel with these"
         needed = f"{domain.layout}, from {domain.page}" if domain else layout
@@ -308,30 +286,21 @@ def find_splits(name: str, folder: Path) -> dict[str, Classes]:
             f"--images {folder} cannot be read as {domain.title if domain else name} "
             f"({_reason(error)}): needed is {needed}"
         ) from None
-    return {s: {n: files[: domain.taken] for n, files in own.items()} for s, own in splits.items()}
-
-
-def _own_classes(folder: Path) -> Classes:
-    classes = {name: files for name, files in class_folders(folder).items() if files}
-    if len(classes) < LEAST_CLASSES:
-        raise ValueError(f"it has {len(classes)} folders of images, fewer than {LEAST_CLASSES}")
-    return classes
 
 
 def check_counts(domain: PhotoDomain, splits: Mapping[str, Classes]) -> None:
     """Raises ValueError if the number of classes, or of images in a class, is wrong, or an image is
     missing."""
-    classes = [(name, files) for own in splits.values() for name, files in own.items()]
     counts = tuple(map(len, splits.values()))
     if counts != domain.classes:
         raise ValueError(f"base, val and novel have {counts} classes instead of {domain.classes}")
-    least, most = domain.images
-    for name, files in classes:
-        if not least <= len(files) <= most:
-            raise ValueError(f"class {name} has {len(files)} images instead of {least} to {most}")
+    classes = {name: files for own in splits.values() for name, files in own.items()}
+    for name, files in classes.items():
+        if len(files) < domain.least:
+            raise ValueError(f"class {name} has {len(files)} images, fewer than {domain.least}")
         if missing := [file for file in files if not file.is_file()]:
             raise ValueError(f"{missing[0]} is not there")
-    total = sum(len(files) for _, files in classes)
+    total = sum(map(len, classes.values()))
     if domain.total not in (None, total):
         raise ValueError(f"it has {total} images instead of {domain.total}")
 
@@ -352,23 +321,18 @@ def write_lists(name: str, images: Path, data_dir: Path | None = None) -> None:
         file = file.resolve()
         return str(file.relative_to(output) if file.is_relative_to(output) else file)
 
-    splits = find_splits(name, images)
     lists: dict[Path, bytes] = {}
-    for split, classes in splits.items():
-        content = {
-            "label_names": list(classes),
-            "image_names": [written(file) for files in classes.values() for file in files],
-            "image_labels": [i for i, files in enumerate(classes.values()) for _ in files],
-        }
+    for split, classes in find_splits(name, images).items():
+        files = [written(file) for own in classes.values() for file in own]
+        labels = [label for label, own in enumerate(classes.values()) for _ in own]
+        content = {"label_names": [*classes], "image_names": files, "image_labels": labels}
         lists[output / f"{split}.json"] = json.dumps(content).encode()
+        print(f"{split}: {len(classes)} classes, {len(files)} images")
     for path, data in lists.items():
         if path.exists() and path.read_bytes() != data:
             raise UserError(f"{path} is there with other content: delete {output}'s lists first")
     for path, data in lists.items():
         write_atomic(path, data)
-    for split, classes in splits.items():
-        sizes = [len(files) for files in classes.values()]
-        print(f"{split}: {len(sizes)} classes of {min(sizes)} to {max(sizes)} images, {sum(sizes)}")
 
 
 if __name__ == "__main__":

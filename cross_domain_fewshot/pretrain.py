@@ -8,13 +8,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.files import locked
-from common.run import fit, load_checkpoint
+from common.run import fit
 from common.settings import ROOT
 from common.training import Part, new_generator, seed_everything
 from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.data import DomainSplit
 from cross_domain_fewshot.episodes import ClassifierBatches
 from cross_domain_fewshot.models import ResNet
+
+DECISIVE = ("benchmark", "backbone", "width", "stem", "image_size", "pretrain_epochs",
+            "pretrain_batch_size", "pretrain_learning_rate", "seed")  # fmt: skip
+"""The settings of a backbone; runs that agree in them share one."""
 
 
 class PretrainTask:
@@ -26,12 +30,9 @@ class PretrainTask:
         backbone = ResNet(config.backbone, config.width, config.stem, transformed=False)
         self.backbone = backbone.to(device)
         self.classifier = nn.Linear(backbone.channels, len(split.class_names)).to(device)
-        self.optimizer = torch.optim.Adam(
-            [*self.backbone.parameters(), *self.classifier.parameters()],
-            config.pretrain_learning_rate,
-        )
-        self.right, self.seen = torch.zeros((), device=device), 0
-        self.steps_per_epoch = len(self.batches)
+        trained = [*self.backbone.parameters(), *self.classifier.parameters()]
+        self.optimizer = torch.optim.Adam(trained, config.pretrain_learning_rate)
+        self.steps_per_epoch = len(self.batches.order)
         self.state: Mapping[str, Part] = {
             "backbone": self.backbone,
             "classifier": self.classifier,
@@ -40,9 +41,8 @@ class PretrainTask:
         }
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """Loss, and accuracy in percent, on augmented training images."""
         self.backbone.train()
-        self.right.zero_()
-        self.seen = 0
         for _ in range(self.steps_per_epoch):
             images, labels = self.batches.next()
             scores = self.classifier(self.backbone(images).mean((2, 3)))
@@ -50,13 +50,11 @@ class PretrainTask:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            self.right += (scores.argmax(1) == labels).sum()
-            self.seen += len(labels)
-            yield {"loss": loss.detach()}
+            accuracy = 100 * (scores.argmax(1) == labels).float().mean()
+            yield {"loss": loss.detach(), "train_accuracy": accuracy}
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """Accuracy in percent on the epoch's augmented training images, during the training."""
-        return {"train_accuracy": 100 * self.right.item() / self.seen}
+        return {}
 
 
 def pretrained_backbone(
@@ -68,21 +66,17 @@ def pretrained_backbone(
     with the same settings and data wait and use the result. An interrupted training is continued.
     The state of the global random generators is undefined afterwards.
     """
-    settings = config.pretraining() | {"data": split.checksum, "device": device.type}
+    settings = {name: getattr(config, name) for name in DECISIVE}
+    settings |= {"data": split.checksum, "device": device.type}
     digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:12]
     name = f"{config.benchmark}-{config.backbone}-seed{config.seed}-{digest}"
     root = config.pretrained_dir or ROOT / "runs" / config.experiment / "pretrained"
-    folder = root / name
-    with locked(folder):
-        saved = load_checkpoint(folder / "checkpoint.pt", settings)
-        if saved is None or len(saved["epochs"]) < config.pretrain_epochs:
-            seed_everything(config.seed)
-            title = f"{config.experiment} pre-training {name}"
-            task, epochs = PretrainTask(config, split, device), config.pretrain_epochs
-            fit(task, epochs, folder, settings, config.log_every, title)
-            saved = load_checkpoint(folder / "checkpoint.pt", settings)
-    state: dict[str, Tensor] = saved["task"]["backbone"]
-    total = hashlib.sha256()
+    with locked(root / name):
+        seed_everything(config.seed)
+        task, epochs = PretrainTask(config, split, device), config.pretrain_epochs
+        title = f"{config.experiment} pre-training {name}"
+        fit(task, epochs, root / name, settings, config.log_every, title)
+    state, total = task.backbone.state_dict(), hashlib.sha256()
     for name, tensor in state.items():
         total.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return state, total.hexdigest()

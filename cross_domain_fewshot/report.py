@@ -1,6 +1,6 @@
 """The cross-domain few-shot experiment's tables and figures, from its run records."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,32 +81,31 @@ _METRICS = {"accuracy": "ci95", "best_accuracy": "best_ci95", "val_accuracy": "v
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
-    names = sorted({*DOMAINS, *(r.config["benchmark"] for r in records)})
-    of = {b: [r for r in records if r.config["benchmark"] == b] for b in names}
     tables: dict[str, Table] = {}
-    if of["paper"]:
-        tables["accuracy"] = accuracy_table(of["paper"], preset)
-    if of["embedded"]:
-        summary = summary_table(of["embedded"])
-        tables |= {"summary": summary} if len(summary.data) else {}
-        tables["embedded"] = embedded_table(of["embedded"])
-        tables["effects"] = effects_table(of["embedded"])
-    for benchmark in of.keys() - DOMAINS:
-        tables[benchmark] = embedded_table(of[benchmark], benchmark)
+    figures: list[Figure] = []
+    for benchmark in sorted({record.config["benchmark"] for record in records}):
+        own = [record for record in records if record.config["benchmark"] == benchmark]
+        runs = ordered_runs(own)
+        cells = accuracy_cells(runs, benchmark)
+        if benchmark == "paper":
+            tables["accuracy"] = accuracy_table(own, preset)
+        else:
+            tables |= embedded_tables(cells, benchmark)
+        if benchmark == "embedded":
+            tables["effects"] = effects_table(runs)
+        for setting, group in runs.groupby("setting", sort=False):
+            stem = "-".join([benchmark, *setting.lower().replace(",", "").split()])
+            figures.append(_accuracy_figure(stem, setting, cells, folder))
+            learned = group[[run.method.startswith("lft") for run in group["record"]]]
+            if len(learned):
+                by_method = learned.groupby("method", sort=False)["record"].apply(list).to_dict()
+                figures.append(_deviation_figure(stem, setting, by_method, folder))
+        figures += _contact_sheets(benchmark, own[-1].config["image_size"], folder)
     if records:
         title = "Few-shot: cost of one training step"
         tables["cost"] = step_costs(
             EXPERIMENT, title, records, lambda run: f"{run['benchmark']}, {setting_name(run)}"
         )
-    figures = [
-        figure
-        for benchmark, own in of.items()
-        for setting, runs in by_setting(own).items()
-        for figure in _figures(benchmark, setting, runs, folder)
-    ]
-    for benchmark, own in of.items():
-        if own:
-            figures += _contact_sheets(benchmark, own[-1].config["image_size"], folder)
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
@@ -132,15 +131,6 @@ def _place(config: Mapping[str, Any]) -> tuple[str, str]:
 def _order(config: Mapping[str, Any]) -> tuple[Any, ...]:
     setting = (config[name] for name in ("backbone", "n_way", "n_shot"))
     return *setting, domains_of(config["benchmark"]).index(config["unseen"])
-
-
-def by_setting(records: Iterable[RunRecord]) -> dict[str, pd.DataFrame]:
-    """Runs of one benchmark by setting: a row each in the order of the tables, the label in column
-    ``method``."""
-    settings: dict[str, list[RunRecord]] = {}
-    for (setting, _), group in by_place(EXPERIMENT, records, _place, _order).items():
-        settings.setdefault(setting, []).extend(run for runs in group.values() for run in runs)
-    return {setting: labelled(EXPERIMENT, runs) for setting, runs in settings.items()}
 
 
 def published_accuracy(config: Mapping[str, Any]) -> Published | None:
@@ -169,19 +159,19 @@ def accuracy_table(records: Sequence[RunRecord], preset: str) -> Table:
     )
 
 
-def _mean_over_domains(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row for each method and seed with runs on every unseen domain: their mean. No rows if
-    there is one domain only."""
-    domains = runs["unseen"].nunique()
-    by_run = runs.groupby(["method", "seed"], sort=False)
-    columns = [f"final.{metric}" for metric in _METRICS]
-    means = by_run[columns].mean()[(by_run.size() == domains) & (domains > 1)]
-    return means.reset_index().assign(unseen="mean")
+def ordered_runs(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """A row per run in the order of the tables, with its ``setting``; the label as ``method``."""
+    groups = by_place(EXPERIMENT, records, _place, _order).values()
+    runs = [run for group in groups for own in group.values() for run in own]
+    return labelled(EXPERIMENT, runs).assign(setting=[setting_name(run.config) for run in runs])
 
 
-def _rows(runs: pd.DataFrame, references: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """By unseen domain and method: domain, method, number of runs, metrics, and the differences in
-    accuracy from the references. ± of a single run: over its test episodes."""
+def accuracy_cells(runs: pd.DataFrame, benchmark: str = "embedded") -> pd.DataFrame:
+    """By setting, unseen domain and method: the metrics, and the differences in accuracy from the
+    references. Last the means over the unseen domains, of the methods and seeds with runs on all of
+    them, if there are several. ± of a single run: over its test episodes."""
+    added = "" if benchmark in DOMAINS else f" benchmark={benchmark}"
+    references = [f"{_NONE}{added}", f"{_NONE}{added} protocol=controlled"]
 
     def mean(cell: pd.DataFrame, metric: str, ci95: str) -> Number | str:
         values, within = cell[f"final.{metric}"], cell.get(f"final.{ci95}")
@@ -189,35 +179,34 @@ def _rows(runs: pd.DataFrame, references: Sequence[str]) -> Iterator[tuple[Any, 
             return Number(values.iloc[0], within.iloc[0])
         return number(measured(values))
 
-    for unseen, own in runs.groupby("unseen", sort=False):
-        for name, cell in own.groupby("method", sort=False):
-            gains = (difference(EXPERIMENT, own, name, other) for other in references)
-            signed = [number(measured(gain), signed=True) for gain in gains]
-            yield unseen, name, str(len(cell)), [mean(cell, *m) for m in _METRICS.items()], signed
+    rows = []
+    for setting, own in runs.groupby("setting", sort=False):
+        domains, by_run = own["unseen"].nunique(), own.groupby(["method", "seed"], sort=False)
+        means = by_run[[f"final.{metric}" for metric in _METRICS]].mean()
+        means = means[(by_run.size() == domains) & (domains > 1)].reset_index()
+        both = pd.concat([own, means.assign(unseen="mean")])
+        for (unseen, name), cell in both.groupby(["unseen", "method"], sort=False):
+            there = both[both["unseen"] == unseen]
+            gains = [measured(difference(EXPERIMENT, there, name, r)) for r in references]
+            metrics = [mean(cell, *metric) for metric in _METRICS.items()]
+            signed = [number(gain, signed=True) for gain in gains]
+            rows.append((setting, unseen, name, *metrics, *signed, str(len(cell))))
+    columns = ["setting", "unseen domain", "method", "accuracy", "best epoch", "val", "− none",
+               "− none, controlled", "seeds"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
 
 
-def embedded_table(records: Iterable[RunRecord], benchmark: str = "embedded") -> Table:
-    """Accuracy by unseen domain and method on a benchmark for which nothing is published.
-
-    The last block has the mean over the unseen domains, for the methods and seeds with runs on all
-    of them.
-    """
-    title, about, references = "Embedded benchmark", "of this project, of small images", REFERENCES
+def embedded_tables(cells: pd.DataFrame, benchmark: str = "embedded") -> dict[str, Table]:
+    """Accuracy by unseen domain and method on a benchmark for which nothing is published; of the
+    embedded one also the README's ``summary``, the means over the unseen domains."""
+    title, about = "Embedded benchmark", "of this project, of small images"
     if benchmark != "embedded":
         title, about = f"Domains {benchmark}", "of your own"
-        references = tuple(r.replace(_NONE, f"{_NONE} benchmark={benchmark}") for r in REFERENCES)
-    rows = [
-        (setting, unseen, name, accuracy, *gains, *others, count)
-        for setting, runs in by_setting(records).items()
-        for unseen, name, count, (accuracy, *others), gains in _rows(
-            pd.concat([runs, _mean_over_domains(runs)]), references
-        )
-    ]
-    return interval_table(
+    table = interval_table(
         f"{title}: few-shot accuracy (%) on the unseen domain",
         ("setting", "unseen domain", "method", "accuracy", "− none", "− none, controlled",
          "best epoch", "val", "seeds"),
-        rows,
+        cells,
         f"A benchmark {about}; its numbers are not comparable with the "
         "paper's. Controlled: in the training loop of LFT, FT's noise fixed. − none and − none, "
         "controlled: difference to the same seeds without transformations, trained either way. "
@@ -226,30 +215,25 @@ def embedded_table(records: Iterable[RunRecord], benchmark: str = "embedded") ->
         "Of a single run: over its test episodes.",
         EPISODES_NOTE,
     )  # fmt: skip
-
-
-def summary_table(records: Sequence[RunRecord]) -> Table:
-    """The README's: accuracy as the mean over the unseen domains, of the methods with runs on all
-    of them."""
-    return interval_table(
+    means = cells[cells["unseen domain"] == "mean"]
+    if benchmark != "embedded" or means.empty:
+        return {benchmark: table}
+    summary = interval_table(
         "Embedded benchmark: accuracy (%), mean over the unseen domains",
         ("method", "seeds", "accuracy", "− none", "− none, controlled"),
-        [
-            (name, count, accuracy, *gains)
-            for runs in by_setting(records).values()
-            for _, name, count, (accuracy, *_), gains in _rows(_mean_over_domains(runs), REFERENCES)
-        ],
+        means,
         "Controlled: in the training loop of LFT, with FT's noise fixed. Differences: between runs "
         "of the same seeds.",
     )
+    return {"summary": summary, benchmark: table}
 
 
-def effects_table(records: Iterable[RunRecord]) -> Table:
+def effects_table(runs: pd.DataFrame) -> Table:
     """What the parts of the training protocol change, on the same unseen domains and seeds."""
     rows = []
-    for setting, runs in by_setting(records).items():
+    for setting, own in runs.groupby("setting", sort=False):
         for change, where, with_it, without in EFFECTS:
-            changes = difference(EXPERIMENT, runs, with_it, without, "unseen").reset_index()
+            changes = difference(EXPERIMENT, own, with_it, without, "unseen").reset_index()
             if found := measured(seed_means(changes)["mean"]):
                 mean = number(found, signed=True)
                 rows.append((setting, change, where, mean, str(found.n)))
@@ -262,26 +246,19 @@ def effects_table(records: Iterable[RunRecord]) -> Table:
     )
 
 
-def _figures(benchmark: str, setting: str, runs: pd.DataFrame, folder: Path) -> Iterator[Figure]:
-    """The figures of one setting, into ``folder``."""
-    stem = "-".join([benchmark, *setting.lower().replace(",", "").split()])
-    yield _accuracy_figure(f"accuracy-{stem}", setting, runs, folder)
-    learned = runs[[run.method.startswith("lft") for run in runs["record"]]]
-    if len(learned):
-        groups = learned.groupby("method", sort=False)["record"].apply(list).to_dict()
-        yield _deviation_figure(f"deviations-{stem}", setting, groups, folder)
-
-
-def _accuracy_figure(stem: str, setting: str, runs: pd.DataFrame, folder: Path) -> Figure:
+def _accuracy_figure(stem: str, setting: str, cells: pd.DataFrame, folder: Path) -> Figure:
     """Accuracy per unseen domain, a marker per method; whiskers as in the tables."""
-    domains, names = ([*runs[column].unique()] for column in ("unseen", "method"))
-    cells = [(domains.index(row[0]), row[1], row[3][0]) for row in _rows(runs, ())]
+    cells = cells[(cells["setting"] == setting) & (cells["unseen domain"] != "mean")]
+    domains, names = ([*cells[column].unique()] for column in ("unseen domain", "method"))
     with figure_style():
         fig, axis = new_figure(height=2.2)
         for index, (name, style) in enumerate(zip(names, series_styles(len(names)), strict=True)):
-            shift = 0.12 * (index - (len(names) - 1) / 2)
-            own = [(x + shift, cell.value, cell.spread or 0) for x, n, cell in cells if n == name]
-            axis.errorbar(*zip(*own, strict=True), label=name, **(style | {"linestyle": "none"}))
+            own, shift = cells[cells["method"] == name], 0.12 * (index - (len(names) - 1) / 2)
+            places = [domains.index(domain) + shift for domain in own["unseen domain"]]
+            values, whiskers = zip(
+                *((n.value, n.spread or 0) for n in own["accuracy"]), strict=True
+            )
+            axis.errorbar(places, values, whiskers, label=name, **(style | {"linestyle": "none"}))
         axis.set_xlim(-0.5, len(domains) - 0.5)
         axis.set_xticks(range(len(domains)), domains)
         axis.set(xlabel="unseen domain", ylabel="accuracy (%)")
@@ -290,7 +267,7 @@ def _accuracy_figure(stem: str, setting: str, runs: pd.DataFrame, folder: Path) 
         return save_figure(
             fig,
             folder,
-            stem,
+            f"accuracy-{stem}",
             alt=f"Test accuracy on each unseen domain ({', '.join(domains)}), a marker for each of "
             f"{', '.join(names)}.",
             caption=f"Accuracy on the unseen domain ({setting}): mean over runs; whiskers: 95 % "
@@ -336,7 +313,7 @@ def _deviation_figure(stem: str, setting: str, learned: Group, folder: Path) -> 
         return save_figure(
             fig,
             folder,
-            stem,
+            f"deviations-{stem}",
             alt="Learned standard deviations of the feature-wise transformations by layer, for "
             f"scale and shift, for {', '.join(learned)}; a dotted line marks the start.",
             caption=f"Learned standard deviations ({setting}): mean over the channels of a layer, "

@@ -1,8 +1,10 @@
 """One run, to be read from top to bottom: problem, base step, meta step, epochs, evaluation."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +103,8 @@ class Learner:
         if config.trains_ft:
             trained += [theta.requires_grad_() for theta in self.hyper.values()]
         self.state: dict[str, Part] = {"network": self.network}
-        self.auxiliary = self.meta = None
+        self.auxiliary: Any = None
+        self.meta: Any = None
         if aux_classes:
             self.auxiliary = auxiliary_classifier(backbone.channels, aux_classes).to(device)
             trained += self.auxiliary.parameters()
@@ -134,9 +137,7 @@ class Learner:
         if self.meta is None:
             return self.base_step(seen, aux_batch, aux_weight, unseen)
         due = self.meta.due()
-        metrics: dict[str, Tensor] = {}
-        if due and self.meta_first:
-            metrics |= self.meta(self.params, seen, unseen)
+        metrics = self.meta(self.params, seen, unseen) if due and self.meta_first else {}
         metrics |= self.base_step(seen, aux_batch, aux_weight)
         if due and not self.meta_first:
             metrics |= self.meta(self.params, seen, unseen)
@@ -157,7 +158,7 @@ class Learner:
         episode does not affect its running statistics.
         """
         losses = {}
-        if self.auxiliary is not None and aux_batch is not None:
+        if aux_batch is not None:
             self.network.eval()
             scores = self.auxiliary(self.network.backbone(aux_batch.images).mean((2, 3)))
             loss = F.cross_entropy(scores, aux_batch.labels)
@@ -175,12 +176,6 @@ class Learner:
         self.optimizer.zero_grad()
         return {"train_loss": torch.stack(train_losses).mean(), **losses}
 
-    @property
-    def moved(self) -> float:
-        """Euclidean distance of the transformations from their start."""
-        ways = [theta.detach() - self.start[name] for name, theta in self.hyper.items()]
-        return nn.utils.get_total_norm(ways).item()
-
 
 class FewShotTask(Task):
     """Epochs of episodes of the seen domains, validated on the base domain, tested on the unseen
@@ -193,9 +188,8 @@ class FewShotTask(Task):
         def opened(name: str, split: str) -> DomainSplit:
             where = config.benchmark, name, split, config.image_size, config.data_dir
             found = open_domain(*where, device, config.workers)
-            checksums[name if config.benchmark == "embedded" else f"{name} {split}"] = (
-                found.checksum
-            )
+            key = name if config.benchmark == "embedded" else f"{name} {split}"
+            checksums[key] = found.checksum
             return found
 
         # All before any training: a broken image is found at once.
@@ -203,20 +197,16 @@ class FewShotTask(Task):
         self.val = opened(config.base_domain, "val")
         self.test = opened(config.unseen, "novel")
         base = splits[config.base_domain]
-        backbone, backbone_checksum = pretrained_backbone(config, base, device)
+        backbone, checksums["pretrained_backbone"] = pretrained_backbone(config, base, device)
+        self.checksums = checksums
         seed_everything(config.seed)  # pre-training has drawn random numbers, or has been skipped
 
-        stream = partial(new_generator, config.seed)
-        self.aux_batches = None
-        if config.auxiliary:
-            generator = stream("auxiliary batches")
-            self.aux_batches = ClassifierBatches(base, config.aux_batch_size, generator, True)
         self.learner = Learner(config, device, len(base.class_names) * config.auxiliary)
         self.network = self.learner.network
-        _, thetas = split_parameters(self.network.backbone)
-        self.network.backbone.load_state_dict(backbone | thetas)
+        self.network.backbone.load_state_dict(backbone, strict=False)  # has no transformations
 
-        self.domains = stream("domains")
+        stream = partial(new_generator, config.seed)
+        self.domains, self.best = stream("domains"), Best()
         # Two streams per domain, so that the model meets the same episodes whatever the method.
         episodes = (config.n_way, config.n_shot, config.n_query)
         self.streams = {
@@ -224,25 +214,35 @@ class FewShotTask(Task):
             for role, cycled in (("seen", config.min_class_size), ("unseen", 0))
             for name, split in splits.items()
         }
-        self.checksums: Mapping[str, str] = checksums | {"pretrained_backbone": backbone_checksum}
-        self.best = Best()
         self.steps_per_epoch = config.episodes
-        self.state: Mapping[str, Part] = {
+        self.state: dict[str, Part] = {
             **self.learner.state,
             "best": self.best,
             "domains": self.domains,
             **{" ".join(name): episodes.generator for name, episodes in self.streams.items()},
-            **({"aux_batches": self.aux_batches.order} if self.aux_batches else {}),
         }
+        self.aux_batches = None
+        if config.auxiliary:
+            generator = stream("auxiliary batches")
+            self.aux_batches = ClassifierBatches(base, config.aux_batch_size, generator, True)
+            self.state["aux_batches"] = self.aux_batches.order
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         # The auxiliary loss's weight falls 20 times, whatever the number of epochs.
         weight = 0.9 ** (20 * (epoch - 1) // self.config.epochs)
         for seen, unseen in self.schedule():
-            episode = self.streams["seen", seen].next()
-            aux_batch = self.aux_batches.next() if self.aux_batches else None
-            other = self.streams["unseen", unseen].next() if self.config.trains_on_unseen else None
-            yield self.learner.step(episode, other, aux_batch, weight)
+            yield self.learner.step(*self.batches(seen, unseen), weight)
+
+    def batches(
+        self, seen: str, unseen: str | None
+    ) -> tuple[Episode, Episode | None, LabelledImages | None]:
+        """The next of each that an iteration takes: episodes of two domains, auxiliary batch."""
+        used = unseen is not None and self.config.trains_on_unseen
+        return (
+            self.streams["seen", seen].next(),
+            self.streams["unseen", unseen].next() if used else None,
+            self.aux_batches.next() if self.aux_batches else None,
+        )
 
     def schedule(self) -> Iterator[tuple[str, str | None]]:
         """The domains of an epoch's episodes, pseudo-seen and pseudo-unseen (None if mixed)."""
@@ -262,31 +262,33 @@ class FewShotTask(Task):
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Validation after every epoch; after the last one the test, with the last weights and with
         those of the best epoch by validation. In percent."""
-        val, val_ci95 = self.accuracy(self.val, "validation")
+        c = self.config
+        # Both depend on seed and name alone, so they are the same for every method and epoch.
+        validation = (self.val, c.val_episodes, c.val_query, "validation", c.min_class_size)
+        test = (self.test, c.test_episodes, c.test_query, "test")
+        val, val_ci95 = self.accuracy(*validation)
         metrics = {"val_accuracy": val, "val_ci95": val_ci95}
-        if self.config.transformed:
-            metrics["moved"] = self.learner.moved
+        if c.transformed:
+            hyper, start = self.learner.hyper, self.learner.start
+            ways = [theta.detach() - start[name] for name, theta in hyper.items()]
+            metrics["moved"] = nn.utils.get_total_norm(ways).item()
         best_weights = self.best.offer(val, self.network.state_dict())
-        if epoch == self.config.epochs:
-            last = best = self.accuracy(self.test, "test")
+        if epoch == c.epochs:
+            last = best = self.accuracy(*test)
             if self.best.value > val:
-                weights = {n: t.clone() for n, t in self.network.state_dict().items()}
+                weights = copy.deepcopy(self.network.state_dict())
                 self.network.load_state_dict(best_weights)
-                best = self.accuracy(self.test, "test")
+                best = self.accuracy(*test)
                 self.network.load_state_dict(weights)
             names = ("accuracy", "ci95", "best_accuracy", "best_ci95")
             metrics |= dict(zip(names, last + best, strict=True))
         return metrics
 
-    def accuracy(self, split: DomainSplit, name: str) -> tuple[float, float]:
-        """Mean and 95 % half-width in the "validation" or the "test". The episodes depend only on
-        seed and name, so they are the same for every method and epoch."""
-        c = self.config
-        episodes, queries, cycled = {
-            "validation": (c.val_episodes, c.val_query, c.min_class_size),
-            "test": (c.test_episodes, c.test_query, 0),
-        }[name]
-        generator = new_generator(c.seed, name)
+    def accuracy(
+        self, split: DomainSplit, episodes: int, queries: int, name: str, cycled: int = 0
+    ) -> tuple[float, float]:
+        """Mean over ``episodes`` episodes from the stream ``name``, and its 95 % half-width."""
+        c, generator = self.config, new_generator(self.config.seed, name)
         stream = EpisodeStream(split, c.n_way, c.n_shot, queries, generator, False, cycled)
         return mean_and_ci95(episode_accuracies(self.network, stream, episodes))
 
@@ -297,10 +299,7 @@ class FewShotTask(Task):
     def measure_cost(self) -> Cost:
         """Of a whole iteration, always on the same batches."""
         first = self.config.seen[0]
-        unseen = self.streams["unseen", first].next() if self.config.trains_on_unseen else None
-        seen = self.streams["seen", first].next()
-        aux_batch = self.aux_batches.next() if self.aux_batches else None
-        step = partial(self.learner.step, seen, unseen, aux_batch, 1.0)
+        step = partial(self.learner.step, *self.batches(first, first), 1.0)
         return measure(step, self.device, repeats=5, warm_up=1)
 
 

@@ -84,11 +84,11 @@ def test_a_resumed_stream_goes_on_as_if_it_had_not_stopped(workers, write_photos
 def test_a_pass_of_the_classifiers_batches_shows_every_image_once(pixels):
     sizes = [3, 5, 4]
     batches = ClassifierBatches(coded_split(sizes), 5, new_generator(1, "x"), augment=False)
-    assert len(batches) == 3
+    assert len(batches.order) == 3
     orders = []
     for _ in range(2):
         codes = []
-        for _ in range(len(batches)):
+        for _ in range(len(batches.order)):
             images, labels = batches.next()
             assert labels.dtype == torch.int64
             batch = codes_of(images, pixels)

@@ -21,7 +21,7 @@ from cross_domain_fewshot.folders import checked_images, read_lists
 def few_images(monkeypatch):
     """Two or three images per class are enough."""
     for name, domain in folders.PHOTO_DOMAINS.items():
-        small = domain._replace(images=(2, 3), total=None, taken=domain.taken and 2)
+        small = domain._replace(least=2, total=None, taken=domain.taken and 2)
         monkeypatch.setitem(folders.PHOTO_DOMAINS, name, small)
 
 
@@ -153,7 +153,7 @@ def test_a_folder_of_ones_own_is_a_domain_whose_splits_are_kept(write, tmp_path)
     make_classes(tmp_path / "mine" / "photos", ["a new one"])
     with pytest.raises(UserError, match="there with other content"):
         write("mine", tmp_path / "mine")
-    with pytest.raises(UserError, match="0 folders of images, fewer than 8"):
+    with pytest.raises(UserError, match="1 folders of images, fewer than 8"):
         write("other", tmp_path / "mine" / "photos" / "c1")
     with pytest.raises(UserError, match=r"--name \.\./x must"):
         write("../x", tmp_path / "mine")
@@ -176,8 +176,8 @@ def test_what_is_wrong_with_an_original_is_said_in_one_sentence(
     assert "needed is CUB_200_2011, or" in failure("cub", tmp_path / "nowhere")
     make_classes(tmp_path / "a", [f"{i:03}" for i in range(199)])
     assert "(100, 50, 49) classes instead of (100, 50, 50)" in failure("cub", tmp_path / "a")
-    make_classes(tmp_path / "a", ["199"], images=0)
-    assert "class 199 has 0 images instead of 2 to 3" in failure("cub", tmp_path / "a")
+    make_classes(tmp_path / "a", ["199"], images=1)
+    assert "class 199 has 1 images, fewer than 2" in failure("cub", tmp_path / "a")
     assert "() classes instead of (64, 16, 20)" in failure("miniImagenet", tmp_path / "a")
     (tmp_path / "devkit").mkdir()
     (tmp_path / "devkit" / "cars_meta.mat").write_bytes(b"damaged")

@@ -8,7 +8,7 @@ import torch
 from common.errors import UserError
 from cross_domain_fewshot.config import EXPERIMENT, PRESETS
 from cross_domain_fewshot.pretrain import PretrainTask
-from cross_domain_fewshot.report import embedded_table
+from cross_domain_fewshot.report import accuracy_cells, ordered_runs
 from cross_domain_fewshot.train import FewShotTask
 
 CPU = torch.device("cpu")
@@ -91,10 +91,10 @@ def test_domains_of_ones_own_are_trained_on_and_reported(write_photos, tmp_path)
     ]
     named = {"photos base", "paint base", "photos val", "icons novel", "pretrained_backbone"}
     assert set(records[1].data) == named
-    learned = embedded_table(records, config.benchmark).rows[1]
-    assert learned[2] == "LFT, EvoGrad benchmark=photos,paint,icons"
+    learned = accuracy_cells(ordered_runs(records), config.benchmark).iloc[1]
+    assert learned["method"] == "LFT, EvoGrad benchmark=photos,paint,icons"
     gain = records[1].final["accuracy"] - records[0].final["accuracy"]
-    assert learned[4].value == pytest.approx(gain)  # to none, on its domains
+    assert learned["− none"].value == pytest.approx(gain)  # to none, on its domains
     (data / "icons" / "novel_3" / "2.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"novel_3/2\.png cannot be read"):
         FewShotTask(replace(config, seed=2), CPU)

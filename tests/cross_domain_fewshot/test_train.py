@@ -186,7 +186,7 @@ def test_the_best_epochs_weights_are_tested_too(small, no_cost, monkeypatch):
     config = small(method="none", epochs=2)
     tested = []
 
-    def scripted(self, split, name):
+    def scripted(self, split, episodes, queries, name, cycled=0):
         weights = torch.cat([p.flatten() for p in self.network.parameters()]).detach().clone()
         tested.append((name, weights))
         return (30.0 - len(tested) if name == "validation" else 50.0 + len(tested)), 1.0
