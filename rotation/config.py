@@ -68,12 +68,12 @@ PRESETS = {
     "paper": _PAPER,
 }
 
-_SEEDS = {"smoke": (1,), "quick": (1, 23), "paper": (1, 23, 345, 4567, 56789)}
-_METHODS = {
-    "smoke": _COMPARED,
-    "quick": ("baseline", "random_rotation", "evograd", "t1t2"),
-    "paper": _COMPARED,
+_PLAN = {
+    "smoke": ((1,), _COMPARED),
+    "quick": ((1, 23), ("baseline", "random_rotation", "evograd", "t1t2")),
+    "paper": ((1, 23, 345, 4567, 56789), _COMPARED),
 }
+"""Seeds and methods by preset."""
 
 
 class RotationExperiment(Experiment):
@@ -90,13 +90,13 @@ class RotationExperiment(Experiment):
     baseline = "baseline"
 
     def planned(self, preset: str) -> list[Config]:
-        seeds, cells = _SEEDS[preset], [{"method": method} for method in _METHODS[preset]]
-        plan = [{"seed": seed} | cell for seed in seeds for cell in cells]
+        seeds, methods = _PLAN[preset]
+        plan: list[dict[str, Any]] = [{"seed": s, "method": m} for s in seeds for m in methods]
         if preset == "paper":
             # Choices that the paper leaves open, measured: the order of the images, the corners.
             plan += [{"seed": s, "method": "baseline", "shuffle": False} for s in seeds]
-            pixels = [{"method": m, "rotate": "pixels"} for m in ("evograd", "t1t2")]
-            plan += [{"seed": seed} | cell for seed in seeds[:3] for cell in pixels]
+            pixels = {"rotate": "pixels"}
+            plan += [{"seed": s, "method": m, **pixels} for s in seeds[:3] for m in methods[2:4]]
         return [PRESETS[preset].changed(changes) for changes in plan]
 
     def datasets(self, preset: str) -> tuple[str, ...]:

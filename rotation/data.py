@@ -36,16 +36,6 @@ class Split:
         return Batch(self.images[index].unsqueeze(1).float() / 255, self.labels[index])
 
 
-@dataclass(frozen=True)
-class Splits:
-    """train: upright. meta: rotated. test: rotated. checksums: SHA-256 by name."""
-
-    train: Split
-    meta: Split
-    test: Split
-    checksums: dict[str, str]
-
-
 def rotate_images(images: Tensor, degrees: float) -> Tensor:
     """Ordinary rotation, counter-clockwise, by Pillow through torchvision: nearest pixel, black
     corners. Images uint8 (N, 28, 28)."""
@@ -54,23 +44,21 @@ def rotate_images(images: Tensor, degrees: float) -> Tensor:
     return torch.from_numpy(np.stack(rotated))
 
 
-def load_splits(config: Config, device: torch.device) -> Splits:
-    """The three splits at the configured sizes; UserError if MNIST is not available."""
+def load_splits(config: Config, device: torch.device) -> tuple[dict[str, Split], dict[str, str]]:
+    """The splits train (upright), meta and test (both rotated) at the configured sizes, and their
+    SHA-256 by name; UserError if MNIST is not available."""
     mnist = load_mnist(config.data_dir)
-    meta = slice(META_START, META_START + config.meta_size)
-    images = {
-        "train": mnist.train_images[: config.train_size],
-        "meta": rotate_images(mnist.train_images[meta], config.degrees),
-        "test": rotate_images(mnist.test_images[: config.test_size], config.degrees),
+    parts = {
+        "train": (mnist.train_images, mnist.train_labels, 0, config.train_size),
+        "meta": (mnist.train_images, mnist.train_labels, META_START, config.meta_size),
+        "test": (mnist.test_images, mnist.test_labels, 0, config.test_size),
     }
-    labels = {
-        "train": mnist.train_labels[: config.train_size],
-        "meta": mnist.train_labels[meta],
-        "test": mnist.test_labels[: config.test_size],
-    }
-    checksums = dict(mnist.checksums)
-    for name in ("meta", "test"):
-        digest = hashlib.sha256(images[name].numpy().tobytes()).hexdigest()
-        checksums[f"{name} images rotated by {config.degrees:g} degrees"] = digest
-    splits = {n: Split(images[n].to(device), labels[n].to(device)) for n in images}
-    return Splits(**splits, checksums=checksums)
+    splits, checksums = {}, dict(mnist.checksums)
+    for name, (images, labels, start, size) in parts.items():
+        images, labels = images[start : start + size], labels[start : start + size]
+        if name != "train":
+            images = rotate_images(images, config.degrees)
+            digest = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+            checksums[f"{name} images rotated by {config.degrees:g} degrees"] = digest
+        splits[name] = Split(images.to(device), labels.to(device))
+    return splits, checksums

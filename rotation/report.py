@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from common.errors import UserError
 from common.report import (
@@ -22,6 +21,7 @@ from common.reporting import (
     Comparison,
     Figure,
     Number,
+    Published,
     RunRecord,
     Section,
     Table,
@@ -54,7 +54,7 @@ same test digits turned back. **angle**: the learned angle. All at the last epoc
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     """Draws the figures and writes the tables into ``folder``."""
     groups = by_label(EXPERIMENT, records)
-    planned = [r for runs in as_planned(EXPERIMENT, groups).values() for r in runs]
+    planned = [run for runs in as_planned(EXPERIMENT, groups).values() for run in runs]
     by_method = EXPERIMENT.by_method(planned)
     tables: dict[str, Table] = {}
     figures: list[Figure] = []
@@ -65,8 +65,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         tables["cost"] = step_costs(EXPERIMENT, "Rotation: cost of one training step", planned)
     if len(planned) < len(records):
         tables["variants"] = _variant_table(records, by_method)
-    learned = {m: runs for m, runs in by_method.items() if runs and METHODS[m].estimator}
-    if learned:
+    if learned := {m: runs for m, runs in by_method.items() if runs and METHODS[m].estimator}:
         compared = as_planned(EXPERIMENT, groups, "estimator.num_candidates")
         label = "accuracy on rotated digits (%)"
         figures = [
@@ -80,6 +79,11 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
     return written_section(EXPERIMENT, _INTRO, preset, records, tables, figures, folder)
 
 
+def _published(method: str, metric: str) -> Published | None:
+    row = METHODS[method].published
+    return published_value(EXPERIMENT.name, row, metric) if row else None
+
+
 def _summary_table(by_method: ByMethod) -> Table:
     """The README's: a row per method, the paper's values beside the measured ones."""
     rows = []
@@ -88,15 +92,13 @@ def _summary_table(by_method: ByMethod) -> Table:
         if runs:
             cells: list[Number | str] = []
             for metric in _METRICS:
-                row = METHODS[method].published
-                found = published_value(EXPERIMENT.name, row, metric) if row else None
+                found = _published(method, metric)
                 paper = Number(found.mean, found.spread) if found else MISSING
                 cells += [metric_number(runs, metric), paper]
             rows.append((METHODS[method].label, str(len(runs)), *cells))
-    names = (column for name in _METRICS.values() for column in (name, f"{name}, paper"))
     return interval_table(
         "Rotation: what is learned",
-        ("method", "runs", *names),
+        ("method", "runs", *(c for name in _METRICS.values() for c in (name, f"{name}, paper"))),
         rows,
         f"After {epochs} epochs. The paper's ±: standard deviation over five runs.",
     )
@@ -107,14 +109,13 @@ def _accuracy_table(by_method: ByMethod, preset: str) -> Table:
     rows = [
         Comparison(
             label=(METHODS[method].label, name),
-            published=published_value(EXPERIMENT.name, row, metric) if row else None,
-            measured=collect_metric(records, metric),
+            published=_published(method, metric),
+            measured=collect_metric(runs, metric),
             planned=planned.count(method),
             comparable=preset == "paper",
         )
-        for method, records in by_method.items()
-        if records or method in planned
-        for row in [METHODS[method].published]
+        for method, runs in by_method.items()
+        if runs or method in planned
         for metric, name in _METRICS.items()
         if metric != "angle_degrees" or METHODS[method].estimator
     ]
@@ -132,9 +133,10 @@ def _variant_table(records: Sequence[RunRecord], by_method: ByMethod) -> Table:
     choices: Group = {"shuffle=False": [], "rotate=pixels": []}
     for record in records:
         choices.setdefault(" ".join(EXPERIMENT.variant(record.config)), []).append(record)
+    choices.pop("", None)
     rows = []
     for choice, others in choices.items():
-        for method, changed in EXPERIMENT.by_method(others if choice else []).items():
+        for method, changed in EXPERIMENT.by_method(others).items():
             seeds = {record.seed for record in changed}
             usual = [record for record in by_method[method] if record.seed in seeds]
             for metric, label in _METRICS.items():
@@ -156,43 +158,36 @@ def _angle_figure(by_method: ByMethod, folder: Path) -> Figure:
     names = [METHODS[method].label for method in by_method]
     with figure_style():
         fig, axes = panels(names, columns=2, height=1.7)
-        for axis, records in zip(axes, by_method.values(), strict=True):
-            for record, style in zip(records, series_styles(len(records)), strict=True):
+        for axis, runs in zip(axes, by_method.values(), strict=True):
+            for run, style in zip(runs, series_styles(len(runs)), strict=True):
+                points, look = run.traces, style | {"marker": ""}
                 axis.plot(
-                    record.traces["iteration"],
-                    record.traces["angle_degrees"],
-                    **style | {"marker": ""},
-                    label=f"seed {record.seed}",
+                    points["iteration"], points["angle_degrees"], **look, label=f"seed {run.seed}"
                 )
-            axis.axhline(records[0].config["degrees"], **_TRUE, label="true angle")
+            axis.axhline(runs[0].config["degrees"], **_TRUE, label="true angle")
             axis.set(xlabel="iteration", ylabel="angle (degrees)")
             axis.label_outer()
         legend_below(fig, max(axes, key=lambda axis: len(axis.lines)))
-        return save_figure(
-            fig,
-            folder,
-            "angles",
-            alt="Learned angle in degrees against iteration, one line per seed, a panel each for "
-            f"{', '.join(names)}; a dotted line: the true angle.",
-            caption="The learned angle, one line per seed; the true angle is dotted.",
+        alt = (
+            "Learned angle in degrees against iteration, one line per seed, a panel each for "
+            f"{', '.join(names)}; a dotted line: the true angle."
         )
+        caption = "The learned angle, one line per seed; the true angle is dotted."
+        return save_figure(fig, folder, "angles", alt, caption)
 
 
 def _digits_figure(by_method: ByMethod, folder: Path, count: int = 8) -> Figure:
     """Digits upright, as each method's learned layer turns them, and truly rotated."""
     config = Config(train_size=1, meta_size=1, test_size=count)
-    target = load_splits(config, torch.device("cpu")).test.batch(torch.arange(count))[0]
-
-    def turned(pixels: Tensor, degrees: float) -> Tensor:
-        return rotate(pixels, torch.deg2rad(torch.tensor(degrees)))
-
-    upright = turned(target, -config.degrees)
+    splits, _ = load_splits(config, torch.device("cpu"))
+    target = splits["test"].batch(torch.arange(count)).pixels
+    upright = rotate(target, torch.deg2rad(torch.tensor(-config.degrees)))
     rows = {"upright": upright}
     for method, records in by_method.items():
         if method != "t1t2_higher":  # the same number as t1t2
             angle = collect_metric(records, "angle_degrees").mean
             name = METHODS[method].label.split(" (")[0].replace(" ", "\n")
-            rows[f"{name}\n{angle:.1f}°"] = turned(upright, angle)
+            rows[f"{name}\n{angle:.1f}°"] = rotate(upright, torch.deg2rad(torch.tensor(angle)))
     rows[f"rotated\n{config.degrees:g}°"] = target
     with figure_style():
         fig, axes = new_figure(rows=len(rows), height=0.62 * len(rows))
@@ -203,12 +198,12 @@ def _digits_figure(by_method: ByMethod, folder: Path, count: int = 8) -> Figure:
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
             axis.spines[:].set_visible(False)
-        return save_figure(
-            fig,
-            folder,
-            "digits",
-            alt="Rows of the same handwritten digits: upright, turned by each method's learned "
-            "angle, and rotated by the true angle; the learned rows look like the true one.",
-            caption="Test digits turned by the learned layer (mean angle over seeds), between the "
-            "upright and the truly rotated ones.",
+        alt = (
+            "Rows of the same handwritten digits: upright, turned by each method's learned "
+            "angle, and rotated by the true angle; the learned rows look like the true one."
         )
+        caption = (
+            "Test digits turned by the learned layer (mean angle over seeds), between the upright "
+            "and the truly rotated ones."
+        )
+        return save_figure(fig, folder, "digits", alt, caption)

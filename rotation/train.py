@@ -90,16 +90,16 @@ class RotationProblem:
         self.network, self.turned = network, turned
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
-        """L_T, a scalar."""
+        """L_T, a scalar; of an angle for each image too, (N,)."""
         images = rotation_layer(batch.pixels, hyper["angle"], self.turned)
-        return self.loss(params, images, batch.labels)
+        return self.cross_entropy(params, images, batch.labels)
 
     def outer_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
         """L_V, a scalar."""
-        return self.loss(params, normalise(batch.pixels), batch.labels)
+        return self.cross_entropy(params, normalise(batch.pixels), batch.labels)
 
-    def loss(self, params: Tensors, images: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of normalised images, a scalar."""
+    def cross_entropy(self, params: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+        """Of normalised images, a scalar."""
         return F.cross_entropy(functional_call(self.network, dict(params), (images,)), labels)
 
 
@@ -139,16 +139,13 @@ class Learner:
 
     def base_step(self, batch: Batch) -> Tensor:
         """A step of Adam on the training loss, which is returned."""
-        if self.meta is not None:
-            images = rotation_layer(batch.pixels, self.angle, self.problem.turned)
-        elif self.random_rotations is not None:
+        loss_of, angle = self.problem.inner_loss, self.angle
+        if self.random_rotations is not None:
             drawn = torch.rand(len(batch.labels), generator=self.random_rotations)
-            angles = torch.deg2rad(LARGEST_TURN * (2 * drawn - 1))
-            angles = angles.to(self.angle.device, non_blocking=True)
-            images = rotation_layer(batch.pixels, angles, self.problem.turned)
-        else:
-            images = normalise(batch.pixels)
-        loss = self.problem.loss(dict(self.network.named_parameters()), images, batch.labels)
+            angle = torch.deg2rad(LARGEST_TURN * (2 * drawn - 1)).to(angle.device)
+        elif self.meta is None:
+            loss_of = self.problem.outer_loss  # of images as they are
+        loss = loss_of(dict(self.network.named_parameters()), {"angle": angle}, batch)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -160,9 +157,8 @@ class RotationTask(Task):
     ones."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        splits = load_splits(config, device)
-        self.train, self.meta, self.test = splits.train, splits.meta, splits.test
-        self.checksums: Mapping[str, str] = splits.checksums
+        splits, self.checksums = load_splits(config, device)
+        self.train, self.meta, self.test = (splits[name] for name in ("train", "meta", "test"))
         self.config, self.device = config, device
         self.learner = Learner(config, device)
         stream, size = partial(new_generator, config.seed), config.batch_size
@@ -205,8 +201,6 @@ class RotationTask(Task):
 
     def measure_cost(self) -> Cost:
         """Of one step, always on the same batches."""
-        train, meta = (
-            s.batch(torch.arange(min(self.config.batch_size, len(s.labels)), device=self.device))
-            for s in (self.train, self.meta)
-        )
+        first = torch.arange(self.config.batch_size, device=self.device)
+        train, meta = (s.batch(first[: len(s.labels)]) for s in (self.train, self.meta))
         return measure(lambda: self.learner.step(train, meta), self.device, repeats=20)
