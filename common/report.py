@@ -16,6 +16,7 @@ import pandas as pd
 from common.experiment import Experiment
 from common.reporting import (
     MISSING,
+    Cell,
     Comparison,
     Figure,
     Measured,
@@ -140,6 +141,25 @@ def interval_table(
 ) -> Table:
     """A table in which ± is half a 95 % interval, with a note that says so."""
     return Table(title, pd.DataFrame(rows, columns=list(columns)), caption, (INTERVAL_NOTE, *notes))
+
+
+def table_of_runs(
+    title: str,
+    places: Sequence[str],
+    groups: Mapping[Place, Group],
+    cells: Mapping[str, Callable[[Group, str], Cell]],
+    caption: str,
+    *notes: str,
+) -> Table:
+    """An ``interval_table`` with a row for every place and label: the place, in columns named
+    ``places``, the label, and what each of ``cells``, by column, gives for the place's runs and the
+    label."""
+    rows = [
+        (*place, label, *(cell(group, label) for cell in cells.values()))
+        for place, group in groups.items()
+        for label in group
+    ]
+    return interval_table(title, (*places, "method", *cells), rows, caption, *notes)
 
 
 def labelled(experiment: Experiment, records: Iterable[RunRecord]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Settings and presets of the label-noise experiment."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -123,6 +123,7 @@ class Config(RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        largest = 50_000 - self.meta_size
         if self.noise == "hierarchical" and self.dataset != "cifar100":
             raise ValueError("--noise hierarchical needs the superclasses of --dataset cifar100")
         if self.noise == "human" and self.dataset != "cifar10":
@@ -133,10 +134,10 @@ class Config(RunSettings):
             raise ValueError(
                 f"--meta-size {self.meta_size} must be a multiple of the {self.num_classes} classes"
             )
-        if self.train_size > 50_000 - self.meta_size:
+        if self.train_size > largest:
             raise ValueError(
-                f"--train-size {self.train_size} must be at most {50_000 - self.meta_size} "
-                "(50,000 without the meta set)"
+                f"--train-size {self.train_size} must be at most {largest}, 50,000 without the "
+                "meta set"
             )
 
 
@@ -173,69 +174,55 @@ _SMOKE = replace(
     test_size=500,
     log_every=1,
 )
-_STUDY = replace(_QUICK, preset="study")
-PRESETS = {"quick": _QUICK, "smoke": _SMOKE, "study": _STUDY, "paper": _PAPER}
+PRESETS = {
+    "quick": _QUICK,
+    "smoke": _SMOKE,
+    "study": replace(_QUICK, preset="study"),
+    "paper": _PAPER,
+}
 
-_HELD = {"vnet_input": "model"}
-_QUICK_CELLS: list[Changes] = [
-    {"method": "plain"},
-    {"method": "clean_only"},
-    {"method": "evograd"},
-    {"method": "evograd", **_HELD},
-    {"method": "along_gradient"},
-    {"method": "t1t2_forward"},
-]
-"""What preset quick compares: training without learned weights on all images and on the clean ones,
-the paper's method, its variants without the moving input and without sampling noise, the exact
-hypergradient."""
-_CONTROLS: list[Changes] = [{"method": "frozen_vnet"}, {"method": "sign_flipped"}]
+
+def _cells(*methods: str, **changes: Any) -> list[Changes]:
+    """A cell of the plans for each method, all with the same changes."""
+    return [{"method": method, **changes} for method in methods]
+
+
+def _seeded(seeds: Iterable[int], cells: Iterable[Changes]) -> list[Changes]:
+    return [{"seed": seed, **cell} for seed in seeds for cell in cells]
 
 
 _LEARNED = ("evograd", "along_gradient", "t1t2_forward")
-_PAPERS_DECAY = {"meta_weight_decay": _PAPER.meta_weight_decay}
-_PAPERS_DECAY_CELLS: list[Changes] = [{"method": name, **_PAPERS_DECAY} for name in _LEARNED]
-_MORE_CELLS: list[Changes] = [
-    {"method": "evograd", "estimator.num_candidates": 8},
-    {"method": "evograd", "estimator.num_candidates": 8, **_HELD},
-    {"method": "anchored", **_HELD},
-    {"method": "evograd_matched", **_HELD},
-    {"method": "finite_difference"},
-    *_PAPERS_DECAY_CELLS,
+_HELD: Changes = {"vnet_input": "model"}
+_EIGHT: Changes = {"estimator.num_candidates": 8}
+_DECAY: Changes = {"meta_weight_decay": _PAPER.meta_weight_decay}
+_SGD: Changes = {"meta_optimizer": "sgd", "meta_learning_rate": _PAPER.meta_learning_rate, **_DECAY}
+_FAIR_CELLS = _cells("plain", "clean_only", *_LEARNED)
+_QUICK_CELLS = [*_FAIR_CELLS[:3], *_cells("evograd", **_HELD), *_FAIR_CELLS[3:]]
+"""What preset quick compares: training without learned weights on all images and on the clean ones,
+the paper's method, its variants without the moving input and without sampling noise, the exact
+hypergradient."""
+_CONTROLS = _cells("frozen_vnet", "sign_flipped")
+_DECAY_CELLS = _cells(*_LEARNED, **_DECAY)
+_MORE_CELLS = [
+    *_cells("evograd", **_EIGHT),
+    *_cells("evograd", **_EIGHT, **_HELD),
+    *_cells("anchored", "evograd_matched", **_HELD),
+    *_cells("finite_difference"),
+    *_DECAY_CELLS,
 ]
 """What preset study adds with 1,000 clean images: more candidates, other estimators, the paper's
 weight decay."""
-
-_EVERY: list[Changes] = [{"every": m, "method": name} for m in (2, 5, 10) for name in _LEARNED]
-_SIZES: list[Changes] = [
-    {"meta_hidden": n, "method": m}
-    for n in (10, 1_000, 10_000)
-    for m in ("evograd", "t1t2_forward")
+QUESTIONS = [
+    *(cell for m in (2, 5, 10) for cell in _cells(*_LEARNED, every=m)),
+    *(c for n in (10, 1_000, 10_000) for c in _cells("evograd", "t1t2_forward", meta_hidden=n)),
+    *(cell for s in (1e-4, 1e-2) for cell in _cells("evograd", **{"estimator.sigma": s})),
+    # As long as 12 epochs of T1-T2 in forward mode.
+    *_cells("plain", epochs=36, milestones=(18, 33)),
+    *_cells("evograd", epochs=16, milestones=(8, 15)),
+    *_cells(*_LEARNED, log_loss=True),
+    *_cells(*_LEARNED, **_SGD),
 ]
-_SIGMAS: list[Changes] = [{"method": "evograd", "estimator.sigma": s} for s in (1e-4, 1e-2)]
-_EQUAL_TIME: list[Changes] = [
-    {"method": "plain", "epochs": 36, "milestones": (18, 33)},
-    {"method": "evograd", "epochs": 16, "milestones": (8, 15)},
-]
-"""As long as 12 epochs of T1-T2 in forward mode."""
-_LOG_LOSS: list[Changes] = [{"log_loss": True, "method": name} for name in _LEARNED]
-_SGD = {"meta_optimizer": "sgd", "meta_learning_rate": _PAPER.meta_learning_rate}
-_PAPERS_SGD: list[Changes] = [{"method": name, **_SGD, **_PAPERS_DECAY} for name in _LEARNED]
-QUESTIONS = [*_EVERY, *_SIZES, *_SIGMAS, *_EQUAL_TIME, *_LOG_LOSS, *_PAPERS_SGD]
 """What docs/findings.md asks at study's MNIST setting with 100 clean images."""
-
-
-def _paper_plan() -> list[tuple[int, Changes]]:
-    """Table 4 with five seeds; the controls of the hypergradient at the highest noise level."""
-    cells: list[Changes] = [
-        {"dataset": dataset, "noise_level": level, "method": method}
-        for dataset in ("cifar10", "cifar100")
-        for level in (0.0, 0.2, 0.4)
-        for method in ("plain", "frozen_vnet", "evograd", "t1t2")
-    ]
-    cells += [{"method": method} for method in ("evograd_matched", "sign_flipped")]
-    return [(seed, cell) for seed in range(1, 6) for cell in cells]
-
-
 _STUDY_CIFAR: Changes = {
     "dataset": "cifar10",
     "train_size": 10_000,
@@ -248,30 +235,32 @@ _STUDY_CIFAR: Changes = {
 }
 
 
-def _study_plan() -> list[tuple[int, Changes]]:
+def _paper_plan() -> list[Changes]:
+    """Table 4 with five seeds; the controls of the hypergradient at the highest noise level."""
+    cells = [
+        {"dataset": dataset, "noise_level": level} | cell
+        for dataset in ("cifar10", "cifar100")
+        for level in (0.0, 0.2, 0.4)
+        for cell in _cells("plain", "frozen_vnet", "evograd", "t1t2")
+    ]
+    return _seeded(range(1, 6), cells + _cells("evograd_matched", "sign_flipped"))
+
+
+def _study_plan() -> list[Changes]:
     """MNIST, where seeds 1 and 2 have chosen the setting and seeds 3 to 12 judge; there too, more
     clean images, at which the simplest uses of them overtake, and the QUESTIONS; then 1,000 clean
     images with ten seeds, and CIFAR-10 with five: flip as in the paper, then human labels, which
     not all have; both with quick's decay of the weight net and with the paper's."""
     cells = _QUICK_CELLS + _CONTROLS
-    plan = [(seed, cell) for seed in range(3, 13) for cell in cells]
-    plan += [(seed, cell) for seed in (3, 4, 5) for cell in QUESTIONS]
-    for size in (300, 1_000, 3_000):
-        fair = [cell for cell in _QUICK_CELLS if cell.keys() == {"method"}]
-        plan += [(seed, {"meta_size": size} | cell) for seed in (3, 4, 5) for cell in fair]
     known = [cell for cell in cells if cell["method"] != "clean_only"]
-    plan += [
-        (seed, {"meta_size": 1_000} | cell)
-        for seed in range(1, 11)
-        for cell in known + _MORE_CELLS
-        if (seed, {"meta_size": 1_000} | cell) not in plan
-    ]
+    plan = _seeded(range(3, 13), cells) + _seeded((3, 4, 5), QUESTIONS)
+    for size in (300, 1_000, 3_000):
+        plan += _seeded((3, 4, 5), [{"meta_size": size} | cell for cell in _FAIR_CELLS])
+    more = [{"meta_size": 1_000} | cell for cell in known + _MORE_CELLS]
+    plan += [run for run in _seeded(range(1, 11), more) if run not in plan]
     for noise in ({"noise": "flip", "noise_level": 0.4}, {"noise": "human"}):
-        plan += [
-            (seed, _STUDY_CIFAR | noise | cell)
-            for seed in range(1, 6)
-            for cell in known + _PAPERS_DECAY_CELLS
-        ]
+        cifar = [_STUDY_CIFAR | noise | cell for cell in known + _DECAY_CELLS]
+        plan += _seeded(range(1, 6), cifar)
     return plan
 
 
@@ -288,10 +277,10 @@ class LabelNoise(Experiment):
 
     def planned(self, preset: str) -> list[Config]:
         """The most informative first."""
-        plan = {"paper": _paper_plan, "study": _study_plan}.get(preset)
+        plans = {"paper": _paper_plan, "study": _study_plan}
         small = _QUICK_CELLS + (_CONTROLS if preset == "smoke" else [])
-        cells = plan() if plan else [(1, cell) for cell in small]
-        return [PRESETS[preset].changed({"seed": seed, **cell}) for seed, cell in cells]
+        plan = plans[preset]() if preset in plans else _seeded((1,), small)
+        return [PRESETS[preset].changed(changes) for changes in plan]
 
     def place(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         # Human labels have no level.
@@ -302,9 +291,8 @@ class LabelNoise(Experiment):
         return _STUDY_CIFAR if (preset, place["dataset"]) == ("study", "cifar10") else {}
 
     def datasets(self, preset: str) -> tuple[str, ...]:
-        return {"study": ("mnist", "cifar10"), "paper": ("cifar10", "cifar100")}.get(
-            preset, ("mnist",)
-        )
+        several = {"study": ("mnist", "cifar10"), "paper": ("cifar10", "cifar100")}
+        return several.get(preset, ("mnist",))
 
     def task(self, config: Config, device: torch.device) -> Any:
         from metaweightnet.train import MetaWeightTask

@@ -1,7 +1,8 @@
 """Images with noisy labels for training and a clean balanced meta set; batches made on the device.
 
 Images stay on the device as uint8. A batch is one gather from them, which crops and mirrors at the
-same time, so that it needs no padded copy and no work on the host.
+same time, so that it needs no padded copy and no work on the host. The noise is a matrix of
+P(noisy label | true label), from whose rows labels are drawn.
 """
 
 import functools
@@ -9,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,7 +26,6 @@ from common.datasets import (
 from common.errors import UserError
 from common.training import new_generator
 from metaweightnet.config import Config
-from metaweightnet.noise import noisy_labels
 
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 """Of CIFAR-10's training pixels, 0 to 255; as in the authors' code also used for CIFAR-100, and
@@ -42,26 +43,12 @@ class Batch(NamedTuple):
     seen: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Crops:
-    """The crops of N samples: first row and column in the padded image, (N,), and whether it is
-    mirrored, bool (N,)."""
-
-    rows: Tensor
-    columns: Tensor
-    mirrored: Tensor
-
-    def split(self, sizes: list[int]) -> list["Crops"]:
-        parts = (t.split(sizes) for t in (self.rows, self.columns, self.mirrored))
-        return [Crops(*part) for part in zip(*parts, strict=True)]
-
-
-def draw_crops(count: int, side: int, generator: torch.Generator, device: torch.device) -> Crops:
-    """Random crops of images of ``side`` pixels padded by side / 8 (4 at 32), drawn on the host for
-    many samples and moved together."""
-    offsets = torch.randint(2 * (side // 8) + 1, (2, count), generator=generator).to(device)
-    mirrored = torch.randint(2, (count,), generator=generator).bool().to(device)
-    return Crops(offsets[0], offsets[1], mirrored)
+def draw_crops(count: int, side: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Random crops of images of ``side`` pixels padded by side / 8 (4 at 32), (3, count): first
+    row, first column, and 1 if mirrored. Drawn on the host for many samples and moved together."""
+    offsets = torch.randint(2 * (side // 8) + 1, (2, count), generator=generator)
+    mirrored = torch.randint(2, (1, count), generator=generator)
+    return torch.cat([offsets, mirrored]).to(device)
 
 
 @dataclass(frozen=True)
@@ -73,16 +60,17 @@ class Split:
     labels: Tensor
     wrong: Tensor
 
-    def batch(self, index: Tensor, crops: Crops | None = None) -> Batch:
-        """Normalised images, channels last in memory, and labels."""
+    def batch(self, index: Tensor, crops: Tensor | None = None) -> Batch:
+        """Normalised images, channels last in memory, and labels. crops: as from ``draw_crops``."""
         if crops is None:
             pixels = self.images[index]
         else:
             side, device = self.images.shape[1], index.device
             padding, line = side // 8, torch.arange(side, device=device)
-            rows = reflected(crops.rows.unsqueeze(1) + line - padding, side)
-            line = torch.where(crops.mirrored.unsqueeze(1), line.flip(0), line)
-            columns = reflected(crops.columns.unsqueeze(1) + line - padding, side)
+            first_row, first_column, mirrored = crops.unsqueeze(2)
+            rows = reflected(first_row + line - padding, side)
+            line = torch.where(mirrored.bool(), line.flip(0), line)
+            columns = reflected(first_column + line - padding, side)
             pixels = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         mean, std = _mean_and_std(pixels.device)
         return Batch(((pixels.float() - mean) / std).permute(0, 3, 1, 2), self.labels[index])
@@ -96,18 +84,7 @@ def _mean_and_std(device: torch.device) -> tuple[Tensor, Tensor]:
 
 def reflected(position: Tensor, side: int) -> Tensor:
     """Positions outside 0 .. side - 1 mirrored at the border pixels, as reflect-padding does."""
-    position = position.abs()
-    return side - 1 - (side - 1 - position).abs()
-
-
-@dataclass(frozen=True)
-class Splits:
-    """train: noisy labels. meta, test: clean ones. checksums: SHA-256 by name."""
-
-    train: Split
-    meta: Split
-    test: Split
-    checksums: dict[str, str]
+    return side - 1 - (side - 1 - position.abs()).abs()
 
 
 def split_indices(labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
@@ -141,43 +118,42 @@ def like_cifar(data: ImageDataset) -> ImageDataset:
     return replace(data, train_images=train, train_labels=labels, test_images=test)
 
 
-def load_splits(config: Config, device: torch.device) -> Splits:
-    """The three splits at the configured sizes; UserError if the data are not available."""
-    data, human = load_images(config), None
-    if config.noise == "human":
-        flag = "--human-dir" if config.human_dir else "--data-dir"
-        try:
-            found = load_cifar10n(config.human_dir or config.data_dir, data.train_labels)
-            human = found.labels[config.human_labels]
-        except UserError as error:
-            raise UserError(str(error).replace("--data-dir", flag)) from None
-    return make_splits(config, data, device, human)
-
-
-def make_splits(
-    config: Config, data: ImageDataset, device: torch.device, human: Tensor | None = None
-) -> Splits:
-    """Splits of a loaded data set. human: people's labels of its training images."""
+def load_splits(config: Config, device: torch.device) -> tuple[dict[str, Split], dict[str, str]]:
+    """The splits train (noisy labels), meta and test (clean ones) at the configured sizes, and
+    SHA-256 by name; UserError if the data are not available."""
+    data = load_images(config)
     train, meta = split_indices(data.train_labels, config)
-    true = data.train_labels[train]
-    noisy = human[train] if human is not None else noisy_labels(true, config, superclasses(data))
+    true, meta_labels = data.train_labels[train], data.train_labels[meta]
+    if config.noise == "human":
+        noisy = human_labels(config, data.train_labels)[train]
+    else:
+        noisy = noisy_labels(true, config, superclasses(data))
+    test = data.test_labels[: config.test_size]
+    parts = {
+        "train": (data.train_images[train], noisy, noisy != true),
+        "meta": (data.train_images[meta], meta_labels, torch.zeros_like(meta_labels).bool()),
+        "test": (data.test_images[: config.test_size], test, torch.zeros_like(test).bool()),
+    }
+    splits = {
+        name: Split(*(t.to(device) for t in (shrunk(images, config.image_size), *labels)))
+        for name, (images, *labels) in parts.items()
+    }
+    drawn = {"indices of the training images": train, "indices of the meta images": meta}
+    checksums = {  # of little-endian int64
+        name: hashlib.sha256(values.numpy().astype("<i8").tobytes()).hexdigest()
+        for name, values in (drawn | {"noisy labels": noisy}).items()
+    }
+    return splits, {**data.checksums, **checksums}
 
-    def split(images: Tensor, labels: Tensor, truth: Tensor) -> Split:
-        images = shrunk(images, config.image_size)
-        return Split(*(t.to(device) for t in (images, labels, labels != truth)))
 
-    meta_labels, test = data.train_labels[meta], slice(config.test_size)
-    return Splits(
-        train=split(data.train_images[train], noisy, true),
-        meta=split(data.train_images[meta], meta_labels, meta_labels),
-        test=split(data.test_images[test], data.test_labels[test], data.test_labels[test]),
-        checksums={
-            **data.checksums,
-            "indices of the training images": _checksum(train),
-            "indices of the meta images": _checksum(meta),
-            "noisy labels": _checksum(noisy),
-        },
-    )
+def human_labels(config: Config, clean: Tensor) -> Tensor:
+    """CIFAR-10N's chosen labels of the training images, whose clean labels are given."""
+    try:
+        found = load_cifar10n(config.human_dir or config.data_dir, clean)
+    except UserError as error:
+        flag = "--human-dir" if config.human_dir else "--data-dir"
+        raise UserError(str(error).replace("--data-dir", flag)) from None
+    return found.labels[config.human_labels]
 
 
 def superclasses(data: ImageDataset) -> Tensor | None:
@@ -201,6 +177,63 @@ def shrunk(images: Tensor, side: int, chunk: int = 5_000) -> Tensor:
     return torch.cat(parts).contiguous()
 
 
-def _checksum(values: Tensor) -> str:
-    """SHA-256 of whole numbers as little-endian int64."""
-    return hashlib.sha256(values.numpy().astype("<i8").tobytes()).hexdigest()
+def noisy_labels(labels: Tensor, config: Config, superclass: Tensor | None = None) -> Tensor:
+    """The run's noisy labels of training samples (N,), seeded by the run. superclass: of each
+    class (C,), for hierarchical noise."""
+    generator = new_generator(config.seed, "label noise")
+    level, classes = config.noise_level, config.num_classes
+    return draw_labels(
+        labels, noise_matrix(config.noise, level, classes, generator, superclass), generator
+    )
+
+
+def draw_labels(labels: Tensor, matrix: Tensor, generator: torch.Generator) -> Tensor:
+    """For each of ``labels`` (N,) a noisy label drawn from its row of ``matrix``."""
+    uniform = torch.rand(len(labels), 1, dtype=torch.float64, generator=generator)
+    cumulative = matrix.cumsum(1)[labels]
+    # The last sum can be below 1 by rounding.
+    return (uniform >= cumulative).sum(1).clamp(max=len(matrix) - 1)
+
+
+def noise_matrix(
+    kind: str,
+    level: float,
+    num_classes: int,
+    generator: torch.Generator,
+    superclass: Tensor | None = None,
+) -> Tensor:
+    """P(noisy label j | true label i) as row i, float64 (C, C); p is ``level``.
+
+    flip: 1 - p stays, p / 2 goes to each of two other classes, see ``released_flip_pairs``.
+    flip_two, flip_one: the same with two or one other classes, drawn for every class.
+    uniform: p of the labels are drawn anew from all classes, so 1 - p + p / C stays.
+    hierarchical: 1 - p stays, p is spread evenly over the other classes of the same superclass;
+    ``superclass`` (C,) has that of each class.
+    """
+    matrix, classes = torch.eye(num_classes, dtype=torch.float64), torch.arange(num_classes)
+    if kind == "uniform":
+        return (1 - level) * matrix + level / num_classes
+    matrix *= 1 - level
+    for i in range(num_classes):
+        targets = classes[classes != i]
+        if kind == "flip":
+            targets = released_flip_pairs(num_classes)[i]
+        elif kind == "hierarchical":
+            targets = targets[superclass[targets] == superclass[i]]
+        else:
+            count = {"flip_two": 2, "flip_one": 1}[kind]
+            targets = targets[torch.randperm(len(targets), generator=generator)[:count]]
+        matrix[i, targets] = level / len(targets)
+    return matrix
+
+
+@functools.cache
+def released_flip_pairs(num_classes: int) -> Tensor:
+    """The two classes of each class's wrong labels in the authors' code, (C, 2).
+
+    They are drawn with seed 1 in every run, by NumPy's legacy generator, whose stream is frozen.
+    """
+    draw = np.random.RandomState(1)
+    classes = np.arange(num_classes)
+    pairs = [draw.choice(classes[classes != i], 2, replace=False) for i in classes]
+    return torch.from_numpy(np.stack(pairs))

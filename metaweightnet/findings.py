@@ -4,11 +4,10 @@ Each question changes one thing in the planned runs of the same seeds; see ``QUE
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.report import interval_table, metric_number
 from common.reporting import (
@@ -31,8 +30,7 @@ _SHOWN = ("plain", "evograd", "along_gradient", "t1t2_forward")
 _LABELS = {name: method.label for name, method in EXPERIMENT.methods.items()}
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A question about a setting, whose planned value is a run like any other.
 
     key: the setting that answers it. of: what the table shows of their values. x: the horizontal
@@ -98,30 +96,29 @@ def answers(records: Sequence[RunRecord], folder: Path) -> tuple[dict[str, Table
         return {}, []
     seeds, place = {r.seed for r in runs}, EXPERIMENT.place(runs[0].config)
     as_planned = [r for r in records if not EXPERIMENT.differences(r.config)]
-    costs = _costs(r for r in as_planned if r.config["dataset"] == place["dataset"])
     planned = [r for r in as_planned if r.seed in seeds and EXPERIMENT.place(r.config) == place]
+    # A step of each method in plain steps, each of the least disturbed run.
+    least: dict[str, float] = {}
+    for run in as_planned:
+        if run.config["dataset"] == place["dataset"] and "seconds" in run.cost:
+            least[run.method] = min(run.cost["seconds"], least.get(run.method, math.inf))
+    costs = {method: seconds / least[EXPERIMENT.baseline] for method, seconds in least.items()}
     rows, figures = [], []
-    for question in _FOUND:
-        own = [r for r in runs if question.key in EXPERIMENT.differences(r.config)]
-        methods = _SHOWN if question.x is _trainings else {r.method for r in own}
+    for title, key, value_of, x, xlabel in _FOUND:
+        own = [r for r in runs if key in EXPERIMENT.differences(r.config)]
+        methods = _SHOWN if x is _trainings else {r.method for r in own}
         own = [r for r in planned if own and r.method in methods] + own
-        by_value: dict[str, dict[str, list[RunRecord]]] = {}
-        for run in own:
-            found = by_value.setdefault(question.of(run.config), {})
-            found.setdefault(run.method, []).append(run)
-        rows += [
-            (question.title, value, *(metric_number(found.get(m, []), "accuracy") for m in _SHOWN))
-            for value, found in by_value.items()
-        ]
-        if own and question.x:
+        for value in dict.fromkeys(value_of(r.config) for r in own):
+            at = [r for r in own if value_of(r.config) == value]
+            cells = (metric_number([r for r in at if r.method == m], "accuracy") for m in _SHOWN)
+            rows.append((title, value, *cells))
+        if own and x:
             lines: dict[str, dict[float, list[float]]] = {}
             for run in own:
-                at = lines.setdefault(_LABELS[run.method], {})
-                at.setdefault(question.x(run, costs), []).append(run.final["accuracy"])
-            stem = f"question-{question.key.split('.')[-1].replace('_', '-')}"
-            figures.append(
-                lines_figure(lines, folder, stem, question.xlabel, f"{question.title}: {_WHERE}.")
-            )
+                line = lines.setdefault(_LABELS[run.method], {})
+                line.setdefault(x(run, costs), []).append(run.final["accuracy"])
+            stem = f"question-{key.split('.')[-1].replace('_', '-')}"
+            figures.append(lines_figure(lines, folder, stem, xlabel, f"{title}: {_WHERE}."))
     table = interval_table(
         "What changes the answer: test accuracy (%) at the last epoch",
         ("question", "setting", *(_LABELS[m] for m in _SHOWN)),
@@ -129,15 +126,6 @@ def answers(records: Sequence[RunRecord], folder: Path) -> tuple[dict[str, Table
         f"{_WHERE}, seeds {min(seeds)} to {max(seeds)}.",
     )
     return {"questions": table}, figures
-
-
-def _costs(runs: Iterable[RunRecord]) -> dict[str, float]:
-    """The time of a step of each method in plain steps, each of the least disturbed run."""
-    least: dict[str, float] = {}
-    for run in runs:
-        if "seconds" in run.cost:
-            least[run.method] = min(run.cost["seconds"], least.get(run.method, math.inf))
-    return {method: s / least[EXPERIMENT.baseline] for method, s in least.items()}
 
 
 def lines_figure(lines: Lines, folder: Path, stem: str, xlabel: str, shows: str) -> Figure:
@@ -157,6 +145,5 @@ def lines_figure(lines: Lines, folder: Path, stem: str, xlabel: str, shows: str)
             axis.minorticks_off()
         legend_below(fig, axis)
         caption = f"{shows} Dots: runs; lines: their medians."
-        return save_figure(
-            fig, folder, stem, alt=f"{caption} Lines for {', '.join(lines)}.", caption=caption
-        )
+        alt = f"{caption} Lines for {', '.join(lines)}."
+        return save_figure(fig, folder, stem, alt, caption)

@@ -1,10 +1,11 @@
 """The label-noise experiment's tables and figures, from its run records."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from common.report import (
     Group,
@@ -12,18 +13,18 @@ from common.report import (
     by_place,
     comparisons,
     difference,
-    interval_table,
     labelled,
     measured,
     metric_number,
     number,
     panels,
     step_costs,
+    table_of_runs,
     written_section,
 )
 from common.reporting import (
+    Cell,
     Figure,
-    Number,
     Published,
     RunRecord,
     Section,
@@ -46,6 +47,7 @@ from metaweightnet.train import FINE_TUNING_RATE, FINE_TUNING_STEPS
 Setting = tuple[str, str]
 """Data set, and noise with its level and the number of clean images."""
 Groups = Mapping[Setting, Group]
+Column = Callable[[Group, str], Cell]
 METHODS = EXPERIMENT.methods
 _PLAIN, _EXACT = METHODS[EXPERIMENT.baseline].label, METHODS["t1t2_forward"].label
 _COMPARED = (EXPERIMENT.baseline, "evograd", "along_gradient", "t1t2_forward")
@@ -53,6 +55,7 @@ _COMPARED = (EXPERIMENT.baseline, "evograd", "along_gradient", "t1t2_forward")
 _DARK, _PALE = ({**style, "marker": ""} for style in series_styles(2))
 _ALIKE = 0.1
 """Relative weights that differ by less are called equal: both are 1 in plain training."""
+_PLACES = ("data", "noise")
 _INTRO = """
 A classifier learns from images of which many are labelled wrongly. A small network, the weight
 net, turns each image's loss into its weight; it is learned from a few clean images, by EvoGrad or
@@ -79,7 +82,7 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
         if any("meta_accuracy" in record.final for record in records):
             tables["clean-images"] = clean_images_table(groups)
         tables["differences"] = difference_table(groups)
-        tables["weights"] = _weights_table(groups)
+        tables["weights"] = weights_table(groups)
     for dataset in dict.fromkeys(dataset for dataset, _ in groups):
         title = f"Label noise: cost of one training step ({dataset})"
         own = [record for record in records if record.config["dataset"] == dataset]
@@ -124,13 +127,58 @@ def accuracy_table(groups: Groups, preset: str) -> Table:
     return comparison_table(
         "Label noise: test accuracy (%)",
         comparisons(EXPERIMENT, places, groups, planned, setting_of, published_accuracy, judged),
-        label_columns=("data", "noise", "method"),
+        label_columns=(*_PLACES, "method"),
         caption="At the last epoch (the paper's Table 4).",
         notes=(
             "Plain training is compared with the paper's baseline, and T1-T2, however it is "
             "computed, with T1-T2 in the paper's pipeline.",
         ),
     )
+
+
+def stopped_accuracy(run: RunRecord) -> float:
+    """Test accuracy at the first epoch with the highest accuracy on the clean images."""
+    return max(run.epochs, key=lambda row: row["meta_accuracy"])["accuracy"]
+
+
+def _with_clean(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """Those that know their accuracy on the clean images; older ones do not."""
+    return [run for run in runs if "meta_accuracy" in run.final]
+
+
+def _minus(reference: str) -> Column:
+    """A column of differences in accuracy from a reference, between runs of the same seed."""
+
+    def cell(group: Group, name: str) -> Cell:
+        runs = labelled(EXPERIMENT, [*group[name], *group.get(reference, ())])
+        return number(measured(difference(EXPERIMENT, runs, name, reference)), signed=True)
+
+    return cell
+
+
+def _equal(group: Group, name: str) -> str:
+    """How many of the runs have learned equal weights."""
+    learned = [run.final for run in group[name] if "meta_loss" in run.final]
+    alike = [f for f in learned if abs(f["weight_right"] - f["weight_wrong"]) < _ALIKE]
+    return f"{len(alike)} of {len(learned)}" if learned else "–"
+
+
+_RUNS: dict[str, Column] = {"runs": lambda group, name: str(len(group[name]))}
+_USES: dict[str, Column] = {
+    "last %": lambda group, name: metric_number(group[name], "accuracy"),
+    "stopped %": lambda group, name: number(
+        measured(map(stopped_accuracy, _with_clean(group[name])))
+    ),
+    "fine-tuned %": lambda group, name: metric_number(
+        _with_clean(group[name]), "fine_tuned_accuracy"
+    ),
+    "failed": _equal,
+}
+_USES_CAPTION = (
+    "Test accuracy at the last epoch; at the epoch with the highest accuracy on the clean images; "
+    f"after {FINE_TUNING_STEPS} further steps on the clean images (SGD, rate "
+    f"{FINE_TUNING_RATE:g}). Failed: runs whose weight net ended with equal weights."
+)
 
 
 def summary_table(groups: Groups) -> Table:
@@ -144,15 +192,11 @@ def summary_table(groups: Groups) -> Table:
     group = as_planned(EXPERIMENT, groups[setting], "vnet_input", "log_loss")
     most = max((len(own) for own in group.values()), default=0)
     group = {name: own for name, own in group.items() if 2 * len(own) >= most}
-    runs = labelled(EXPERIMENT, (record for own in group.values() for record in own))
-    rows = []
-    for name, own in group.items():
-        gain = number(measured(difference(EXPERIMENT, runs, name, _PLAIN)), signed=True)
-        rows.append((name, str(len(own)), gain, *_uses(own), _equal(own)))
-    return interval_table(
+    return table_of_runs(
         f"Label noise: {setting[0]}, {setting[1]} images",
-        ("method", "runs", f"− {_PLAIN.lower()}", *_USES, "failed"),
-        rows,
+        (),
+        {(): group},
+        {**_RUNS, f"− {_PLAIN.lower()}": _minus(_PLAIN), **_USES},
         f"{_USES_CAPTION} − {_PLAIN.lower()}: difference at the last epoch between runs of the "
         "same seed.",
     )
@@ -160,105 +204,44 @@ def summary_table(groups: Groups) -> Table:
 
 def difference_table(groups: Groups) -> Table:
     """Accuracy minus plain training's, and minus the exact hypergradient's, seed by seed."""
-    rows = []
-    for setting, group in groups.items():
-        runs = labelled(EXPERIMENT, (record for own in group.values() for record in own))
-        for name, own in group.items():
-            found = (difference(EXPERIMENT, runs, name, other) for other in (_PLAIN, _EXACT))
-            cells = (number(measured(values), signed=True) for values in found)
-            rows.append((*setting, name, str(len(own)), *cells))
-    return interval_table(
+    return table_of_runs(
         "Label noise: differences between methods, in points of accuracy",
-        ("data", "noise", "method", "runs", f"− {_PLAIN.lower()}", f"− {_EXACT}"),
-        rows,
+        _PLACES,
+        groups,
+        {**_RUNS, f"− {_PLAIN.lower()}": _minus(_PLAIN), f"− {_EXACT}": _minus(_EXACT)},
         "Mean over seeds of the difference between runs of the same seed, which have the same "
         "data, the same wrong labels and the same start; last epoch.",
     )
 
 
-def stopped_accuracy(run: RunRecord) -> float:
-    """Test accuracy at the first epoch with the highest accuracy on the clean images."""
-    return max(run.epochs, key=lambda row: row["meta_accuracy"])["accuracy"]
-
-
 def clean_images_table(groups: Groups) -> Table:
     """Every method beside the simplest uses of the same clean images."""
-    rows = [
-        (*setting, name, str(len(runs)), *_uses(runs), _equal(runs))
+    kept = {
+        setting: {name: runs for name, own in group.items() if (runs := _with_clean(own))}
         for setting, group in groups.items()
-        for name, own in group.items()
-        if (runs := [run for run in own if "meta_accuracy" in run.final])
-    ]
-    return interval_table(
-        "Label noise: what else the clean images are good for",
-        ("data", "noise", "method", "runs", *_USES, "failed"),
-        rows,
-        _USES_CAPTION,
-    )
-
-
-_USES = ("last %", "stopped %", "fine-tuned %")
-_USES_CAPTION = (
-    "Test accuracy at the last epoch; at the epoch with the highest accuracy on the clean images; "
-    f"after {FINE_TUNING_STEPS} further steps on the clean images (SGD, rate "
-    f"{FINE_TUNING_RATE:g}). Failed: runs whose weight net ended with equal weights."
-)
-
-
-def _uses(own: Sequence[RunRecord]) -> tuple[Number | str, ...]:
-    """Accuracy at the last epoch; stopped by the clean images; fine-tuned on them."""
-    runs = [run for run in own if "meta_accuracy" in run.final]
-    stopped = number(measured(map(stopped_accuracy, runs)))
-    return metric_number(own, "accuracy"), stopped, metric_number(runs, "fine_tuned_accuracy")
-
-
-def _by_clean_images(records: Sequence[RunRecord]) -> dict[str, dict[float, list[float]]]:
-    """Accuracies on MNIST of the planned settings by number of clean images, for each method and
-    each simple use of the clean images, on the seeds that all its numbers have; empty unless there
-    are several numbers."""
-    found: dict[str, dict[float, dict[int, float]]] = {}
-    for run in records:
-        config = run.config
-        if config["dataset"] != "mnist" or EXPERIMENT.differences(config):
-            continue
-        values = {EXPERIMENT.label(config): run.final["accuracy"]}
-        if run.method == EXPERIMENT.baseline and "meta_accuracy" in run.final:
-            values |= {
-                f"{_PLAIN}, stopped": stopped_accuracy(run),
-                f"{_PLAIN}, fine-tuned": run.final["fine_tuned_accuracy"],
-            }
-        for name, value in values.items():
-            found.setdefault(name, {}).setdefault(config["meta_size"], {})[run.seed] = value
-    several = {name: sizes for name, sizes in sorted(found.items()) if len(sizes) > 1}
-    common = {name: set.intersection(*map(set, sizes.values())) for name, sizes in several.items()}
-    return {
-        name: {size: [by_seed[s] for s in sorted(common[name])] for size, by_seed in sizes.items()}
-        for name, sizes in several.items()
-        if common[name]
     }
+    title = "Label noise: what else the clean images are good for"
+    return table_of_runs(title, _PLACES, kept, {**_RUNS, **_USES}, _USES_CAPTION)
 
 
-def _equal(runs: Sequence[RunRecord]) -> str:
-    """How many of the runs have learned equal weights."""
-    learned = [run.final for run in runs if "meta_loss" in run.final]
-    alike = [f for f in learned if abs(f["weight_right"] - f["weight_wrong"]) < _ALIKE]
-    return f"{len(alike)} of {len(learned)}" if learned else "–"
-
-
-def _weights_table(groups: Groups) -> Table:
+def weights_table(groups: Groups) -> Table:
     """Last and best epoch, and whether the weight net has learned anything."""
-    columns = {"weight_right": "weight, right labels", "weight_wrong": "weight, wrong labels",
-               "moved": "weight net moved"}  # fmt: skip
-    rows = []
-    for setting, group in groups.items():
-        for name, runs in group.items():
-            last, best = (metric_number(runs, "accuracy", source=s) for s in ("final", "best"))
-            learned = (metric_number(runs, column, digits=3) for column in columns)
-            rows.append((*setting, name, last, best, *learned, _equal(runs)))
-    return interval_table(
+
+    def final(metric: str) -> Column:
+        return lambda group, name: metric_number(group[name], metric, digits=3)
+
+    return table_of_runs(
         "Label noise: last and best epoch, and what the weight net has learned",
-        ("data", "noise", "method", "last %", "best %", *columns.values(), "equal weights"),
-        rows,
+        _PLACES,
+        groups,
+        {
+            "last %": _USES["last %"],
+            "best %": lambda group, name: metric_number(group[name], "accuracy", source="best"),
+            "weight, right labels": final("weight_right"),
+            "weight, wrong labels": final("weight_wrong"),
+            "weight net moved": final("moved"),
+            "equal weights": _equal,
+        },
         "Best: the epoch with the highest test accuracy, an oracle choice: it needs test labels. "
         "Weights: relative, mean over the last epoch. Moved: Euclidean distance of the weight "
         "net's parameters from their start. Equal weights: runs whose weight net ended constant "
@@ -266,13 +249,43 @@ def _weights_table(groups: Groups) -> Table:
     )
 
 
-def _figures(setting: Setting, group: Group, folder: Path) -> list[Figure]:
+def _by_clean_images(records: Sequence[RunRecord]) -> dict[str, dict[float, list[float]]]:
+    """Accuracies on MNIST of the planned settings by number of clean images, for each method and
+    each simple use of the clean images, on the seeds that all its numbers have; empty unless there
+    are several numbers."""
+    rows = []
+    for run in records:
+        config = run.config
+        if config["dataset"] != "mnist" or EXPERIMENT.differences(config):
+            continue
+        values = {EXPERIMENT.label(config): run.final["accuracy"]}
+        if run.method == EXPERIMENT.baseline and "meta_accuracy" in run.final:
+            values[f"{_PLAIN}, stopped"] = stopped_accuracy(run)
+            values[f"{_PLAIN}, fine-tuned"] = run.final["fine_tuned_accuracy"]
+        rows += [(name, config["meta_size"], run.seed, value) for name, value in values.items()]
+    found = pd.DataFrame(rows, columns=["name", "size", "seed", "accuracy"])
+    lines = {}
+    for name, own in found.groupby("name"):
+        table = own.pivot_table("accuracy", "seed", "size").dropna()
+        if len(table.columns) > 1 and len(table):
+            lines[str(name)] = {size: values.tolist() for size, values in table.items()}
+    return lines
+
+
+def _figures(setting: Setting, group: Group, folder: Path) -> Iterator[Figure]:
     """The figures of one data set with one noise, into ``folder``."""
+    where, ending = f"{setting[0]}, noise {setting[1]}", "-".join(setting)
+    ending = ending.replace(",", "").replace(" ", "-")
     weighted = {name: runs for name, runs in group.items() if "weight_end" in runs[0].curves}
     learned = {name: runs for name, runs in weighted.items() if "meta_loss" in runs[0].final}
-    plain = group.get(_PLAIN, [])
+
+    def saved(fig: Any, stem: str, shows: str, layout: str) -> Figure:
+        caption = f"{shows}. {where}."
+        alt = f"{caption} Drawn as {layout}."
+        return save_figure(fig, folder, f"{stem}-{ending}", alt, caption)
 
     def accuracy(axis: Any, runs: Sequence[RunRecord]) -> None:
+        plain = group.get(_PLAIN, [])
         for own, style, label in ((plain, _PALE, _PLAIN.lower()), (runs, _DARK, "method")):
             if own:
                 draw_runs(axis, own, "accuracy", style, label)
@@ -288,17 +301,29 @@ def _figures(setting: Setting, group: Group, folder: Path) -> list[Figure]:
          "Relative weights of samples with right and with wrong labels in the last epoch as shares "
          "of these samples, all seeds together (the last bin holds all larger ones)"),
     ]  # fmt: skip
-    figures = [_panels(setting, runs, folder, *how) for runs, *how in shown if runs]
+    for runs, stem, draw, labels, shows in shown:
+        if runs:
+            with figure_style():
+                fig, axes = panels(list(runs))
+                for axis, own in zip(axes, runs.values(), strict=True):
+                    draw(axis, own)
+                    axis.set(xlabel=labels[0], ylabel=labels[1])
+                    axis.label_outer()
+                legend_below(fig, axes[-1])
+                yield saved(fig, stem, shows, f"a panel for each of {', '.join(runs)}")
     if moved := as_planned(EXPERIMENT, learned):
-        figures.append(_movement(setting, moved, folder))
+        with figure_style():
+            shows = (
+                "Left: norm of the hypergradient that the weight net's optimiser is given, mean "
+                "over the epoch. Right: distance of the weight net from its start. Every run "
+                "(thin) and their median; other settings than the planned ones are in the tables"
+            )
+            yield saved(_movement(moved), "movement", shows, f"lines for {', '.join(moved)}")
     compared = as_planned(EXPERIMENT, group, "estimator.num_candidates")
     compared = {name: runs for name, runs in compared.items() if runs[0].method in _COMPARED}
     if learned and compared:
-        stem, where = _stem("seconds", setting), f"{setting[0]}, noise {setting[1]}"
-        figures.append(
-            metric_against_seconds(compared, "accuracy", "test accuracy (%)", folder, stem, where)
-        )
-    return figures
+        label, stem = "test accuracy (%)", f"seconds-{ending}"
+        yield metric_against_seconds(compared, "accuracy", label, folder, stem, where)
 
 
 def _functions(axis: Any, runs: Sequence[RunRecord]) -> None:
@@ -320,49 +345,13 @@ def _histograms(axis: Any, runs: Sequence[RunRecord]) -> None:
     axis.set_ylim(0, 1)
 
 
-def _panels(
-    setting: Setting,
-    group: Group,
-    folder: Path,
-    stem: str,
-    draw: Callable[[Any, Sequence[RunRecord]], None],
-    labels: tuple[str, str],
-    shows: str,
-) -> Figure:
-    """A panel for each method."""
-    with figure_style():
-        fig, axes = panels(list(group))
-        for axis, runs in zip(axes, group.values(), strict=True):
-            draw(axis, runs)
-            axis.set(xlabel=labels[0], ylabel=labels[1])
-            axis.label_outer()
-        legend_below(fig, axes[-1])
-        return _save(fig, setting, folder, stem, shows, f"a panel for each of {', '.join(group)}")
-
-
-def _movement(setting: Setting, group: Group, folder: Path) -> Figure:
+def _movement(group: Group) -> Any:
     """Norm of the hypergradient and distance of the weight net, a style per method."""
     quantities = {"hypergradient_norm": "hypergradient norm", "moved": "distance moved"}
-    with figure_style():
-        fig, axes = new_figure(columns=2)
-        for axis, (metric, label) in zip(axes, quantities.items(), strict=True):
-            for style, (name, runs) in zip(series_styles(len(group)), group.items(), strict=True):
-                draw_runs(axis, runs, metric, style, name)
-            axis.set(xlabel="epoch", ylabel=label, yscale="log")
-        legend_below(fig, axes[0])
-        shows = (
-            "Left: norm of the hypergradient that the weight net's optimiser is given, mean over "
-            "the epoch. Right: distance of the weight net from its start. Every run (thin) and "
-            "their median; other settings than the planned ones are in the tables"
-        )
-        return _save(fig, setting, folder, "movement", shows, f"lines for {', '.join(group)}")
-
-
-def _stem(name: str, setting: Setting) -> str:
-    return "-".join((name, *setting)).replace(",", "").replace(" ", "-")
-
-
-def _save(fig: Any, setting: Setting, folder: Path, stem: str, shows: str, layout: str) -> Figure:
-    caption = f"{shows}. {setting[0]}, noise {setting[1]}."
-    alt = f"{caption} Drawn as {layout}."
-    return save_figure(fig, folder, _stem(stem, setting), alt=alt, caption=caption)
+    fig, axes = new_figure(columns=2)
+    for axis, (metric, label) in zip(axes, quantities.items(), strict=True):
+        for style, (name, runs) in zip(series_styles(len(group)), group.items(), strict=True):
+            draw_runs(axis, runs, metric, style, name)
+        axis.set(xlabel="epoch", ylabel=label, yscale="log")
+    legend_below(fig, axes[0])
+    return fig

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from common.training import (
     new_generator,
 )
 from metaweightnet.config import Config
-from metaweightnet.data import Batch, Crops, Split, draw_crops, load_splits
+from metaweightnet.data import Batch, Split, draw_crops, load_splits
 from metaweightnet.models import ResNet, VNet
 from metaweightnet.monitor import Monitor, weight_curve
 
@@ -35,6 +36,11 @@ def normalised(weights: Tensor) -> Tensor:
     """weights / sum(weights), so that they sum to one; unchanged if the sum is 0."""
     total = weights.sum()
     return weights / torch.where(total == 0, 1.0, total)
+
+
+def cross_entropies(scores: Tensor, batch: Batch) -> Tensor:
+    """The loss of every sample, (N,), by its class scores (N, classes)."""
+    return F.cross_entropy(scores, batch.labels, reduction="none")
 
 
 class MetaWeightProblem:
@@ -70,7 +76,7 @@ class MetaWeightProblem:
         """The cross-entropy of every sample, (N,)."""
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         scores = functional_call(self.network, (dict(params), buffers), (batch.images,))
-        return F.cross_entropy(scores, batch.labels, reduction="none")
+        return cross_entropies(scores, batch)
 
     def weighted(self, losses: Tensor, hyper: Tensors, batch: Batch) -> Tensor:
         """sum_i w_i l_i of losses (N,)."""
@@ -91,15 +97,14 @@ class Learner:
         self.config = config
         network = ResNet(config.depth, config.width, config.num_classes)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = sgd(
-            self.network, config.learning_rate, config.momentum, config.weight_decay
-        )
+        rate, momentum, decay = config.learning_rate, config.momentum, config.weight_decay
+        self.optimizer = sgd(self.network, rate, momentum, decay)
         self.vnet = VNet(config.meta_hidden, config.log_loss).to(device)
         self.weighs = config.method not in ("plain", "clean_only")
         self.problem = MetaWeightProblem(self.network, self.vnet)
         self.meta = None
-        self.state: dict[str, Part] = {"network": self.network, "optimizer": self.optimizer}
-        self.state["vnet"] = self.vnet
+        parts = {"network": self.network, "optimizer": self.optimizer, "vnet": self.vnet}
+        self.state: dict[str, Part] = dict(parts)
         if (estimator := config.make_estimator(self.learning_rate)) is not None:
             rate, decay = config.meta_learning_rate, config.meta_weight_decay
             if config.meta_optimizer == "sgd":
@@ -127,7 +132,7 @@ class Learner:
         """A meta step, then a base step with the new weights; their metrics, and the weights
         relative to plain training's, (N,)."""
         metrics = {}
-        if self.meta is not None and meta_batch is not None and self.meta.due():
+        if meta_batch is not None and self.meta.due():
             metrics = self.meta_step(batch, meta_batch)
         metrics["train_loss"], relative_weights = self.base_step(batch)
         return metrics, relative_weights
@@ -140,7 +145,6 @@ class Learner:
         held (``MetaWeightProblem``). It multiplies the hypergradient and not the learning rate,
         which weight decay depends on.
         """
-        assert self.meta is not None
         method, factor, params = self.config.method, 1.0, dict(self.network.named_parameters())
         if self.config.vnet_input == "model" or method in _ALWAYS_HELD:
             batch = self.problem.held(params, batch)
@@ -155,7 +159,7 @@ class Learner:
 
         Returns the loss and the weights relative to plain training's, (N,).
         """
-        losses = F.cross_entropy(self.network(batch.images), batch.labels, reduction="none")
+        losses = cross_entropies(self.network(batch.images), batch)
         weights = torch.full_like(losses, 1 / len(losses))
         if self.weighs:
             weights = normalised(self.vnet(losses.detach())).detach()
@@ -178,22 +182,17 @@ class MetaWeightTask(Task):
     tested on clean ones."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        splits = load_splits(config, device)
-        self.train, self.meta, self.test = splits.train, splits.meta, splits.test
-        self.checksums: Mapping[str, str] = splits.checksums
+        splits, self.checksums = load_splits(config, device)
+        self.train, self.meta, self.test = (splits[name] for name in ("train", "meta", "test"))
         self.config, self.device = config, device
         self.learner = Learner(config, device)
         self.first_curve = weight_curve(self.learner.vnet)
         self.monitor = Monitor().to(device)
-
-        stream = partial(new_generator, config.seed)
+        stream, size = partial(new_generator, config.seed), config.batch_size
         self.crops, self.meta_crops = stream("crops"), stream("meta crops")
-        self.train_batches = EpochBatches(
-            len(self.train.labels), config.batch_size, stream("training batches"), device
-        )
-        self.meta_batches = EndlessBatches(
-            len(self.meta.labels), config.batch_size, stream("meta batches"), device
-        )
+        counts = len(self.train.labels), len(self.meta.labels)
+        self.train_batches = EpochBatches(counts[0], size, stream("training batches"), device)
+        self.meta_batches = EndlessBatches(counts[1], size, stream("meta batches"), device)
         self.steps_per_epoch = len(self.train_batches)
         self.state: Mapping[str, Part] = {
             **self.learner.state,
@@ -207,33 +206,29 @@ class MetaWeightTask(Task):
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         self.learner.begin_epoch(epoch)
         self.monitor.clear()
+        learns, clean_only = self.learner.meta is not None, self.config.method == "clean_only"
         # Everything from the host is moved before the first step.
-        noisy = list(self.train_batches.epoch())
-        crops = self.draw_crops(noisy, self.crops)
-        if self.learner.meta is not None or self.config.method == "clean_only":
-            clean = [self.meta_batches.next() for _ in noisy]
-            clean_crops = self.draw_crops(clean, self.meta_crops)
-        split = self.train
-        if self.config.method == "clean_only":
-            split, noisy, crops = self.meta, clean, clean_crops
-        for step, index in enumerate(noisy):
-            meta_batch = None
-            if self.learner.meta is not None:
-                meta_batch = self.meta.batch(clean[step], clean_crops[step])
-            metrics, relative_weights = self.learner.step(
-                split.batch(index, crops[step]), meta_batch
-            )
+        indices = list(self.train_batches.epoch())
+        clean = [self.meta_batches.next() for _ in indices] if learns or clean_only else []
+        split, stream = self.train, self.crops
+        if clean_only:
+            split, stream, indices = self.meta, self.meta_crops, clean
+        batches = self.batches(split, indices, stream)
+        meta_batches = self.batches(self.meta, clean, self.meta_crops) if learns else repeat(None)
+        for index, batch, meta_batch in zip(indices, batches, meta_batches, strict=False):
+            metrics, relative_weights = self.learner.step(batch, meta_batch)
             self.monitor.add(metrics, relative_weights, split.wrong[index])
             yield metrics
 
-    def draw_crops(
-        self, batches: list[Tensor], generator: torch.Generator
-    ) -> list[Crops] | list[None]:
-        """The crops of an epoch's batches; None for each if there is no augmentation."""
+    def batches(
+        self, split: Split, indices: list[Tensor], stream: torch.Generator
+    ) -> Iterator[Batch]:
+        """An epoch's batches, with crops from the stream if there is augmentation."""
         if not self.config.augment:
-            return [None] * len(batches)
-        count, side = sum(map(len, batches)), self.train.images.shape[1]
-        return draw_crops(count, side, generator, self.device).split([len(b) for b in batches])
+            return map(split.batch, indices)
+        sizes = [len(index) for index in indices]
+        crops = draw_crops(sum(sizes), split.images.shape[1], stream, self.device)
+        return map(split.batch, indices, crops.split(sizes, dim=1))
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Accuracies in percent, the epoch's means, and how far the weight net has moved.
@@ -262,7 +257,7 @@ class MetaWeightTask(Task):
         for _ in range(FINE_TUNING_STEPS):
             batch = self.meta.batch(batches.next())
             optimizer.zero_grad()
-            F.cross_entropy(network(batch.images), batch.labels).backward()
+            cross_entropies(network(batch.images), batch).mean().backward()
             optimizer.step()
         return network
 
@@ -286,12 +281,10 @@ class MetaWeightTask(Task):
 
     def measure_cost(self) -> Cost:
         self.learner.network.train()
-        size = self.config.batch_size
-        index = torch.arange(min(size, len(self.train.labels)), device=self.device)
-        meta_index = torch.arange(min(size, len(self.meta.labels)), device=self.device)
+        first, learns = torch.arange(self.config.batch_size, device=self.device), self.learner.meta
 
         def step() -> None:
-            meta_batch = self.meta.batch(meta_index) if self.learner.meta is not None else None
-            self.learner.step(self.train.batch(index), meta_batch)
+            meta_batch = self.meta.batch(first[: len(self.meta.labels)]) if learns else None
+            self.learner.step(self.train.batch(first[: len(self.train.labels)]), meta_batch)
 
         return measure(step, self.device, repeats=10)

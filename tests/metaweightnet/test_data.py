@@ -1,27 +1,33 @@
-"""Splits, label noise and batches: against their definitions, and what bad data is answered."""
+"""Splits, label noise and batches: against their definitions."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from common.datasets import Cifar100, ImageDataset
+from metaweightnet import data as data_module
 from metaweightnet.config import Config
 from metaweightnet.data import (
     MEAN,
     STD,
-    Crops,
     Split,
+    draw_labels,
     like_cifar,
-    make_splits,
+    load_splits,
+    noise_matrix,
+    noisy_labels,
+    released_flip_pairs,
     shrunk,
     split_indices,
     superclasses,
 )
-from metaweightnet.noise import draw_labels, noise_matrix, noisy_labels, released_flip_pairs
 
+CPU = torch.device("cpu")
 LABELS = torch.randint(10, (50_000,), generator=torch.Generator().manual_seed(3))
+SUPERCLASS = torch.arange(100) % 20
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -38,15 +44,24 @@ def test_the_meta_set_is_balanced_drawn_from_the_seed_and_no_part_of_the_trainin
 
 
 @pytest.mark.parametrize(
-    ("kind", "level", "values"), [("flip_two", 0.4, [0.2, 0.2, 0.6]), ("flip_one", 0.3, [0.3, 0.7])]
+    ("kind", "level", "rows"),
+    [
+        ("flip_two", 0.4, [0.2, 0.2, 0.6]),
+        ("flip_one", 0.3, [0.3, 0.7]),
+        ("uniform", 0.4, [0.004] * 99 + [0.604]),
+        ("hierarchical", 0.4, [0.1] * 4 + [0.6]),
+    ],
 )
-def test_flips_share_the_noise_among_other_classes(kind, level, values):
-    matrix = noise_matrix(kind, level, 10, generator())
-    torch.testing.assert_close(matrix.diagonal(), torch.full((10,), 1 - level).double())
+def test_noise_is_shared_among_other_classes(kind, level, rows):
+    matrix = noise_matrix(kind, level, 100, generator(), SUPERCLASS)
     for row in matrix:
-        assert row[row > 0].sort()[0].tolist() == pytest.approx(values)
-    targets = {tuple(torch.nonzero(row == values[0]).flatten().tolist()) for row in matrix}
-    assert len(targets) > 5  # drawn for each class
+        assert row[row > 0].sort()[0].tolist() == pytest.approx(rows)
+    assert matrix.diagonal().tolist() == pytest.approx([rows[-1]] * 100)
+    targets = [row.nonzero().flatten() for row in matrix]
+    if kind == "hierarchical":
+        assert all((SUPERCLASS[t] == SUPERCLASS[i]).all() for i, t in enumerate(targets))
+    elif kind != "uniform":  # drawn for each class
+        assert len({(row > 0).nonzero().flatten().sum().item() for row in matrix}) > 30
 
 
 def test_the_released_flip_pairs_are_those_of_the_published_runs():
@@ -59,21 +74,6 @@ def test_the_released_flip_pairs_are_those_of_the_published_runs():
         assert torch.equal(reached, expected)
 
 
-def test_uniform_mixes_with_the_uniform_distribution():
-    matrix = noise_matrix("uniform", 0.4, 10, generator())
-    expected = np.full((10, 10), 0.04) + 0.6 * np.eye(10)
-    np.testing.assert_allclose(matrix.numpy(), expected, rtol=1e-12)
-
-
-def test_hierarchical_stays_within_the_superclass():
-    superclass = torch.randperm(100, generator=generator(1)) % 20
-    matrix = noise_matrix("hierarchical", 0.4, 100, generator(), superclass)
-    for i in range(100):
-        for j in range(100):
-            same = superclass[i] == superclass[j]
-            assert matrix[i, j] == pytest.approx(0.6 if i == j else 0.1 if same else 0.0)
-
-
 def test_labels_are_drawn_from_the_rows():
     matrix = noise_matrix("flip", 0.4, 10, generator())
     drawn = draw_labels(LABELS, matrix, generator(5))
@@ -82,49 +82,42 @@ def test_labels_are_drawn_from_the_rows():
         # Five standard errors of a share of about 5,000 samples.
         assert (counts / counts.sum() - matrix[i]).abs().max() < 5 * (0.25 / 4800) ** 0.5
         assert counts[matrix[i] == 0].sum() == 0
-    assert torch.equal(drawn, draw_labels(LABELS, matrix, generator(5)))
     assert torch.equal(LABELS, draw_labels(LABELS, torch.eye(10).double(), generator()))
 
 
 def test_superclasses_are_read_from_the_samples(images):
-    coarse_of = torch.randperm(10, generator=generator()) // 5
-    fields = {name: getattr(images, name) for name in images.__dataclass_fields__}
-    cifar = Cifar100(
-        **fields,
-        coarse_names=("x", "y"),
-        train_coarse_labels=coarse_of[images.train_labels],
-        test_coarse_labels=coarse_of[images.test_labels],
-    )
-    assert torch.equal(superclasses(cifar), coarse_of)
+    coarse = torch.randperm(10, generator=generator()) // 5
+    own = {"train_coarse_labels": coarse[images.train_labels], "coarse_names": ("x", "y")}
+    cifar = Cifar100(**vars(images), **own, test_coarse_labels=coarse[images.test_labels])
+    assert torch.equal(superclasses(cifar), coarse)
     assert superclasses(images) is None
 
 
 def test_only_training_labels_are_noisy(images, small):
     config = small(noise_level=0.5, image_size=32)
-    splits = make_splits(config, images, torch.device("cpu"))
-    assert 15 < splits.train.wrong.sum() < 45
-    assert not splits.meta.wrong.any()
-    assert torch.equal(splits.test.images, images.test_images)
+    splits, checksums = load_splits(config, CPU)
+    assert 15 < splits["train"].wrong.sum() < 45
+    assert not splits["meta"].wrong.any()
+    assert torch.equal(splits["test"].images, images.test_images)
     names = {"indices of the training images", "indices of the meta images", "noisy labels"}
-    assert names < set(splits.checksums)
-    other = make_splits(replace(config, seed=9), images, torch.device("cpu"))
-    assert all(splits.checksums[n] != other.checksums[n] for n in names)
-    again = make_splits(config, images, torch.device("cpu"))
-    assert again.checksums == splits.checksums
+    other = load_splits(replace(config, seed=9), CPU)[1]
+    assert all(checksums[n] != other[n] for n in names)
+    assert load_splits(config, CPU)[1] == checksums
 
 
-def test_peoples_labels_are_taken_for_the_same_images(images, small):
+def test_peoples_labels_are_taken_for_the_same_images(images, small, monkeypatch):
     human = (images.train_labels + torch.arange(100) % 2) % 10
-    splits = make_splits(small(noise="human"), images, torch.device("cpu"), human)
+    found = SimpleNamespace(labels={"worse": human})
+    monkeypatch.setattr(data_module, "load_cifar10n", lambda folder, clean: found)
+    split = load_splits(small(noise="human"), CPU)[0]["train"]
     train, _ = split_indices(images.train_labels, small(noise="human"))
-    assert torch.equal(splits.train.labels, human[train])
-    assert torch.equal(splits.train.wrong, train % 2 == 1)
+    assert torch.equal(split.labels, human[train])
+    assert torch.equal(split.wrong, train % 2 == 1)
 
 
 def test_mnist_takes_cifars_format():
-    g = generator()
-    digits = torch.randint(256, (60_000, 28, 28), dtype=torch.uint8, generator=g)
-    labels = torch.arange(60_000) % 10
+    digits = torch.randint(256, (50_100, 28, 28), dtype=torch.uint8, generator=generator())
+    labels = torch.arange(50_100) % 10
     mnist = ImageDataset("mnist", tuple("0123456789"), digits, labels, digits[:50], labels[:50],
                          {"train_images": "00"}, "memory")  # fmt: skip
     made = like_cifar(mnist)
@@ -139,28 +132,19 @@ def test_mnist_takes_cifars_format():
 def test_batches_are_padded_by_reflection_cropped_and_mirrored(images):
     split = Split(images.train_images, images.train_labels, images.train_labels < 0)
     index = torch.tensor([3, 50, 7, 99])
-    mirrored = torch.tensor([False, True, True, False])
-    crops = Crops(torch.tensor([0, 8, 4, 1]), torch.tensor([8, 0, 4, 3]), mirrored)
+    crops = torch.tensor([[0, 8, 4, 1], [8, 0, 4, 3], [0, 1, 1, 0]])
     batch, labels, _ = split.batch(index, crops)
-    assert batch.shape == (4, 3, 32, 32)
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(labels, images.train_labels[index])
-    for n in range(4):
+    for n, (row, column, mirrored) in enumerate(crops.T.tolist()):
         image = images.train_images[index[n]].numpy()
         padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
-        row, column = int(crops.rows[n]), int(crops.columns[n])
-        expected = padded[row : row + 32, column : column + 32]
-        if crops.mirrored[n]:
-            expected = expected[:, ::-1]
+        expected = padded[row : row + 32, column : column + 32, :]
+        expected = expected[:, ::-1] if mirrored else expected
         expected = (expected - np.array(MEAN)) / np.array(STD)
         np.testing.assert_allclose(batch[n].permute(1, 2, 0).numpy(), expected, atol=1e-5)
-
-
-def test_without_crops_a_batch_is_the_images_as_they_are(images):
-    split = Split(images.train_images, images.train_labels, images.train_labels < 0)
-    index, centre = torch.arange(5), torch.full((5,), 4)
-    cropped = split.batch(index, Crops(centre, centre, torch.zeros(5, dtype=torch.bool)))
-    assert torch.equal(split.batch(index)[0], cropped[0])
+    centre = torch.tensor([[4], [4], [0]]).expand(3, 4)
+    assert torch.equal(split.batch(index).images, split.batch(index, centre).images)
 
 
 def test_smaller_images_are_means_over_pixels(images):

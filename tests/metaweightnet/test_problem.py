@@ -171,7 +171,7 @@ def test_weights_sum_to_one_and_a_sum_of_zero_leaves_them_as_they_are(setting):
 
 def test_the_meta_step_needs_no_more_memory_than_a_training_step():
     torch.manual_seed(0)
-    network, vnet = ResNet(20), VNet()
+    network, vnet = ResNet(8), VNet()
     batch = Batch(torch.randn(32, 3, 16, 16), torch.randint(10, (32,)))
     problem = MetaWeightProblem(network, vnet)
     params, hyper = dict(network.named_parameters()), dict(vnet.named_parameters())
@@ -187,6 +187,6 @@ def test_the_meta_step_needs_no_more_memory_than_a_training_step():
     allowance = 4 * sum(p.numel() * p.element_size() for p in params.values())
     base, two = peak(plain), meta(EvoGrad(2))
     assert two <= 1.05 * base + allowance
-    assert meta(EvoGrad(16)) <= 1.01 * two
+    assert meta(EvoGrad(6)) <= 1.01 * two
     assert meta(T1T2Forward(ETA)) <= 1.05 * base + allowance
     assert meta(T1T2(ETA)) > 2 * base
