@@ -38,8 +38,8 @@ def crop_boxes(draws: Tensor, height: int, width: int, scale: tuple[float, float
     """
     tries = draws[:, : 4 * TRIES].double().view(-1, TRIES, 4)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
-    ratio = torch.exp(low + (high - low) * tries[..., 1])
+    least, most = math.log(RATIO[0]), math.log(RATIO[1])
+    ratio = torch.exp(least + (most - least) * tries[..., 1])
     w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (w > 0) & (h > 0) & (w <= width) & (h <= height)
     left = (tries[..., 2] * (width - w + 1)).floor()
@@ -47,15 +47,10 @@ def crop_boxes(draws: Tensor, height: int, width: int, scale: tuple[float, float
     boxes = torch.stack([left, top, left + w, top + h], -1)
     first = fits.byte().argmax(1)
     chosen = boxes[torch.arange(len(boxes)), first]
-    central = _central_box(height, width).to(chosen.dtype)
+    wide, high = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    x, y = (width - wide) // 2, (height - high) // 2
+    central = torch.tensor([x, y, x + wide, y + high], dtype=chosen.dtype)
     return torch.where(fits.any(1, keepdim=True), chosen, central).long()
-
-
-def _central_box(height: int, width: int) -> Tensor:
-    w = min(width, round(height * RATIO[1]))
-    h = min(height, round(width / RATIO[0]))
-    left, top = (width - w) // 2, (height - h) // 2
-    return torch.tensor([left, top, left + w, top + h])
 
 
 def crop(images: Tensor, boxes: Tensor) -> Tensor:
@@ -66,14 +61,9 @@ def crop(images: Tensor, boxes: Tensor) -> Tensor:
     side = images.shape[-1]
     left, top, right, bottom = (boxes.to(images.dtype) / side).unbind(1)
     zero = torch.zeros_like(left)
-    matrix = torch.stack(
-        [
-            torch.stack([right - left, zero, left + right - 1], 1),
-            torch.stack([zero, bottom - top, top + bottom - 1], 1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    x = torch.stack([right - left, zero, left + right - 1], 1)
+    y = torch.stack([zero, bottom - top, top + bottom - 1], 1)
+    grid = F.affine_grid(torch.stack([x, y], 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

@@ -5,7 +5,6 @@ photographs in a folder of the user's, read by ``folders``, as are the user's ow
 are numbered class after class.
 """
 
-import functools
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,8 +44,8 @@ class TensorImages:
     """Images kept on the device as uint8 (N, C, S, S), C = 1 (grey) or 3."""
 
     def __init__(self, images: np.ndarray, image_size: int, device: torch.device) -> None:
-        """images: uint8 (N, s, s, C), resized to image_size if s differs."""
-        pixels = torch.tensor(images).permute(0, 3, 1, 2)
+        """images: uint8 (..., s, s, C), resized to image_size if s differs."""
+        pixels = torch.tensor(images).flatten(0, -4).permute(0, 3, 1, 2)
         if image_size != pixels.shape[-1]:
             size = (image_size, image_size)
             pixels = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
@@ -73,7 +72,7 @@ class FileImages:
         self, paths: Sequence[Path], image_size: int, device: torch.device, workers: int
     ) -> None:
         self.paths, self.image_size, self.device = paths, image_size, device
-        self._map = _threads(workers).map if workers else map
+        self._map = ThreadPoolExecutor(workers, "images").map if workers else map
 
     def read(self, index: Tensor, draws: Tensor | None) -> Tensor:
         """As ``TensorImages.read``."""
@@ -82,12 +81,6 @@ class FileImages:
         images = self._map(read_image, paths, itertools.repeat(self.image_size), each)
         pixels = torch.from_numpy(np.stack([*images]))
         return pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-
-
-@functools.cache
-def _threads(workers: int) -> ThreadPoolExecutor:
-    """Shared by all domains of a run."""
-    return ThreadPoolExecutor(workers, "images")
 
 
 def read_image(path: Path, side: int, draws: Tensor | None) -> np.ndarray:
@@ -149,15 +142,15 @@ def open_domain(
     data_dir: the folder of the photographs. workers: threads that read these, 0 for none. Raises
     UserError if the data are missing or damaged: every photograph is read once.
     """
+    images: TensorImages | FileImages
     if benchmark == "embedded":
         domain = embedded.load(name)
-        pixels = domain.split(split)
-        names, sizes = domain.classes[split], (pixels.shape[1],) * len(pixels)
-        kept = TensorImages(pixels.reshape(-1, *pixels.shape[2:]), image_size, device)
-        return DomainSplit(name, split, names, sizes, kept, name not in LETTERS, domain.checksum)
-    classes = read_lists(data_dir, name)[split]
-    files = FileImages(
-        [file for own in classes.values() for file in own], image_size, device, workers
-    )
-    sizes, checksum = tuple(map(len, classes.values())), checked_images(name, classes, workers)
-    return DomainSplit(name, split, tuple(classes), sizes, files, True, checksum)
+        pixels, names, checksum = domain.split(split), domain.classes[split], domain.checksum
+        images, sizes = TensorImages(pixels, image_size, device), (pixels.shape[1],) * len(pixels)
+    else:
+        classes = read_lists(data_dir, name)[split]
+        names, sizes = tuple(classes), tuple(map(len, classes.values()))
+        files = [file for own in classes.values() for file in own]
+        images = FileImages(files, image_size, device, workers)
+        checksum = checked_images(name, classes, workers)
+    return DomainSplit(name, split, names, sizes, images, name not in LETTERS, checksum)

@@ -92,10 +92,6 @@ def deviation_curves(network: nn.Module) -> dict[str, list[float]]:
     return curves
 
 
-def _norm(channels: int, transformed: bool) -> nn.BatchNorm2d:
-    return TransformedBatchNorm2d(channels) if transformed else nn.BatchNorm2d(channels)
-
-
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm; a 1x1 convolution as shortcut where channels change.
 
@@ -104,15 +100,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, transformed: bool) -> None:
         super().__init__()
+        last = TransformedBatchNorm2d if transformed else nn.BatchNorm2d
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = _norm(outputs, transformed)
+        self.bn2 = last(outputs)
         self.shortcut = None
         if inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), _norm(outputs, transformed)
-            )
+            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, last(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -139,9 +135,9 @@ class ResNet(nn.Module):
         self.channels = 8 * width
         blocks, inputs = [], width
         for stage, count in enumerate(BLOCKS[name]):
-            for index in range(count):
-                outputs = width * 2**stage
-                stride = 2 if stage > 0 and index == 0 else 1
+            outputs = width * 2**stage
+            for _ in range(count):
+                stride = 1 if inputs == outputs else 2
                 blocks.append(ResidualBlock(inputs, outputs, stride, transformed))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)

@@ -49,7 +49,6 @@ def recipe() -> dict[str, Any]:
 def load(name: str, folder: Path = FOLDER) -> EmbeddedDomain:
     """A domain, verified. Raises UserError if its file is missing or not the one that shipped."""
     path, domain = folder / f"{name}.xz", recipe()["domains"][name]
-    classes = {split: tuple(domain["classes"][split]) for split in SPLITS}
     try:
         pixels = np.frombuffer(lzma.decompress(path.read_bytes()), np.uint8) * np.uint8(STEP)
         found = hashlib.sha256(pixels.tobytes()).hexdigest()
@@ -59,8 +58,6 @@ def load(name: str, folder: Path = FOLDER) -> EmbeddedDomain:
         raise UserError(
             f"{path} is damaged or missing ({error}): get the file again from the repository"
         ) from None
-    images = pixels.reshape(
-        sum(map(len, classes.values())), domain["images_per_class"], SIDE, SIDE, domain["channels"]
-    )
+    images = pixels.reshape(-1, domain["images_per_class"], SIDE, SIDE, domain["channels"])
     images.flags.writeable = False
-    return EmbeddedDomain(images, classes, found)
+    return EmbeddedDomain(images, {s: tuple(domain["classes"][s]) for s in SPLITS}, found)
