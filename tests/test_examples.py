@@ -10,30 +10,30 @@ import torch
 import common.hypergrad
 from common.datasets import load_mnist
 from common.settings import ROOT
+from tests.experiments import one_thread  # noqa: F401
 
 EXAMPLES = ROOT / "docs" / "examples"
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs an example; gives its variables and the numbers of each line it printed."""
+@pytest.fixture(autouse=True)
+def hypergradients(monkeypatch):
     monkeypatch.setitem(sys.modules, "hypergradients", common.hypergrad)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs an example; gives its variables and the numbers of each line it printed."""
 
     def run_example(name):
         path = EXAMPLES / f"{name}.py"
         assert len(path.read_text().splitlines()) < 40
         variables = runpy.run_path(str(path))
-        return variables, [numbers(line) for line in capsys.readouterr().out.splitlines()]
+        lines = capsys.readouterr().out.splitlines()
+        return variables, [
+            [*map(float, re.findall(r"(?<!\S)-?[\d.]*\d\b", line))] for line in lines
+        ]
 
-    yield run_example
-    torch.set_num_threads(threads)
-
-
-def numbers(line):
-    words = [word.rstrip(",;") for word in line.split()]
-    return [float(word) for word in words if word.lstrip("-").replace(".", "").isdigit()]
+    return run_example
 
 
 def test_sample_weights_recover_accuracy_under_wrong_labels(run):
@@ -88,17 +88,15 @@ def test_initial_parameters_and_rates_adapt_to_letters_seen_once(run):
     assert maml > chance + 0.1 and meta_sgd > chance + 0.1
 
 
-def test_the_readmes_example_learns_mnist_as_well_as_plain_training(monkeypatch):
+def test_the_readmes_example_learns_mnist_as_well_as_plain_training():
     """Its text as it stands, with digits in place of random tensors and 1,000 steps."""
     mnist = load_mnist()
-    images = torch.as_tensor(mnist.train_images).reshape(-1, 784).float() / 255
-    labels = torch.as_tensor(mnist.train_labels).long()
+    images, labels = mnist.train_images.reshape(-1, 784).float() / 255, mnist.train_labels
 
     def draw(first, count):
         index = first + torch.randint(count, (64,))
         return images[index], labels[index]
 
-    monkeypatch.setitem(sys.modules, "hypergradients", common.hypergrad)
     text = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
     batches = "train_batch, valid_batch = draw(0, 3000), draw(50000, 1000)"
     text, drawn = re.subn(r"train_batch, valid_batch = .*", batches, text)

@@ -1,8 +1,7 @@
 """Settings and presets of the one-dimensional illustration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn
 
 from pydantic import Field
@@ -12,7 +11,7 @@ from common.experiment import Experiment, Method
 from common.settings import STRICT, EstimatorSettings, PositiveFloat, PositiveInt, RunSettings
 
 if TYPE_CHECKING:
-    from common.reporting import RunRecord, Section
+    from common.reporting import RunRecord
 
 METHODS = {"evograd": Method("EvoGrad", "evograd")}
 
@@ -70,11 +69,6 @@ class Toy1D(Experiment):
         from toy_1d.train import run
 
         return run(config)
-
-    def section(self, records: "Sequence[RunRecord]", preset: str, folder: Path) -> "Section":
-        from toy_1d.report import section
-
-        return section(records, preset, folder)
 
 
 EXPERIMENT = Toy1D()

@@ -8,6 +8,7 @@ import pandas as pd
 
 from common.report import written_section
 from common.reporting import (
+    Cell,
     Figure,
     Number,
     RunRecord,
@@ -27,6 +28,7 @@ numbers: its claim is that the trend matches even with two candidates and that n
 candidates are added.
 """
 _EXACT = {"color": "#bb2222", "ls": (0, (4, 2))}
+_EVOGRAD = {"color": "#004488", "ls": (0, (1.5, 1)), "marker": "o"}
 
 
 def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
@@ -39,17 +41,17 @@ def section(records: Sequence[RunRecord], preset: str, folder: Path) -> Section:
 
 
 def _table(record: RunRecord) -> Table:
-    columns = ("correlation", "bias", "sd")
-    rows = [
-        (str(k), *(Number(record.final[f"{name}_{k}"], digits=3) for name in columns))
-        for k in record.config["candidates"]
-    ]
+    counts = record.config["candidates"]
+    data: dict[str, list[Cell]] = {"candidates K": [str(count) for count in counts]}
+    for title, name in (
+        ("correlation with exact", "correlation"),
+        ("bias (RMS)", "bias"),
+        ("sd of one estimate", "sd"),
+    ):
+        data[title] = [Number(record.final[f"{name}_{k}"], digits=3) for k in counts]
     return Table(
         "EvoGrad's estimate of the hypergradient in one dimension",
-        pd.DataFrame(
-            rows,
-            columns=["candidates K", "correlation with exact", "bias (RMS)", "sd of one estimate"],
-        ),
+        pd.DataFrame(data),
         caption=(
             f"Over {record.config['lambdas']} values of λ from 0.1 to 2, "
             f"{record.config['trials']} trials each, x ~ N(0, 1). Correlation and bias are those "
@@ -94,20 +96,15 @@ def _trajectories(record: RunRecord, folder: Path) -> Figure:
             shades = axis.contourf(x, lam, levels, levels=12, cmap="Greens_r", alpha=0.6)
             for method, style, label in (
                 ("exact", _EXACT | {"marker": "s"}, "exact"),
-                (
-                    f"evograd_{count}",
-                    {"color": "#004488", "ls": (0, (1.5, 1)), "marker": "o"},
-                    "EvoGrad",
-                ),
+                (f"evograd_{count}", _EVOGRAD, "EvoGrad"),
             ):
                 for start in range(1, 6):
-                    x_path, lambda_path = (
+                    path = [
                         [row[f"{method}_{name}_{start}"] for row in record.epochs]
                         for name in ("x", "lambda")
-                    )
-                    axis.plot(x_path, lambda_path, **style, lw=1, ms=2.4, label=label)
-                    axis.plot(x_path[0], lambda_path[0], marker="x", ms=5, color="black")
-                    label = None
+                    ]
+                    axis.plot(*path, **style, lw=1, ms=2.4, label=label if start == 1 else None)
+                    axis.plot(*(v[0] for v in path), marker="x", ms=5, color="black")
             axis.set(title=f"K = {count}", xlabel="x", xlim=(-2, 2), ylim=(0, 2))
         axes[0].set_ylabel("λ")
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

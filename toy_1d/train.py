@@ -51,22 +51,23 @@ def evograd(config: Config, candidates: int, x: Tensor, lam: Tensor, noise: Tens
 
     The estimator handles one problem; vmap runs it over all N at once.
     """
-    options = config.estimator
-    estimator = EvoGradGraph(candidates, options.sigma, options.temperature)
+    estimator = EvoGradGraph(candidates, config.estimator.sigma, config.estimator.temperature)
 
     def one(x: Tensor, lam: Tensor, noise: Tensor) -> Tensor:
-        result = estimator(
-            OneDimensional(), {"x": x}, {"lambda": lam}, None, None, noise={"x": noise}
-        )
-        return result.grads["lambda"]
+        at = {"x": x}, {"lambda": lam}
+        return estimator(OneDimensional(), *at, None, None, noise={"x": noise}).grads["lambda"]
 
     return vmap(one, randomness="same")(x, lam, noise)
 
 
+def draw(config: Config, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Perturbations eps, sigma * N(0, 1)."""
+    return config.estimator.sigma * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
 def estimates(config: Config, device: torch.device) -> dict[str, list[float]]:
     """Mean and standard deviation of the estimate over the trials, for every lambda and K."""
-    low, high = LAMBDA_RANGE
-    lam = torch.linspace(low, high, config.lambdas, dtype=torch.float64)
+    lam = torch.linspace(*LAMBDA_RANGE, config.lambdas, dtype=torch.float64)
     series = {
         "iteration": list(range(1, config.lambdas + 1)),
         "lambda": lam.tolist(),
@@ -76,22 +77,12 @@ def estimates(config: Config, device: torch.device) -> dict[str, list[float]]:
         generator = new_generator(config.seed, f"estimates with {count} candidates")
         shape = (config.lambdas, config.trials)
         x = torch.randn(shape, generator=generator, dtype=torch.float64)
-        noise = draw(config, (*shape, count), generator)
-        grads = evograd(
-            config,
-            count,
-            x.reshape(-1).to(device),
-            lam.repeat_interleave(config.trials).to(device),
-            noise.reshape(-1, count).to(device),
-        ).reshape(shape)
+        noise = draw(config, (*shape, count), generator).flatten(0, 1)
+        points = x.flatten(), lam.repeat_interleave(config.trials), noise
+        grads = evograd(config, count, *(t.to(device) for t in points)).view(shape)
         series[f"mean_{count}"] = grads.mean(dim=1).tolist()
         series[f"sd_{count}"] = grads.std(dim=1, correction=0).tolist()
     return series
-
-
-def draw(config: Config, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Perturbations eps, sigma * N(0, 1)."""
-    return config.estimator.sigma * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def trajectories(config: Config) -> list[dict[str, float]]:
@@ -100,34 +91,23 @@ def trajectories(config: Config) -> list[dict[str, float]]:
     A step moves x by SGD on L_T, then lambda by the hypergradient at the new x. Each path is
     stepped with its own lambda.
     """
-    methods = [*(f"evograd_{count}" for count in config.candidates), "exact"]
-    points = {
-        m: {n: torch.tensor(v, dtype=torch.float64) for n, v in STARTS.items()} for m in methods
-    }
-    generators = {m: new_generator(config.seed, f"trajectory {m}") for m in methods}
-    rows = [_row(0, points)]
-    for step in range(1, config.steps + 1):
-        for method, point in points.items():
-            x, lam = point["x"], point["lambda"]
-            x = x - config.learning_rate * inner_gradient(x, lam)
-            if method == "exact":
-                grad = exact_hypergradient(lam)
-            else:
-                count = int(method.removeprefix("evograd_"))
-                noise = draw(config, (len(x), count), generators[method])
-                grad = evograd(config, count, x, lam, noise)
-            point |= {"x": x, "lambda": lam - config.learning_rate * grad}
-        rows.append(_row(step, points))
+    rows: list[dict[str, float]] = [{"epoch": step} for step in range(config.steps + 1)]
+    for count in (*config.candidates, None):
+        method = "exact" if count is None else f"evograd_{count}"
+        generator = new_generator(config.seed, f"trajectory {method}")
+        x, lam = (torch.tensor(start, dtype=torch.float64) for start in STARTS.values())
+        for row in rows:
+            if row["epoch"] > 0:
+                x = x - config.learning_rate * inner_gradient(x, lam)
+                if count is None:
+                    grad = exact_hypergradient(lam)
+                else:
+                    grad = evograd(config, count, x, lam, draw(config, (len(x), count), generator))
+                lam = lam - config.learning_rate * grad
+            for name, values in (("x", x), ("lambda", lam)):
+                for start, value in enumerate(values.tolist(), 1):
+                    row[f"{method}_{name}_{start}"] = value
     return rows
-
-
-def _row(step: int, points: dict[str, dict[str, Tensor]]) -> dict[str, float]:
-    row: dict[str, float] = {"epoch": step}
-    for method, point in points.items():
-        for name, values in point.items():
-            for index, value in enumerate(values.tolist(), start=1):
-                row[f"{method}_{name}_{index}"] = value
-    return row
 
 
 def summary(series: dict[str, list[float]], config: Config) -> dict[str, float]:
@@ -145,31 +125,25 @@ def summary(series: dict[str, list[float]], config: Config) -> dict[str, float]:
 
 def run(config: Config) -> RunRecord:
     """Computes both figures' numbers and writes the record, or returns the finished one."""
-    record = finished_record(config)
-    if record is not None:
+    if (record := finished_record(config)) is not None:
         return record
     device = choose_device(config.device)
     configure(config.threads)
-    started = utc_now()
-    series = estimates(config, device)
+    started, series = utc_now(), estimates(config, device)
+    epochs, when = trajectories(config), {"started": started, "finished": utc_now()}
     record = RunRecord(
         experiment=config.experiment,
         method=config.method,
         seed=config.seed,
         preset=config.preset,
         config=config.result_settings(),
-        epochs=trajectories(config),
+        epochs=epochs,
         traces=series,
         final=summary(series, config),
         best={},
         cost={},
         data={},
-        provenance={
-            **collect_provenance(),
-            "device": str(device),
-            "started": started,
-            "finished": utc_now(),
-        },
+        provenance={**collect_provenance(), "device": str(device), **when},
     )
     save(record, config.directory() / RECORD)
     return record
