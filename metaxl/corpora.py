@@ -20,7 +20,7 @@ import numpy as np
 from common.datasets.fetch import user_folder
 from common.errors import UserError
 from metaxl import embedded, readers
-from metaxl.readers import Corpus, Sentence, checksum
+from metaxl.readers import Corpus, Sentence
 
 
 class Source(NamedTuple):
@@ -50,16 +50,15 @@ def load_corpus(dataset: str, language: str, data_dir: Path | None = None) -> Co
         return embedded.load_embedded(language)
     if dataset == "masakhaner":
         return readers.load_masakhaner(language, data_dir)
-    corpus, title = None, f"{DATASETS[dataset].title} of the language {language}"
+    title = f"{DATASETS[dataset].title} of the language {language}"
     form, how_to_get, inside, prefix = "`token tag`", "", ["", "conll"], ""
     if dataset == "wikiann":
         form, how_to_get = f"`{language}:token<TAB>tag`", f"; {readers.GET_WIKIANN}"
         inside, prefix = ["", "wikiann", "panx_dataset", "panx"], language
-    setting = "EVOGRAD_DATA" if data_dir is None else "--data-dir"
+    setting, corpus = "EVOGRAD_DATA" if data_dir is None else "--data-dir", None
     if named := data_dir or os.environ.get("EVOGRAD_DATA"):
-        places = [user_folder(setting, named) / i / language for i in inside]
-        if found := readers.read_folder(places, DATASETS[dataset].types, prefix):
-            corpus = found[1]
+        places = (user_folder(setting, named) / i / language for i in inside)
+        corpus = readers.read_folder(places, DATASETS[dataset].types, prefix)
     if corpus is None and dataset == "wikiann" and data_dir is None:
         corpus = readers.wikiann_from_hub(language)
     if corpus is None:
@@ -96,14 +95,3 @@ def running_text(dataset: str, languages: Sequence[str], data_dir: Path | None =
         lines += [" ".join(s.tokens) for s in corpus["train"]]
         lines += embedded.unlabelled(language) if dataset == "embedded" else []
     return lines
-
-
-def corpus_checksums(
-    dataset: str, languages: Sequence[str], data_dir: Path | None = None
-) -> dict[str, str]:
-    """SHA-256 of each split by "language split", see :func:`metaxl.readers.checksum`."""
-    return {
-        f"{dataset} {language} {split}": checksum(sentences)
-        for language in languages
-        for split, sentences in load_corpus(dataset, language, data_dir).items()
-    }

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,12 +12,12 @@ from torch import Tensor
 from common.files import file_digest
 from metaxl import hub
 from metaxl.config import SMALL, Config
-from metaxl.corpora import DATASETS, corpus_checksums, load_corpus, running_text, sample
+from metaxl.corpora import DATASETS, load_corpus, running_text, sample
 from metaxl.models import load_encoder
-from metaxl.pretrain import Pretraining, encoder_checksums, pretrained_encoder
-from metaxl.readers import counts, entity_types, label_list
+from metaxl.pretrain import encoder_checksums, pretrained_encoder
+from metaxl.readers import checksum, counts, entity_types, label_list
 from metaxl.tokens import encode, load_tokenizer
-from metaxl.transformers_import import PreTrainedTokenizerFast, XLMRobertaModel
+from metaxl.transformers_import import XLMRobertaModel
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Batch:
 
 
 class Split:
-    """Sentences of one part of a corpus on the device.
+    """Sentences of one part of a corpus on the device: subwords, mask and labels, each (N, L).
 
     lengths: subwords of each, on the CPU, so that a batch is cut to its longest without waiting
     for the device.
@@ -61,7 +62,6 @@ class Split:
     ) -> None:
         self.lengths = attention_mask.sum(1).cpu()
         self.tensors = [t.to(device) for t in (input_ids, attention_mask, labels)]
-        self.device = device
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -69,7 +69,7 @@ class Split:
     def batch(self, index: Tensor) -> Batch:
         """The sentences ``index`` (n,), given on the CPU, as long as the longest of them."""
         length = int(self.lengths[index].max())
-        index = index.to(self.device, non_blocking=True)
+        index = index.to(self.tensors[0].device, non_blocking=True)
         input_ids, mask, labels = (tensor[index, :length] for tensor in self.tensors)
         return Batch(input_ids, mask, labels)
 
@@ -85,8 +85,7 @@ class Split:
         return content.hexdigest()
 
 
-@dataclass(frozen=True)
-class Material:
+class Material(NamedTuple):
     """What a run starts from.
 
     splits: source (training), source_dev, target (training), dev and test of the target language.
@@ -102,17 +101,17 @@ class Material:
 
 def load_material(config: Config, device: torch.device) -> Material:
     """Corpora, tokenizer and encoder of a run; UserError says what is missing."""
-    corpora = {
-        language: load_corpus(config.dataset, language, config.data_dir)
-        for language in (config.source, config.target)
-    }
+    name, languages = config.dataset, (config.source, config.target)
+    corpora = {lang: load_corpus(name, lang, config.data_dir) for lang in languages}
     source, target = corpora.values()
-    everything = [s for corpus in corpora.values() for split in corpus.values() for s in split]
-    types = DATASETS[config.dataset].types or entity_types(everything)
-    if config.dataset == "wikiann":
-        types = (*types, "MISC")
-    labels = label_list(types)
-    tokenizer, encoder, encoder_sums = _encoder(config)
+    everything = (s for corpus in corpora.values() for split in corpus.values() for s in split)
+    types = DATASETS[name].types or entity_types(everything)
+    labels = label_list((*types, "MISC") if name == "wikiann" else types)
+    place: str | Path = config.encoder
+    if place == SMALL:
+        text = running_text(name, DATASETS[name].languages or languages, config.data_dir)
+        place = pretrained_encoder(config, text)
+    tokenizer, encoder = load_tokenizer(place), load_encoder(str(place), config.attention)
     config.check_encoder(encoder.config)
     count = config.eval_sentences or None
     sentences = {
@@ -122,35 +121,28 @@ def load_material(config: Config, device: torch.device) -> Material:
         "dev": target["dev"][:count],
         "test": target["test"][:count],
     }
+    lengths = dict.fromkeys(("source", "target"), config.train_length)
     splits = {}
-    for name, chosen in sentences.items():
-        length = config.train_length if name in ("source", "target") else config.eval_length
-        splits[name] = Split(*encode(chosen, tokenizer, labels, length), device)
-    checksums = corpus_checksums(config.dataset, tuple(corpora), config.data_dir) | encoder_sums
-    checksums |= {f"split {name}": split.checksum() for name, split in splits.items()}
-    checksums |= {f"count of {name}": str(value) for name, value in counts(sentences).items()}
+    for split, chosen in sentences.items():
+        encoded = encode(chosen, tokenizer, labels, lengths.get(split, config.eval_length))
+        splits[split] = Split(*encoded, device)
+    checksums = {
+        f"{name} {language} {split}": checksum(own)
+        for language, corpus in corpora.items()
+        for split, own in corpus.items()
+    }
+    checksums |= {f"encoder {file}": value for file, value in _files(place).items()}
+    checksums |= {f"split {split}": own.checksum() for split, own in splits.items()}
+    checksums |= {f"count of {what}": str(value) for what, value in counts(sentences).items()}
     return Material(encoder, splits, labels, checksums)
 
 
-def _encoder(config: Config) -> tuple[PreTrainedTokenizerFast, XLMRobertaModel, dict[str, str]]:
-    source = config.encoder
-    if source != SMALL:
-        folder = Path(source) if Path(source).is_dir() else None
-        tokenizer, encoder = load_tokenizer(source), load_encoder(source, config.attention)
-        folder = folder or hub.fetch(source, "tokenizer.json").parent
-        names = ("model.safetensors", "tokenizer.json")  # of weights in one file
-        found = {n: file_digest(folder / n) for n in names if (folder / n).is_file()}
-        return tokenizer, encoder, {f"encoder {name}": value for name, value in found.items()}
-    languages = DATASETS[config.dataset].languages or (config.source, config.target)
-    settings = Pretraining(
-        layers=config.small_layers,
-        hidden_size=config.small_hidden,
-        vocabulary=config.small_vocabulary,
-        positions=max(config.train_length, config.eval_length),
-        steps=config.pretraining_steps,
-        seed=config.pretraining_seed,
-    )
-    texts = running_text(config.dataset, languages, config.data_dir)
-    folder = pretrained_encoder(settings, config.dataset, texts)
-    checksums = {f"encoder {name}": value for name, value in encoder_checksums(folder).items()}
-    return load_tokenizer(folder), load_encoder(str(folder), config.attention), checksums
+def _files(encoder: str | Path) -> dict[str, str]:
+    """SHA-256 of the encoder's files; of a published one, of weights in one file and tokenizer."""
+    if isinstance(encoder, Path):
+        return encoder_checksums(encoder)
+    folder = Path(encoder)
+    if not folder.is_dir():
+        folder = hub.fetch(encoder, "tokenizer.json").parent
+    names = ("model.safetensors", "tokenizer.json")
+    return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}

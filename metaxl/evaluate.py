@@ -68,10 +68,8 @@ def representation_curves(
     after), in units of the target's root-mean-square distance from its mean.
     """
     tagger.eval()
-    clouds = {
-        "source_before": _first_subwords(tagger, source, None),
-        "target": _first_subwords(tagger, target, None),
-    }
+    before, goal = (_first_subwords(tagger, split, None) for split in (source, target))
+    clouds = {"source_before": before, "target": goal}
     if transformation is not None:
         clouds["source_after"] = _first_subwords(tagger, source, transformation)
     together = torch.cat(list(clouds.values()))
@@ -81,17 +79,16 @@ def representation_curves(
     directions = directions[:2]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     directions = directions * largest.sign()
-    curves = {}
+    curves = {"pca_explained": (sizes**2 / (sizes**2).sum())[:2].tolist()}
     for name, cloud in clouds.items():
         points = (cloud - mean) @ directions.T
         curves[f"pca_{name}_x"], curves[f"pca_{name}_y"] = points.T.tolist()
-    curves["pca_explained"] = (sizes**2 / (sizes**2).sum())[:2].tolist()
-    centre = clouds["target"].mean(0)
-    spread = (clouds["target"] - centre).square().sum(1).mean().sqrt()
+    centre = goal.mean(0)
+    spread = (goal - centre).square().sum(1).mean().sqrt()
     curves["centroid_distance"] = [
-        float((clouds[name].mean(0) - centre).norm() / spread)
-        for name in ("source_before", "source_after")
-        if name in clouds
+        float((cloud.mean(0) - centre).norm() / spread)
+        for name, cloud in clouds.items()
+        if name != "target"
     ]
     return {name: [round(value, 4) for value in values] for name, values in curves.items()}
 

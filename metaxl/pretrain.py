@@ -10,7 +10,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from common.files import checked_files, locked, write_checksums
 from common.settings import ROOT
 from common.training import new_generator
 from metaxl import local_attention, tokens
+from metaxl.config import Config
 from metaxl.local_attention import start_with_local_attention
 from metaxl.models import xlm_roberta_config
 from metaxl.tokens import train_tokenizer
@@ -32,54 +32,31 @@ BLOCK_LENGTH = 32
 BATCH_SIZE = 16
 LEARNING_RATE = 3e-3
 MASKED_PART = 0.15
-# Part of an encoder's name, so that changed code does not use encoders of the old code.
+# Parts of an encoder's name, beside the text: changed code does not use encoders of the old code.
+_SETTINGS = ("small_layers", "small_hidden", "small_vocabulary", "pretraining_steps",
+             "pretraining_seed")  # fmt: skip
 _FILES = (local_attention.__file__, tokens.__file__, __file__)
 _RECIPE = [Path(file).read_text("utf-8") for file in _FILES]
 
 
-@dataclass(frozen=True)
-class Pretraining:
-    """What decides the encoder, beside the text."""
-
-    layers: int
-    hidden_size: int
-    vocabulary: int
-    positions: int  # length of the longest sentence it takes
-    steps: int
-    seed: int
-
-    def architecture(self, vocabulary: int) -> dict[str, float]:
-        """XLM-R's proportions: inner size 4 times the hidden one; heads of 32 units."""
-        return {
-            "vocab_size": vocabulary,
-            "num_hidden_layers": self.layers,
-            "hidden_size": self.hidden_size,
-            "num_attention_heads": self.hidden_size // 32,
-            "intermediate_size": 4 * self.hidden_size,
-            "max_position_embeddings": self.positions + 2,
-            # Smaller layers start with larger weights.
-            "initializer_range": 0.05,
-        }
-
-
-def pretrained_encoder(
-    settings: Pretraining, name: str, texts: Sequence[str], cache: Path | None = None
-) -> Path:
-    """The folder of the encoder and its tokenizer; trained once, then kept in ``cache``.
+def pretrained_encoder(config: Config, texts: Sequence[str], cache: Path | None = None) -> Path:
+    """The folder of the small encoder and its tokenizer; trained once, then kept in ``cache``.
 
     If several processes need the same encoder, one trains it and the others wait. Raises UserError
     if the files of a kept encoder have changed.
     """
     cache = cache or CACHE
-    described = json.dumps([asdict(settings), list(texts), _RECIPE], ensure_ascii=False)
-    folder = cache / f"{name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+    positions = max(config.train_length, config.eval_length)
+    settings = [positions, *(getattr(config, name) for name in _SETTINGS)]
+    described = json.dumps([settings, _RECIPE, list(texts)])
+    folder = cache / f"{config.dataset}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
     with locked(cache):
         if not folder.exists():
             # What a killed process leaves here is removed when the folder is locked again.
             with tempfile.TemporaryDirectory(".tmp", ".", cache) as temporary:
                 made = Path(temporary) / "encoder"
                 made.mkdir()
-                _train(settings, texts, made)
+                _train(config, positions, texts, made)
                 write_checksums(made)
                 made.replace(folder)
     encoder_checksums(folder)
@@ -91,16 +68,27 @@ def encoder_checksums(folder: Path) -> dict[str, str]:
     return checked_files(folder, "delete the folder of the encoder, and run again")
 
 
-def _train(settings: Pretraining, texts: Sequence[str], folder: Path) -> None:
-    """Writes the tokenizer and the model to ``folder``; does not change torch's random states."""
-    tokenizer = train_tokenizer(texts, settings.vocabulary, folder)
+def _train(config: Config, positions: int, texts: Sequence[str], folder: Path) -> None:
+    """Writes the tokenizer and the model to ``folder``; does not change torch's random states.
+
+    XLM-R's proportions: inner size 4 times the hidden one; heads of 32 units.
+    """
+    tokenizer = train_tokenizer(texts, config.small_vocabulary, folder)
     blocks = text_blocks(texts, tokenizer)
-    config = xlm_roberta_config(**settings.architecture(len(tokenizer)))
+    architecture = xlm_roberta_config(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=config.small_layers,
+        hidden_size=config.small_hidden,
+        num_attention_heads=config.small_hidden // 32,
+        intermediate_size=4 * config.small_hidden,
+        max_position_embeddings=positions + 2,
+        initializer_range=0.05,  # smaller layers start with larger weights
+    )
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(settings.seed)  # the CPU's alone
-        model = XLMRobertaForMaskedLM._from_config(config, attn_implementation="sdpa")
+        torch.default_generator.manual_seed(config.pretraining_seed)  # the CPU's alone
+        model = XLMRobertaForMaskedLM._from_config(architecture, attn_implementation="sdpa")
         start_with_local_attention(model.roberta)
-        _fit(model, blocks, tokenizer, settings)
+        _fit(model, blocks, tokenizer, config.pretraining_steps, config.pretraining_seed)
     model.save_pretrained(folder)
 
 
@@ -108,12 +96,11 @@ def text_blocks(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Ten
     """All texts in order, each followed by </s>, cut into blocks (N, BLOCK_LENGTH) that begin with
     <s>; the last block is filled up with the beginning."""
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    stream = [i for ids in encoded for i in (*ids, tokenizer.eos_token_id)]
+    stream = torch.tensor([i for ids in encoded for i in (*ids, tokenizer.eos_token_id)])
     width = BLOCK_LENGTH - 1
     count = -(-len(stream) // width)
-    repeated = stream * -(-count * width // len(stream))
-    body = torch.tensor(repeated[: count * width]).view(count, width)
-    return torch.cat([torch.full((count, 1), tokenizer.bos_token_id), body], dim=1)
+    body = stream[torch.arange(count * width) % len(stream)].view(count, width)
+    return F.pad(body, (1, 0), value=tokenizer.bos_token_id)
 
 
 def masked(
@@ -132,20 +119,20 @@ def _fit(
     model: XLMRobertaForMaskedLM,
     blocks: Tensor,
     tokenizer: PreTrainedTokenizerFast,
-    settings: Pretraining,
+    steps: int,
+    seed: int,
 ) -> None:
     """Adam with a linear rise over a tenth of the steps, then a linear fall; no dropout, since in
     few passes over the text nothing is learned by heart."""
-    generator = new_generator(settings.seed, "masked language model")
+    generator = new_generator(seed, "masked language model")
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    rise = max(1, settings.steps // 10)
+    rise = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / rise, (settings.steps - step) / settings.steps),
+        optimizer, lambda step: min((step + 1) / rise, (steps - step) / steps)
     )
     model.eval()
-    bar = tqdm(range(settings.steps), desc="encoder: masked language model", dynamic_ncols=True)
+    bar = tqdm(range(steps), desc="encoder: masked language model", dynamic_ncols=True)
     for _ in bar:
         index = torch.randint(len(blocks), (BATCH_SIZE,), generator=generator)
         seen, chosen = masked(blocks[index], tokenizer, generator)

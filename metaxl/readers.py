@@ -77,8 +77,8 @@ def counts(corpus: Corpus) -> dict[str, int]:
 
 def as_lines(sentences: Iterable[Sentence]) -> str:
     """Lines ``token<TAB>tag``, with a blank line after each sentence."""
-    rows = (zip(s.tokens, s.tags, strict=True) for s in sentences)
-    return "".join("".join(f"{token}\t{tag}\n" for token, tag in r) + "\n" for r in rows)
+    rows = (map("\t".join, zip(s.tokens, s.tags, strict=True)) for s in sentences)
+    return "".join("\n".join([*lines, "\n"]) for lines in rows)
 
 
 def checksum(sentences: Iterable[Sentence]) -> str:
@@ -97,6 +97,7 @@ def parse_text(
     ``origin``) that is malformed or has an unknown tag, or says that there is no entity, or that
     the first column has running numbers.
     """
+    form = f"{language}:token<TAB>tag" if language else "a token, a blank or tab, and a tag"
     sentences: list[Sentence] = []
     rows: list[list[str]] = []
     numbered = True  # whether the lines of all sentences begin with 1, 2, 3, ... or 0, 1, 2, ...
@@ -104,7 +105,21 @@ def parse_text(
     # characters inside tokens.
     for number, line in enumerate([*re.split(r"\r*\n|\r", text), ""], start=1):
         if line.strip(" \t") and not line.startswith("-DOCSTART-"):
-            rows.append(_columns(line, f"{origin}, line {number}", types, language))
+            if language:
+                match = re.fullmatch(rf"{re.escape(language)}:(.*?)\t[ \t]*(.*?)[ \t]*", line)
+                columns = list(match.groups()) if match else []
+            else:
+                columns = re.split(r" *\t[ \t]*" if "\t" in line else " +", line.strip(" \t"))
+            place = f"{origin}, line {number}"
+            if len(columns) < 2:
+                raise UserError(f"{place}: {line[:40]!r} should have the form {form}")
+            tag = TAG.fullmatch(columns[-1])
+            if not tag or (types and tag["type"] and tag["type"] not in types):
+                raise UserError(
+                    f"{place}: {columns[-1][:40]!r} is not an IOB2 tag (O, B-X or I-X, with X: "
+                    f"{', '.join(types) or 'any type X'})"
+                )
+            rows.append(columns)
         elif rows:
             first = [row[0] for row in rows if len(row) > 2]
             numbered &= first in ([str(i) for i in range(k, k + len(rows))] for k in (0, 1))
@@ -117,60 +132,32 @@ def parse_text(
     return sentences
 
 
-def _columns(line: str, place: str, types: Sequence[str], language: str) -> list[str]:
-    """The token, its tag, and what stands between them."""
-    if language:
-        form = f"{language}:token<TAB>tag"
-        columns = re.findall(rf"^{re.escape(language)}:(.*?)\t[ \t]*(.*?)[ \t]*$", line)
-        columns = list(columns[0]) if columns else []
-    else:
-        form = "a token, a blank or tab, and a tag"
-        line = line.strip(" \t")
-        columns = re.split(r" *\t[ \t]*" if "\t" in line else " +", line)
-    if len(columns) < 2:
-        raise UserError(f"{place}: {line[:40]!r} should have the form {form}")
-    match = TAG.fullmatch(columns[-1])
-    if not match or (types and match["type"] and match["type"] not in types):
-        kinds = ", ".join(types) or "any type X"
-        raise UserError(
-            f"{place}: {columns[-1][:40]!r} is not an IOB2 tag (O, B-X or I-X, with X: {kinds})"
-        )
-    return columns
-
-
-def read_file(path: Path, types: Sequence[str] = (), language: str = "") -> list[Sentence]:
-    """The sentences of a file, see :func:`parse_text`; UserError if it is not UTF-8 text."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error})") from None
-    return parse_text(text, str(path), types, language)
-
-
 def read_folder(
     places: Iterable[Path], types: Sequence[str] = (), language: str = ""
-) -> tuple[Path, Corpus] | None:
-    """The first of the folders that has one of the splits' files, or whose folder of the same name
-    (archives may be unpacked into one) has, and its corpus; None if there is none.
+) -> Corpus | None:
+    """The corpus in the first of the folders that has one of the splits' files, or whose folder of
+    the same name (archives may be unpacked into one) has; None if there is none.
 
-    UserError names a missing file; see also :func:`parse_text`.
+    UserError names a missing file, or one that is not UTF-8 text; see also :func:`parse_text`.
     """
     for folder in (inner for place in places for inner in (place, place / place.name)):
-        files = {
-            split: file
-            for split in SPLITS
-            for name in reversed(NAMES[split])
-            for ending in reversed(ENDINGS)
-            if (file := folder / (name + ending)).is_file()
-        }
-        if files and len(files) < len(SPLITS):
-            lacking = " and ".join(split for split in SPLITS if split not in files)
-            raise UserError(
-                f"{folder} lacks {lacking}: it should hold the files train, dev and test (each "
-                "also with the ending .txt or .conll)"
-            )
-        if files:
-            return folder, {s: read_file(file, types, language) for s, file in files.items()}
+        paths = {s: [folder / (n + e) for n in NAMES[s] for e in ENDINGS] for s in SPLITS}
+        found = {s: next((p for p in ps if p.is_file()), None) for s, ps in paths.items()}
+        if lacking := [split for split, path in found.items() if path is None]:
+            if len(lacking) < len(SPLITS):
+                raise UserError(
+                    f"{folder} lacks {' and '.join(lacking)}: it should hold the files train, dev "
+                    "and test (each also with the ending .txt or .conll)"
+                )
+            continue
+        corpus = {}
+        for split, path in found.items():
+            try:
+                text = path.read_bytes().decode("utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{path} cannot be read as UTF-8 text ({error})") from None
+            corpus[split] = parse_text(text, str(path), types, language)
+        return corpus
     return None
 
 
@@ -219,7 +206,7 @@ def load_masakhaner(language: str, data_dir: Path | None = None) -> Corpus:
             raise Damaged(str(error).removesuffix(".")) from None
         if not found:
             raise Missing(f"no folder {language} in it")
-        return {split: as_lines(own).encode() for split, own in found[1].items()}
+        return {split: as_lines(own).encode() for split, own in found.items()}
 
     raw = [f"{_RAW}/{folder}data/{language}" for folder in ("", "MasakhaNER1.0/")]
     files = {f"{language}/{s}.txt": (tuple(f"{r}/{s}.txt" for r in raw), None) for s in SPLITS}

@@ -1,6 +1,6 @@
 """The cross-lingual experiment's tables and figures, from its run records."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,15 +21,16 @@ from common.report import (
     number,
     panels,
     step_costs,
+    table_of_runs,
     written_section,
 )
 from common.reporting import (
+    Cell,
     Figure,
     Published,
     RunRecord,
     Section,
     Table,
-    collect_metric,
     comparison_table,
     draw_runs,
     figure_style,
@@ -136,7 +137,7 @@ def language_table(groups: Groups, dataset: str, source: str) -> Table:
     rows = []
     for name in dict.fromkeys(name for group in chosen.values() for name in group):
         runs = [group.get(name, []) for group in chosen.values()]
-        cells = (number(collect_metric(own, EXPERIMENT.metric)) for own in runs)
+        cells = (metric_number(own, EXPERIMENT.metric) for own in runs)
         rows.append((name, *cells, str(sum(map(len, runs)))))
     title = TITLES[dataset]
     return interval_table(
@@ -172,21 +173,21 @@ def details_table(groups: Groups) -> Table:
     prefix = f"{EXPERIMENT.metric}_"
     finals = [runs[0].final for group in groups.values() for runs in group.values()]
     kinds = sorted({m.removeprefix(prefix) for f in finals for m in f if m.startswith(prefix)})
-    metrics = (EXPERIMENT.metric, *(prefix + kind for kind in kinds), "test_f1", "source_dev_f1")
-    rows = [
-        (
-            f"{TITLES[dataset]}, {source} to {target}",
-            name,
-            *(metric_number(runs, metric, digits=1) for metric in metrics),
-            metric_number(runs, "moved"),
-        )
-        for (dataset, source, target), group in groups.items()
-        for name, runs in group.items()
-    ]
-    return interval_table(
+
+    def final(metric: str, digits: int = 1) -> Callable[[Group, str], Cell]:
+        return lambda group, name: metric_number(group[name], metric, digits)
+
+    return table_of_runs(
         "Cross-lingual: best dev epoch, entity types, last epoch",
-        ("data", "method", "F1", *kinds, "F1, last epoch", "source dev F1", "network moved"),
-        rows,
+        ("data",),
+        {(f"{TITLES[d]}, {s} to {t}",): group for (d, s, t), group in groups.items()},
+        {
+            "F1": final(EXPERIMENT.metric),
+            **{kind: final(prefix + kind) for kind in kinds},
+            "F1, last epoch": final("test_f1"),
+            "source dev F1": final("source_dev_f1"),
+            "network moved": final("moved", 2),
+        },
         "F1 and its parts by type: target test sentences at the epoch with the best dev F1. "
         "Source dev F1: at the last epoch, through the transformation network. Moved: Euclidean "
         "distance of the transformation network's parameters from their start.",
@@ -245,24 +246,24 @@ def _curves_figure(stem: str, group: Group, where: str, folder: Path) -> Figure:
             axis.set(xlabel="epoch", ylabel=label)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_below(fig, axes[0])
-        return save_figure(
-            fig,
-            folder,
-            stem,
-            alt=f"F1 on dev and test sentences of the target language by epoch ({where}), one line "
-            f"for each of {', '.join(group)}.",
-            caption=f"Learning curves ({where}): every run (thin), and their median. Runs with "
-            "other settings than the planned ones are in the tables.",
+        alt = (
+            f"F1 on dev and test sentences of the target language by epoch ({where}), one line "
+            f"for each of {', '.join(group)}."
         )
+        caption = (
+            f"Learning curves ({where}): every run (thin), and their median. Runs with other "
+            "settings than the planned ones are in the tables."
+        )
+        return save_figure(fig, folder, stem, alt, caption)
 
 
 def _representations_figure(stem: str, group: Group, where: str, folder: Path) -> Figure:
     """Source words before and after the transformation, and target words, a panel per method."""
-    dark, light = series_styles(2)
+    dark, light = ({k: style[k] for k in ("color", "marker")} for style in series_styles(2))
     shown = {
         "source_before": ("source, before", {"color": "#EE99AA", "marker": "o"}),
-        "source_after": ("source, after", {name: dark[name] for name in ("color", "marker")}),
-        "target": ("target", {name: light[name] for name in ("color", "marker")}),
+        "source_after": ("source, after", dark),
+        "target": ("target", light),
     }
     ways = {name: runs[0].curves["centroid_distance"] for name, runs in group.items()}
     titles = [f"{name}: {before:.2f} to {after:.2f}" for name, (before, after) in ways.items()]
@@ -277,16 +278,16 @@ def _representations_figure(stem: str, group: Group, where: str, folder: Path) -
             axis.tick_params(labelbottom=False, labelleft=False)
             axis.label_outer()
         legend_below(fig, axes[0], markerscale=2)
-        return save_figure(
-            fig,
-            folder,
-            stem,
-            alt="Words of source and target language in the plane of the first two principal "
+        alt = (
+            "Words of source and target language in the plane of the first two principal "
             f"components ({where}), before and after the transformation network, in a panel for "
-            f"each of {', '.join(group)}.",
-            caption="What the classifier sees of source and target words, before and after the "
+            f"each of {', '.join(group)}."
+        )
+        caption = (
+            "What the classifier sees of source and target words, before and after the "
             f"transformation of the source ({where}, seed {next(iter(group.values()))[0].seed}): "
             "first two principal components of all points of a panel, each with its own. Numbers: "
             "distance between the means of source and target, in units of the target's spread, "
-            "before and after.",
+            "before and after."
         )
+        return save_figure(fig, folder, stem, alt, caption)

@@ -6,7 +6,7 @@ which the loss leaves out.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -39,20 +39,14 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, folder: Path) -> PreT
         vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False, min_frequency=2
     )
     tokenizer.train_from_iterator(texts, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")],
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=ends
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
+        **{"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"},
+        **{"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"},
     )
     fast.save_pretrained(str(folder))
     return fast
@@ -80,24 +74,14 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
         ) from None
 
 
-class Encoded(NamedTuple):
-    """N sentences as subwords, padded to the longest of them, L: int64 (N, L).
-
-    attention_mask: 1 for subwords, 0 for padding.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
-
-
 def encode(
     sentences: Sequence[Sentence],
     tokenizer: PreTrainedTokenizerFast,
     labels: tuple[str, ...],
     max_length: int,
-) -> Encoded:
-    """Sentences as at most ``max_length`` subwords each, special ones included.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sentences as at most ``max_length`` subwords each, <s> and </s> included: subwords, mask (0
+    at padding) and labels, each int64 (N, L), L being the length of the longest.
 
     A sentence that is longer ends with the last word that fits whole. A word that gives no subword
     at all (WikiAnn has some of invisible characters) carries no label.
@@ -106,35 +90,21 @@ def encode(
     batch = tokenizer([list(s.tokens) for s in sentences], is_split_into_words=True, verbose=False)
     rows = []
     for i, sentence in enumerate(sentences):
-        ids, words = _cut(batch["input_ids"][i], batch.word_ids(i), max_length)
-        firsts = [word is not None and word != words[j - 1] for j, word in enumerate(words)]
+        ids, words = batch["input_ids"][i], batch.word_ids(i)
+        if len(ids) > max_length:
+            end = max_length - 1
+            while words[end] is not None and words[end] == words[end - 1]:
+                end -= 1
+            ids, words = [*ids[:end], ids[-1]], [*words[:end], None]
         marks = [
-            number[sentence.tags[word]] if first else IGNORED
-            for word, first in zip(words, firsts, strict=True)
+            IGNORED if word is None or word == words[j - 1] else number[sentence.tags[word]]
+            for j, word in enumerate(words)
         ]
-        rows.append((torch.tensor(ids), torch.tensor(marks)))
-    input_ids = pad_sequence(
-        [ids for ids, _ in rows], batch_first=True, padding_value=tokenizer.pad_token_id
-    )
-    targets = pad_sequence([marks for _, marks in rows], batch_first=True, padding_value=IGNORED)
-    lengths = torch.tensor([len(ids) for ids, _ in rows])
-    mask = (torch.arange(input_ids.shape[1]) < lengths.unsqueeze(1)).to(torch.int64)
-    return Encoded(input_ids, mask, targets)
-
-
-def _cut(
-    ids: list[int], words: list[int | None], max_length: int
-) -> tuple[list[int], list[int | None]]:
-    """Whole words from the beginning so that ``max_length`` holds, special tokens kept."""
-    excess = len(ids) - max_length
-    if excess <= 0:
-        return ids, words
-    inside = [i for i, word in enumerate(words) if word is not None]
-    end = inside[-1] + 1  # special tokens from here on are kept
-    cut = max(end - excess, inside[0])
-    while cut > inside[0] and words[cut] == words[cut - 1]:
-        cut -= 1
-    return ids[:cut] + ids[end:], words[:cut] + words[end:]
+        rows.append(torch.tensor([ids, [1] * len(ids), marks]).T)
+    fill = torch.tensor([tokenizer.pad_token_id, 0, IGNORED])
+    padded = pad_sequence(rows, batch_first=True, padding_value=-1)
+    input_ids, mask, targets = torch.where(padded == -1, fill, padded).permute(2, 0, 1).contiguous()
+    return input_ids, mask, targets
 
 
 def decode_tags(
@@ -145,8 +115,8 @@ def decode_tags(
     label_ids, predicted_ids: (N, L).
     """
     true, predicted = [], []
-    for row, guesses in zip(label_ids.tolist(), predicted_ids.tolist(), strict=True):
-        kept = [i for i, label in enumerate(row) if label != IGNORED]
-        true.append([labels[row[i]] for i in kept])
-        predicted.append([labels[guesses[i]] for i in kept])
+    for row, guesses in zip(label_ids, predicted_ids, strict=True):
+        kept = row != IGNORED
+        true.append([labels[i] for i in row[kept].tolist()])
+        predicted.append([labels[i] for i in guesses[kept].tolist()])
     return true, predicted

@@ -1,6 +1,6 @@
 """One run, to be read from top to bottom: problem, base step, meta step, epochs, evaluation."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.utils import parameters_to_vector
+from torch.nn.utils import get_total_norm, parameters_to_vector
 
 from common.hypergrad import EvoGradGraph, Hypergradient, Tensors
 from common.run import Task
@@ -29,8 +29,6 @@ from metaxl.evaluate import entity_scores, representation_curves
 from metaxl.models import Tagger, Transformation, is_head
 from metaxl.tokens import IGNORED
 from metaxl.transformers_import import XLMRobertaModel
-
-_CPU = torch.device("cpu")
 
 
 class InnerBatch(NamedTuple):
@@ -56,31 +54,21 @@ class MetaXLProblem:
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: InnerBatch) -> Tensor:
         """The training loss L_T."""
-        return self.training_loss(params, hyper, *self.encoded(params, hyper, batch), batch)
+        return self.training_loss(params, hyper, self.encoded(params, hyper, batch), batch)
 
     def outer_loss(self, params: Tensors, hyper: Tensors, batch: Batch) -> Tensor:
-        """The loss L_V on target sentences; lambda does not occur."""
-        return self.loss(params, batch)
-
-    def loss(self, params: Tensors, batch: Batch) -> Tensor:
-        """The loss on sentences without a transformation network."""
+        """The loss L_V, on sentences without the RTN; lambda does not occur."""
         return head_loss(params, self.states(params, batch), batch)
 
-    def encoded(
-        self, params: Tensors, hyper: Tensors, batch: InnerBatch
-    ) -> tuple[list[Tensor], Tensor]:
-        """The head's inputs, (N, L, H): for source sentences one for every transformed layer, and
+    def encoded(self, params: Tensors, hyper: Tensors, batch: InnerBatch) -> list[Tensor]:
+        """The head's inputs, (N, L, H): for source sentences one for every transformed layer, then
         for target sentences."""
         layers = self.transformation.layers
         source = [self.states(params, batch.source, hyper, layer) for layer in layers]
-        return source, self.states(params, batch.target)
+        return [*source, self.states(params, batch.target)]
 
     def states(
-        self,
-        params: Tensors,
-        batch: Batch,
-        hyper: Tensors | None = None,
-        layer: int | None = None,
+        self, params: Tensors, batch: Batch, hyper: Tensors | None = None, layer: int | None = None
     ) -> Tensor:
         """The last hidden states after dropout, (N, L, H), transformed at ``layer`` if given."""
         prefix = "encoder."
@@ -98,15 +86,11 @@ class MetaXLProblem:
         return self.tagger.dropout(encoded(hidden, depth, None))
 
     def training_loss(
-        self,
-        head: Tensors,
-        hyper: Tensors,
-        source: Sequence[Tensor],
-        target: Tensor,
-        batch: InnerBatch,
+        self, head: Tensors, hyper: Tensors, states: list[Tensor], batch: InnerBatch
     ) -> Tensor:
         """L_T of the states that ``encoded`` gives."""
-        losses = torch.stack([head_loss(head, states, batch.source) for states in source])
+        *source, target = states
+        losses = torch.stack([head_loss(head, own, batch.source) for own in source])
         mixed = torch.softmax(hyper["mixing"], 0) @ losses
         return mixed + head_loss(head, target, batch.target)
 
@@ -133,11 +117,12 @@ class SharedEncoderProblem(MetaXLProblem):
                 "perturb the head only (perturb=is_head), or use MetaXLProblem"
             )
         states = self.encoded({n: t[0] for n, t in encoder.items()}, hyper, batch)
-        heads = [
-            {"head.weight": weight, "head.bias": bias}
-            for weight, bias in zip(candidates["head.weight"], candidates["head.bias"], strict=True)
-        ]
-        return torch.stack([self.training_loss(head, hyper, *states, batch) for head in heads])
+        heads = zip(candidates["head.weight"], candidates["head.bias"], strict=True)
+        losses = (
+            self.training_loss({"head.weight": w, "head.bias": b}, hyper, states, batch)
+            for w, b in heads
+        )
+        return torch.stack(list(losses))
 
 
 class RepeatedPassesProblem(MetaXLProblem):
@@ -155,14 +140,6 @@ class RepeatedPassesProblem(MetaXLProblem):
         return super().outer_loss({**params, **hyper}, hyper, batch)
 
 
-def adam(
-    parameters: Iterable[Tensor], learning_rate: float, weight_decay: float, decay: str
-) -> torch.optim.Adam:
-    """Adam whose weight decay is "coupled" (added to the gradient) or "decoupled" (AdamW)."""
-    kind = {"coupled": torch.optim.Adam, "decoupled": torch.optim.AdamW}[decay]
-    return kind(parameters, learning_rate, eps=1e-8, weight_decay=weight_decay)
-
-
 class Learner:
     """What is trained, and one training step of every method.
 
@@ -172,39 +149,36 @@ class Learner:
     def __init__(
         self, config: Config, encoder: XLMRobertaModel, num_labels: int, device: torch.device
     ) -> None:
-        self.config = config
+        self.config, self.meta = config, None
         self.tagger = Tagger(encoder, num_labels).to(device)
-        sizes = encoder.config.hidden_size, config.layers, config.bottleneck
-        self.transformation = Transformation(*sizes)
+        hidden_size = encoder.config.hidden_size
+        self.transformation = Transformation(hidden_size, config.layers, config.bottleneck)
         self.transformation.to(device)
-        self.optimizer = adam(
-            self.tagger.parameters(), config.learning_rate, config.weight_decay, "coupled"
+        self.params = dict(self.tagger.named_parameters())
+        self.optimizer = torch.optim.Adam(
+            self.params.values(), config.learning_rate, weight_decay=config.weight_decay
         )
-        self.problem = MetaXLProblem(self.tagger, self.transformation)
-        self.repeated_problem = RepeatedPassesProblem(self.tagger, self.transformation)
+        networks = self.tagger, self.transformation
+        self.problem = MetaXLProblem(*networks)
+        self.repeated_problem = RepeatedPassesProblem(*networks)
         self.state: dict[str, Part] = {"tagger": self.tagger, "optimizer": self.optimizer}
-        self.meta = None
-        if not config.has_transformation:
-            return
-        problem, perturb = self.problem, None
-        if config.method == "evograd":  # which perturbs the classifier only
-            problem, perturb = SharedEncoderProblem(self.tagger, self.transformation), is_head
-        hyper = dict(self.transformation.named_parameters())
-        rate, decay = config.meta_learning_rate, config.meta_weight_decay
-        self.meta = MetaStep(
-            config.make_estimator(self.current_learning_rate, perturb),
-            problem,
-            hyper,
-            adam(hyper.values(), rate, decay, config.meta_decay),
-            new_generator(config.seed, "perturbations"),
-            config.every,
-        )
-        self.state["meta"] = self.meta.state
-
-    @property
-    def params(self) -> dict[str, Tensor]:
-        """theta: the tagger's parameters."""
-        return dict(self.tagger.named_parameters())
+        if config.has_transformation:
+            shared = config.method == "evograd"  # which perturbs the classifier only
+            hyper = dict(self.transformation.named_parameters())
+            self.meta = MetaStep(
+                config.make_estimator(self.current_learning_rate, is_head if shared else None),
+                SharedEncoderProblem(*networks) if shared else self.problem,
+                hyper,
+                torch.optim.Adam(
+                    hyper.values(),
+                    config.meta_learning_rate,
+                    weight_decay=config.meta_weight_decay,
+                    decoupled_weight_decay=config.meta_decay == "decoupled",
+                ),
+                new_generator(config.seed, "perturbations"),
+                config.every,
+            )
+            self.state["meta"] = self.meta.state
 
     def current_learning_rate(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
@@ -224,8 +198,8 @@ class Learner:
             return self.joint_step(target)
         train, meta = target.halves()
         if method == "joint_half":
-            loss = self.problem.loss(self.params, source) + self.problem.loss(self.params, train)
-            return self._update(loss, self.config.clip)
+            losses = [self.problem.outer_loss(self.params, {}, b) for b in (source, train)]
+            return self._update(losses[0] + losses[1], self.config.clip)
         batch = InnerBatch(source, train)
         if not self.meta.due():
             return self.base_step(batch)
@@ -236,7 +210,7 @@ class Learner:
 
     def joint_step(self, *batches: Batch) -> dict[str, Tensor]:
         """Ordinary training on the mean of the losses, without a transformation network."""
-        losses = [self.problem.loss(self.params, batch) for batch in batches]
+        losses = [self.problem.outer_loss(self.params, {}, batch) for batch in batches]
         return self._update(torch.stack(losses).mean())
 
     def base_step(self, batch: InnerBatch) -> dict[str, Tensor]:
@@ -251,9 +225,9 @@ class Learner:
 
     def decay_step(self, batch: InnerBatch, meta: Batch) -> dict[str, Tensor]:
         """The transformation network's step by its weight decay alone."""
-        metrics, hyper = self.decay_norm(), self.meta.hyper
-        zero = torch.zeros(())
-        self.meta.apply(Hypergradient({n: torch.zeros_like(h) for n, h in hyper.items()}, zero))
+        metrics, zero = self.decay_norm(), torch.zeros(())
+        zeros = {name: torch.zeros_like(h) for name, h in self.meta.hyper.items()}
+        self.meta.apply(Hypergradient(zeros, zero))
         return metrics
 
     def shared_step(self, batch: InnerBatch, meta: Batch) -> dict[str, Tensor]:
@@ -290,8 +264,7 @@ class Learner:
 
     def decay_norm(self) -> dict[str, Tensor]:
         """Norm of what coupled weight decay adds to the hypergradient."""
-        with torch.no_grad():
-            norm = nn.utils.get_total_norm(list(self.meta.hyper.values()))
+        norm = get_total_norm([h.detach() for h in self.meta.hyper.values()])
         return {"decay_norm": self.config.meta_weight_decay * norm}
 
     def _update(self, loss: Tensor, clip: float | None = None) -> dict[str, Tensor]:
@@ -307,17 +280,19 @@ class MetaXLTask(Task):
     """A meta step on the transformation network, then a base step of the tagger."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        material = load_material(config, device)
+        encoder, self.splits, self.labels, self.checksums = load_material(config, device)
         self.config, self.device = config, device
-        self.splits, self.labels = material.splits, material.labels
-        self.checksums: Mapping[str, str] = material.checksums
-        self.learner = Learner(config, material.encoder, len(self.labels), device)
+        self.learner = Learner(config, encoder, len(self.labels), device)
         # For source sentences when they are evaluated.
         self.transformation = self.learner.transformation if config.has_transformation else None
-        stream, size = partial(new_generator, config.seed), config.batch_size
+        stream, size, cpu = (
+            partial(new_generator, config.seed),
+            config.batch_size,
+            torch.device("cpu"),
+        )
         sources, targets = len(self.splits["source"]), len(self.splits["target"])
-        self.source_batches = EpochBatches(sources, size, stream("source batches"), _CPU)
-        self.target_batches = EndlessBatches(targets, size, stream("target batches"), _CPU)
+        self.source_batches = EpochBatches(sources, size, stream("source batches"), cpu)
+        self.target_batches = EndlessBatches(targets, size, stream("target batches"), cpu)
         self.steps_per_epoch = len(self.source_batches)
         self.best = Best()
         self.state: Mapping[str, Part] = {
@@ -341,6 +316,13 @@ class MetaXLTask(Task):
         index = self.target_batches.next()
         return index if len(index) > 1 else self.target_batches.next()
 
+    def rate(self, step: int) -> float:
+        """The fraction of the largest learning rates in step 0, 1, ...: a linear rise from 0 over
+        the fraction ``warmup`` of all steps, then a linear fall."""
+        total = self.config.epochs * self.steps_per_epoch
+        rise = int(self.config.warmup * total)
+        return step / rise if step < rise else (total - step) / (total - rise)
+
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Entity F1 in percent: dev, test, source_dev; selected: test at the best dev so far."""
         scores = partial(entity_scores, self.learner.tagger)
@@ -360,32 +342,23 @@ class MetaXLTask(Task):
         the cosine between its movement and that by weight decay alone, which depends only on the
         start and the schedule (coupled, whatever the run's decay is).
         """
-        meta = self.learner.meta
-        first, now, decayed = (
-            parameters_to_vector(tensors).detach().double()
-            for tensors in (meta.start.values(), meta.hyper.values(), self.decayed(epoch))
-        )
-        return {
-            "moved": (now - first).norm().item(),
-            "norm_ratio": (now.norm() / first.norm()).item(),
-            "decay_cosine": F.cosine_similarity(now - first, decayed - first, dim=0).item(),
-        }
-
-    def decayed(self, epoch: int) -> list[Tensor]:
-        """The transformation network's parameters after epochs of coupled weight decay alone."""
-        config = self.config
-        decayed = [tensor.clone() for tensor in self.learner.meta.start.values()]
-        optimizer = adam(decayed, config.meta_learning_rate, config.meta_weight_decay, "coupled")
+        config, meta = self.config, self.learner.meta
+        decayed = [tensor.clone() for tensor in meta.start.values()]
+        optimizer = torch.optim.Adam(decayed, weight_decay=config.meta_weight_decay)
         for tensor in decayed:
             tensor.grad = torch.zeros_like(tensor)
         for step in range(epoch * self.steps_per_epoch):
             optimizer.param_groups[0]["lr"] = config.meta_learning_rate * self.rate(step)
             optimizer.step()
-        return decayed
-
-    def rate(self, step: int) -> float:
-        """The fraction of the largest learning rates in step 0, 1, ..."""
-        return rate_factor(step, self.config.epochs * self.steps_per_epoch, self.config.warmup)
+        first, now, alone = (
+            parameters_to_vector(tensors).detach().double()
+            for tensors in (meta.start.values(), meta.hyper.values(), decayed)
+        )
+        return {
+            "moved": (now - first).norm().item(),
+            "norm_ratio": (now.norm() / first.norm()).item(),
+            "decay_cosine": F.cosine_similarity(now - first, alone - first, dim=0).item(),
+        }
 
     def curves(self) -> dict[str, list[float]]:
         """Points of source and target words for the figure of representations."""
@@ -394,16 +367,8 @@ class MetaXLTask(Task):
 
     def measure_cost(self) -> Cost:
         self.learner.tagger.train()
+        first = torch.arange(self.config.batch_size)
         source, target = (
-            split.batch(torch.arange(min(self.config.batch_size, len(split))))
-            for split in (self.splits["source"], self.splits["target"])
+            self.splits[n].batch(first[: len(self.splits[n])]) for n in ("source", "target")
         )
-        step = partial(self.learner.step, source, target)
-        return measure(step, self.device, repeats=5, warm_up=2)
-
-
-def rate_factor(step: int, total: int, warmup: float) -> float:
-    """The fraction of the largest learning rate at step 0 .. total - 1: linear rise from 0 over the
-    fraction ``warmup`` of the steps, then linear fall."""
-    rise = int(warmup * total)
-    return step / rise if step < rise else (total - step) / (total - rise)
+        return measure(lambda: self.learner.step(source, target), self.device, repeats=5, warm_up=2)

@@ -60,9 +60,7 @@ def test_the_gradient_passes_the_skip_path_only():
 def test_xlm_r_base_has_its_277_million_parameters():
     with torch.device("meta"):
         model = XLMRobertaModel(xlm_roberta_config(), add_pooling_layer=False)
-    embeddings = (250_002 + 514 + 1) * 768 + 2 * 768
-    layer = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
-    assert sum(p.numel() for p in model.parameters()) == embeddings + 12 * layer == 277_453_056
+    assert sum(p.numel() for p in model.parameters()) == 277_453_056
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

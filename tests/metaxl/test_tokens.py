@@ -20,12 +20,6 @@ def tokenizer(tmp_path_factory):
     return train_tokenizer(texts, 60, tmp_path_factory.mktemp("tokenizer"))
 
 
-SENTENCES = [
-    Sentence(("Limapi", "people"), ("B-LOC", "O")),
-    Sentence(("the", "people", "of", "Peru"), ("O", "O", "O", "B-LOC")),
-]
-
-
 def expected_row(sentence, tokenizer, labels):
     """Subwords word by word, independently of word_ids."""
     ids, marks = [tokenizer.bos_token_id], [IGNORED]
@@ -39,38 +33,42 @@ def expected_row(sentence, tokenizer, labels):
 def test_the_first_subword_of_a_word_carries_its_label(tokenizer):
     tags = tuple(LABELS[i % len(LABELS)] for i in range(len(TRICKY)))
     sentences = [Sentence(TRICKY, tags), Sentence(("the", "Peruana"), ("O", "B-PER"))]
-    encoded = encode(sentences, tokenizer, LABELS, 200)
+    input_ids, mask, labels = encode(sentences, tokenizer, LABELS, 200)
     for i, sentence in enumerate(sentences):
         ids, marks = expected_row(sentence, tokenizer, LABELS)
-        n, rest = len(ids), len(encoded.labels[i]) - len(ids)
-        assert encoded.input_ids[i].tolist() == ids + [tokenizer.pad_token_id] * rest
-        assert encoded.labels[i].tolist() == marks + [IGNORED] * rest
-        assert encoded.attention_mask[i].tolist() == [1] * n + [0] * rest
+        n, rest = len(ids), len(labels[i]) - len(ids)
+        assert input_ids[i].tolist() == ids + [tokenizer.pad_token_id] * rest
+        assert labels[i].tolist() == marks + [IGNORED] * rest
+        assert mask[i].tolist() == [1] * n + [0] * rest
     # The words are not all single subwords, else this would show nothing.
-    assert (encoded.labels == IGNORED).sum() > 20
+    assert (labels == IGNORED).sum() > 20
     # A word without subwords carries no label.
     gap = encode([Sentence(("the", "", "Peru"), ("O", "B-PER", "B-LOC"))], tokenizer, LABELS, 50)
-    assert [LABELS[i] for i in gap.labels[0].tolist() if i >= 0] == ["O", "B-LOC"]
+    assert [LABELS[i] for i in gap[2][0].tolist() if i >= 0] == ["O", "B-LOC"]
 
 
 def test_truncation_keeps_whole_words(tokenizer):
     sentence = Sentence(TRICKY, ("B-LOC",) * len(TRICKY))
     pieces = [len(tokenizer.encode(t, add_special_tokens=False)) for t in TRICKY]
     for max_length in range(2, 60):
-        encoded = encode([sentence], tokenizer, LABELS, max_length)
+        input_ids, _, labels = encode([sentence], tokenizer, LABELS, max_length)
         fitting = max(n for n in range(len(pieces) + 1) if sum(pieces[:n]) + 2 <= max_length)
-        assert (encoded.labels != IGNORED).sum(1).tolist() == [fitting]
+        assert (labels != IGNORED).sum(1).tolist() == [fitting]
         kept = Sentence(TRICKY[:fitting], sentence.tags[:fitting])
-        assert encoded.input_ids[0].tolist() == expected_row(kept, tokenizer, LABELS)[0]
+        assert input_ids[0].tolist() == expected_row(kept, tokenizer, LABELS)[0]
 
 
 def test_tags_come_back_for_labelled_words_only(tokenizer):
-    encoded = encode(SENTENCES, tokenizer, LABELS, 50)
-    guesses = encoded.labels.clamp(min=0)
-    first = (encoded.labels[0] == LABELS.index("B-LOC")).nonzero().item()
+    sentences = [
+        Sentence(("Limapi", "people"), ("B-LOC", "O")),
+        Sentence(("the", "people", "of", "Peru"), ("O", "O", "O", "B-LOC")),
+    ]
+    _, _, labels = encode(sentences, tokenizer, LABELS, 50)
+    guesses = labels.clamp(min=0)
+    first = (labels[0] == LABELS.index("B-LOC")).nonzero().item()
     guesses[0, first] = LABELS.index("B-PER")
-    true, predicted = decode_tags(encoded.labels, guesses, LABELS)
-    assert true == [list(s.tags) for s in SENTENCES]
+    true, predicted = decode_tags(labels, guesses, LABELS)
+    assert true == [list(s.tags) for s in sentences]
     assert predicted == [["B-PER", "O"], ["O", "O", "O", "B-LOC"]]
 
 

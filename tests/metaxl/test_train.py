@@ -16,7 +16,7 @@ from metaxl.evaluate import f1_by_type
 from metaxl.models import xlm_roberta_config
 from metaxl.readers import label_list
 from metaxl.tokens import train_tokenizer
-from metaxl.train import MetaXLTask, rate_factor
+from metaxl.train import MetaXLTask
 from tests.experiments import small_settings
 
 CPU = torch.device("cpu")
@@ -52,13 +52,6 @@ def test_a_run_records_where_the_network_went_and_what_the_head_sees(small):
     assert record.final["selected_f1"] == best["test_f1"]
 
 
-def test_only_second_order_methods_lack_fused_attention(small):
-    methods = ("joint_training", "evograd", "t1t2")
-    tasks = [MetaXLTask(small(method=method), CPU) for method in methods]
-    attention = [task.learner.tagger.encoder.model.config._attn_implementation for task in tasks]
-    assert attention == ["sdpa", "sdpa", "eager"]
-
-
 def test_seeds_change_the_run_but_not_the_sentences(small):
     tasks = []
     for seed in (1, 2):
@@ -84,17 +77,16 @@ def test_a_batch_is_cut_to_its_longest_sentence():
 
 
 def test_learning_rates_rise_and_fall(small):
-    factors = [rate_factor(step, 20, 0.1) for step in range(20)]
-    assert factors[:3] == [0.0, 0.5, 1.0]
-    assert factors[-1] == pytest.approx(1 / 18)
-    assert rate_factor(0, 20, 0.0) == 1.0
     task = MetaXLTask(small(method="t1t2", warmup=0.5), CPU)
-    steps = task.steps(2)  # the second half of 6 steps
-    for factor in (1.0, 2 / 3, 1 / 3):
+    # Plain matrix products: fused attention has no second derivative.
+    assert task.learner.tagger.encoder.model.config._attn_implementation == "eager"
+    steps = task.steps(1)  # the first half of 6 steps
+    for factor in (0, 1 / 3, 2 / 3):
         next(steps)
         assert task.learner.current_learning_rate() == pytest.approx(factor * 1e-2)
         assert task.learner.meta.optimizer.param_groups[0]["lr"] == pytest.approx(factor * 1e-3)
         assert task.learner.meta.estimator.inner_lr() == pytest.approx(factor * 1e-2)
+    assert [task.rate(step) for step in (3, 4, 5)] == pytest.approx([1, 2 / 3, 1 / 3])
 
 
 def test_the_first_epoch_of_the_best_dev_score_is_selected(small, monkeypatch):
