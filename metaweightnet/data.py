@@ -15,14 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.datasets import (
-    Cifar100,
-    ImageDataset,
-    load_cifar10,
-    load_cifar10n,
-    load_cifar100,
-    load_mnist,
-)
+from common.datasets import ImageDataset, load_cifar10, load_cifar10n, load_cifar100, load_mnist
 from common.errors import UserError
 from common.training import new_generator
 from metaweightnet.config import Config
@@ -127,7 +120,7 @@ def load_splits(config: Config, device: torch.device) -> tuple[dict[str, Split],
     if config.noise == "human":
         noisy = human_labels(config, data.train_labels)[train]
     else:
-        noisy = noisy_labels(true, config, superclasses(data))
+        noisy = noisy_labels(true, config, data.superclasses)
     test = data.test_labels[: config.test_size]
     parts = {
         "train": (data.train_images[train], noisy, noisy != true),
@@ -154,15 +147,6 @@ def human_labels(config: Config, clean: Tensor) -> Tensor:
         flag = "--human-dir" if config.human_dir else "--data-dir"
         raise UserError(str(error).replace("--data-dir", flag)) from None
     return found.labels[config.human_labels]
-
-
-def superclasses(data: ImageDataset) -> Tensor | None:
-    """The superclass of each class, (C,), from the training samples; None if there are none."""
-    if not isinstance(data, Cifar100):
-        return None
-    found = torch.full((len(data.class_names),), -1)
-    found[data.train_labels] = data.train_coarse_labels
-    return found
 
 
 def shrunk(images: Tensor, side: int, chunk: int = 5_000) -> Tensor:

@@ -5,9 +5,8 @@ environment variable EVOGRAD_DATA and in the cache (EVOGRAD_CACHE), and then dow
 """
 
 from common.datasets.cifar10n import HumanLabels, load_cifar10n
-from common.datasets.images import Cifar100, ImageDataset, load_cifar10, load_cifar100, load_mnist
+from common.datasets.images import ImageDataset, load_cifar10, load_cifar100, load_mnist
 
 __all__ = [
-    "Cifar100", "HumanLabels", "ImageDataset", "load_cifar10", "load_cifar10n", "load_cifar100",
-    "load_mnist",
+    "HumanLabels", "ImageDataset", "load_cifar10", "load_cifar10n", "load_cifar100", "load_mnist",
 ]  # fmt: skip

@@ -49,6 +49,7 @@ class ImageDataset:
     Images are uint8: (N, H, W) if grey, (N, H, W, 3) if colour. Labels are int64 (N,).
     ``checksums`` maps each part (``train_images``, ...) to the SHA-256 of its uint8 bytes
     (labels too, one byte each), for the run record; ``source`` says where the copy came from.
+    ``superclasses``: of each class, int64 (C,), for CIFAR-100.
     """
 
     name: str
@@ -59,15 +60,7 @@ class ImageDataset:
     test_labels: Tensor
     checksums: dict[str, str]
     source: str
-
-
-@dataclass(frozen=True)
-class Cifar100(ImageDataset):
-    """CIFAR-100 with its 100 fine classes as labels, and the 20 coarse ones, int64 (N,)."""
-
-    coarse_names: tuple[str, ...]
-    train_coarse_labels: Tensor
-    test_coarse_labels: Tensor
+    superclasses: Tensor | None = None
 
 
 def read_mnist(folder: Path) -> Files:
@@ -118,30 +111,33 @@ def _unpickled(files: Files) -> dict[str, dict[str, Any]]:
     return {name: pickle.loads(data, encoding="latin1") for name, data in files.items()}
 
 
-def _images(*batches: dict[str, Any]) -> np.ndarray:
-    """(N, 32, 32, 3) from the official (N, 3072): a red, a green and a blue plane per row."""
-    planes = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
-    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+def _arrays(train: list[Any], test: list[Any], label: str) -> dict[str, np.ndarray]:
+    """Images (N, 32, 32, 3) and labels (N,), uint8, from the official batches: rows of a red, a
+    green and a blue plane."""
+    arrays = {}
+    for split, batches in (("train", train), ("test", test)):
+        planes = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        arrays[f"{split}_images"] = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+        labels = np.concatenate([batch[label] for batch in batches])
+        arrays[f"{split}_labels"] = labels.astype(np.uint8)
+    return arrays
 
 
 def read_cifar10(folder: Path) -> Files:
     """CIFAR-10's four arrays from the official files, or from an unpacked npm package, in which a
     batch is an RGB picture of (10000, 1024), a row being a 32x32 image."""
-    parts, package = {"train": _BATCHES, "test": ("test_batch",)}, folder / "package"
+    package = folder / "package"
+    if not (package / "test_batch.png").is_file():
+        batches = _unpickled(_pickles(folder, _C10))
+        arrays = _arrays([batches[n] for n in _BATCHES], [batches["test_batch"]], "labels")
+        return {name: array.tobytes() for name, array in arrays.items()}
     files = {}
-    if (package / "test_batch.png").is_file():
-        for split, names in parts.items():
-            with reading(package):
-                pictures = [Image.open(package / f"{name}.png").convert("RGB") for name in names]
-                files[f"{split}_images"] = b"".join(picture.tobytes() for picture in pictures)
-                labels = (package / f"{split}_lables.json").read_text()  # the package's spelling
-                files[f"{split}_labels"] = bytes(json.loads(labels))
-        return files
-    batches = _unpickled(_pickles(folder, _C10))
-    for split, names in parts.items():
-        own = [batches[name] for name in names]
-        files[f"{split}_images"] = _images(*own).tobytes()
-        files[f"{split}_labels"] = bytes(label for batch in own for label in batch["labels"])
+    with reading(package):
+        for split, names in (("train", _BATCHES), ("test", ("test_batch",))):
+            pictures = [Image.open(package / f"{name}.png").convert("RGB") for name in names]
+            files[f"{split}_images"] = b"".join(picture.tobytes() for picture in pictures)
+            labels = (package / f"{split}_lables.json").read_text()  # the package's spelling
+            files[f"{split}_labels"] = bytes(json.loads(labels))
     return files
 
 
@@ -212,30 +208,28 @@ def _from_bytes(
     dataset: Dataset, data_dir: Path | None, image: tuple[int, ...], class_names: tuple[str, ...]
 ) -> ImageDataset:
     files, source = fetch(dataset, data_dir)
-    arrays = {n: np.frombuffer(data, np.uint8) for n, data in files.items()}
+    arrays = {n: np.frombuffer(data, np.uint8).copy() for n, data in files.items()}
     arrays |= {n: a.reshape(-1, *image) for n, a in arrays.items() if "images" in n}
-    checksums = dict(dataset.checksums)
+    sums = dict(dataset.checksums)
     return ImageDataset(
-        dataset.name, class_names, **_tensors(arrays), checksums=checksums, source=source
+        dataset.name, class_names, **_tensors(arrays), checksums=sums, source=source
     )
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """From uint8: images uint8, labels int64."""
-    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return {name: t.long() if name.endswith("labels") else t for name, t in tensors.items()}
 
 
-def load_cifar100(data_dir: Path | None = None) -> Cifar100:
-    """CIFAR-100: images as CIFAR-10's, labels in 100 fine and 20 coarse classes."""
+def load_cifar100(data_dir: Path | None = None) -> ImageDataset:
+    """CIFAR-100: images as CIFAR-10's, 100 classes in 20 superclasses."""
     files, source = fetch(CIFAR100, data_dir)
-    batches, arrays = _unpickled(files), {}
-    for split in ("train", "test"):
-        arrays[f"{split}_images"] = _images(batches[split])
-        for kind, name in (("fine", "labels"), ("coarse", "coarse_labels")):
-            labels = batches[split][f"{kind}_labels"]
-            arrays[f"{split}_{name}"] = np.asarray(labels, np.uint8)
-    fine, coarse = (tuple(batches["meta"][f"{kind}_label_names"]) for kind in ("fine", "coarse"))
+    batches = _unpickled(files)
+    arrays = _arrays([batches["train"]], [batches["test"]], "fine_labels")
     sums = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
-    tensors = _tensors(arrays)
-    return Cifar100("cifar100", fine, **tensors, checksums=sums, source=source, coarse_names=coarse)
+    tensors, superclasses = _tensors(arrays), torch.zeros(100, dtype=torch.int64)
+    superclasses[tensors["train_labels"]] = torch.tensor(batches["train"]["coarse_labels"])
+    names = tuple(batches["meta"]["fine_label_names"])
+    return ImageDataset(
+        "cifar100", names, **tensors, checksums=sums, source=source, superclasses=superclasses
+    )

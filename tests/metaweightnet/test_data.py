@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.datasets import Cifar100, ImageDataset
+from common.datasets import ImageDataset
 from metaweightnet import data as data_module
 from metaweightnet.config import Config
 from metaweightnet.data import (
@@ -22,7 +22,6 @@ from metaweightnet.data import (
     released_flip_pairs,
     shrunk,
     split_indices,
-    superclasses,
 )
 
 CPU = torch.device("cpu")
@@ -83,14 +82,6 @@ def test_labels_are_drawn_from_the_rows():
         assert (counts / counts.sum() - matrix[i]).abs().max() < 5 * (0.25 / 4800) ** 0.5
         assert counts[matrix[i] == 0].sum() == 0
     assert torch.equal(LABELS, draw_labels(LABELS, torch.eye(10).double(), generator()))
-
-
-def test_superclasses_are_read_from_the_samples(images):
-    coarse = torch.randperm(10, generator=generator()) // 5
-    own = {"train_coarse_labels": coarse[images.train_labels], "coarse_names": ("x", "y")}
-    cifar = Cifar100(**vars(images), **own, test_coarse_labels=coarse[images.test_labels])
-    assert torch.equal(superclasses(cifar), coarse)
-    assert superclasses(images) is None
 
 
 def test_only_training_labels_are_noisy(images, small):

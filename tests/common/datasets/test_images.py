@@ -222,10 +222,8 @@ def test_cifar100_is_read_as_torchvision_reads_it(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "CIFAR100", small)
     loaded = load_cifar100(tmp_path)
     assert loaded.class_names == tuple(names["fine"])
-    assert loaded.coarse_names == tuple(names["coarse"])
-    assert loaded.train_coarse_labels.tolist() == [0, 7, 14, 1, 8]
-    assert loaded.test_coarse_labels.tolist() == [0, 7]
-    assert loaded.train_labels.dtype == loaded.train_coarse_labels.dtype == torch.int64
+    assert loaded.superclasses[-5:].tolist() == [8, 1, 14, 7, 0]
+    assert loaded.train_labels.dtype == loaded.superclasses.dtype == torch.int64
     checksum = hashlib.sha256(loaded.test_images.numpy().tobytes()).hexdigest()
     assert loaded.checksums["test_images"] == checksum
     for split in ("train", "test"):
