@@ -5,7 +5,7 @@ were run; of a claim in several parts ("A above B, B above C") every part must h
 how it is judged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -21,6 +21,7 @@ from common.claim_evidence import (
     Measurement,
     Place,
     Quoted,
+    Read,
     Rows,
     Rule,
     Trend,
@@ -181,27 +182,27 @@ _ADDED = 8.3 / 6.2
 """What the paper measured of T1-T2 at ResNet-10, by what is counted of the same step."""
 
 
-def memory(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
-    """All memory in use at the peak, first row / second."""
-    return f"{(ratio := rows[0].total_bytes / rows[1].total_bytes):.2f}", ratio > 1
+def ratio(of: str, holds: Callable[[float], bool] = lambda value: value > 1) -> Read:
+    """A count of a step, first row / second: all memory in use at the peak, operations, or the peak
+    beyond what was resident."""
+
+    def read(rows: Sequence[Measurement]) -> tuple[str, bool]:
+        value = getattr(rows[0], of) / getattr(rows[1], of)
+        return f"{value:.2f}", holds(value)
+
+    return read
+
+
+memory, operations = ratio("total_bytes"), ratio("operations")
+constant = ratio("peak_bytes", lambda value: value <= 1.05)
 
 
 def time(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
     """Seconds of a step, first row / second, each in plain steps of its own process."""
-    ratio = round(rows[0].time_ratio / rows[1].time_ratio, 1)
+    times = round(rows[0].time_ratio / rows[1].time_ratio, 1)
     (low, high), (other_low, other_high) = (row.time_quartiles for row in rows)
     apart = low > other_high or high < other_low
-    return f"{ratio:.1f}", ratio > 1 if apart and ratio != 1 else None
-
-
-def operations(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
-    """Floating-point operations of a step, first row / second."""
-    return f"{(ratio := rows[0].operations / rows[1].operations):.2f}", ratio > 1
-
-
-def constant(rows: Sequence[Measurement]) -> tuple[str, bool | None]:
-    """Peak beyond what was resident, first row / second: at most 1.05."""
-    return f"{(ratio := rows[0].peak_bytes / rows[1].peak_bytes):.2f}", ratio <= 1.05
+    return f"{times:.1f}", times > 1 if apart and times != 1 else None
 
 
 def widths(rows: Sequence[Measurement]) -> tuple[str, bool | None]:

@@ -22,11 +22,10 @@ ALLOCATOR = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 """glibc's own names of its settings, which processes started from this one read."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _ADVICE = {
-    errno.ENOSPC: "make room there",
-    errno.EDQUOT: "make room there",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "choose a folder that can be written",
-    errno.EPERM: "choose a folder that can be written",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there"),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that can be written"
+    ),
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
@@ -50,19 +49,18 @@ def run_command(main: Callable[[], object]) -> None:
         keep_freed_memory()
         main()
         sys.stdout.flush()
-    except UserError as error:
-        _refuse(str(error))
     except KeyboardInterrupt as interrupt:
         print("interrupted: the same command continues from the last epoch", file=sys.stderr)
         sys.exit(128 + (interrupt.args[0] if interrupt.args else signal.SIGINT))
     except BrokenPipeError:  # whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except (OSError, MemoryError, RuntimeError) as error:
-        sentence = _system_refusal(error)
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        sentence = str(error) if isinstance(error, UserError) else _system_refusal(error)
         if sentence is None:
             raise
-        _refuse(sentence)
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)
     finally:
         sys.stderr = error_stream
         for number, handler in before.items():
@@ -89,24 +87,17 @@ class _Harmless:
         return getattr(self._stream, name)
 
 
-def _refuse(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(2)
-
-
 def _system_refusal(error: Exception) -> str | None:
     """What the system refused, in a sentence; None for errors that are the program's."""
     if isinstance(error, OSError) and error.errno is not None:
-        place = error.filename2 or error.filename
-        words = [str(place)] if place is not None else []
-        words += [error.strerror or str(error), *filter(None, [_ADVICE.get(error.errno)])]
-        return ": ".join(words)
+        words = (error.filename2 or error.filename, error.strerror, _ADVICE.get(error.errno))
+        return ": ".join(str(word) for word in words if word is not None)
     if "home directory" in str(error):  # of pathlib
         return "there is no home directory for ~ or the cache: set HOME, or write whole paths"
-    # Of torch, on a GPU and on a CPU.
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    # Of torch, on a GPU and on a CPU; the last two are oneDNN's.
     said = ("can't allocate memory", "could not create a primitive", "could not create a memory")
-    if out_of_memory or any(words in str(error) for words in said):  # the others are oneDNN's
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or any(words in str(error) for words in said):
         return "this needs more memory than there is: choose smaller batches or a smaller network"
     return None
 

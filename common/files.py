@@ -19,9 +19,7 @@ SUMS = "SHA256SUMS"
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """Hexadecimal checksum of a file, read in pieces. Raises OSError if it cannot be read."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(
-            stream, lambda: hashlib.new(algorithm, usedforsecurity=False)
-        ).hexdigest()
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def write_atomic(path: str | Path, content: str | bytes | memoryview) -> Path:

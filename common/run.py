@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import math
-import shutil
 import statistics
 import sys
 import time
@@ -99,10 +98,6 @@ def finished_record(config: "RunSettings") -> RunRecord | None:
 def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
     """Carries out a run, or returns the record that it has left already."""
     directory, settings = config.directory(), config.result_settings()
-    if (record := finished_record(config)) is not None:
-        if is_first():
-            print(f"finished already: {directory / RECORD}", file=sys.stderr)
-        return record
     with (
         together(choose_device(config.device)) as device,
         locked(directory, PATIENCE) if is_first() else contextlib.nullcontext(),
@@ -113,12 +108,13 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
                 "torchrun"
             )
         with first_before_others():
-            if (record := finished_record(config)) is not None:  # while this process waited
+            if (record := finished_record(config)) is not None:
+                if is_first():
+                    print(f"finished already: {directory / RECORD}", file=sys.stderr)
                 return record
             if config.restart and is_first():
                 for name in (RECORD, CHECKPOINT, METRICS):
                     (directory / name).unlink(missing_ok=True)
-                shutil.rmtree(directory / "tensorboard", ignore_errors=True)
             threads = config.threads
             if (saved := load_checkpoint(directory / CHECKPOINT, settings)) is not None:
                 threads = saved["threads"]
@@ -128,12 +124,9 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
             started = utc_now()
             seed_everything(config.seed)
             task = experiment.task(config, device)
-        epochs, description = settings["epochs"], f"{config.experiment} {config.run_name()}"
-        history = fit(
-            task, epochs, directory, settings, config.log_every, description, config.tensorboard
-        )
-        provenance = {
-            **collect_provenance(),
+        name = f"{config.experiment} {config.run_name()}"
+        history = fit(task, settings["epochs"], directory, settings, config.log_every, name)
+        provenance = collect_provenance() | {
             "processes": count(),
             "device": str(device),
             "started": started,
@@ -176,7 +169,6 @@ def fit(
     settings: Mapping[str, Any],
     log_every: int,
     description: str,
-    tensorboard: bool = False,
 ) -> History:
     """Trains for ``epochs``, continuing from the checkpoint in ``directory`` if there is one.
 
@@ -187,7 +179,7 @@ def fit(
     threads included. Raises UserError for a checkpoint that is damaged, belongs to other
     ``settings`` (those that decide the result) or does not fit the task.
     """
-    checkpoint = directory / CHECKPOINT
+    checkpoint, log = directory / CHECKPOINT, directory / METRICS if is_first() else None
     saved, history = load_checkpoint(checkpoint, settings), History()
     if saved is not None:
         try:
@@ -202,10 +194,39 @@ def fit(
         history.segments.append(segment | {"epoch": done + 1})
     latest: dict[str, Any] = {n: s[-1] for n, s in history.traces.items() if n != "iteration"}
     taken, total = done * per_epoch, epochs * per_epoch
-    log = _MetricsLog(directory, tensorboard, taken, total) if is_first() else None
+
+    def write(text: str, anew: bool = False) -> None:
+        """To metrics.jsonl; what prevents it is told once and stops nothing."""
+        nonlocal log
+        try:
+            if log is not None and anew:
+                write_atomic(log, text)
+            elif log is not None:
+                with log.open("a") as file:
+                    file.write(text)
+        except OSError as error:
+            print(f"warning: metrics are not logged ({error})", file=sys.stderr)
+            log = None
+
+    def note(kind: str, iteration: int, epoch: int, values: Mapping[str, float]) -> None:
+        """A line of metrics.jsonl; UserError for a metric that is not finite."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{name} became {value} at iteration {iteration} (epoch {epoch}): "
+                    "choose smaller learning rates or perturbations"
+                )
+        line = {"kind": kind, "iteration": iteration, "epoch": epoch, **values}
+        write(json.dumps(line) + "\n")
+
+    # Lines of an epoch that was cut off are written again by the resumed run.
+    kept = [n for n in metrics_lines(directory / METRICS) if n["iteration"] <= taken]
+    lines = [{"kind": "start", "iteration": taken, "total": total}]
+    lines += [line for line in kept if line["kind"] != "start"]
+    write("".join(json.dumps(line) + "\n" for line in lines), anew=True)
     bar = tqdm(
         desc=description, initial=taken, total=total, unit="step", mininterval=0.5,
-        dynamic_ncols=True, disable=True if log is None else None,  # None: unless at a terminal
+        dynamic_ncols=True, disable=None if is_first() else True,  # None: unless at a terminal
     )  # fmt: skip
     with cpu_threads(saved["threads"] if saved else None), bar:
         for epoch in range(done + 1, epochs + 1):
@@ -214,31 +235,19 @@ def fit(
                 latest |= metrics
                 if iteration % log_every == 0 or iteration == last:
                     values = {name: float(value) for name, value in latest.items()}
-                    _check_finite(values, iteration, epoch)
+                    note("step", iteration, epoch, values)
                     for name, value in {"iteration": iteration, **values}.items():
                         history.traces.setdefault(name, []).append(value)
-                    if log is not None:
-                        log.write("step", iteration, epoch, values)
                     bar.set_postfix({n: f"{v:.4g}" for n, v in values.items()}, refresh=False)
                 bar.update()
             row = {"epoch": epoch, **task.evaluate(epoch)}
-            _check_finite(row, last, epoch)
+            note("epoch", last, epoch, row)
             history.epochs.append(row)
             history.seconds.append(time.perf_counter() - began)
-            if log is not None:
-                log.write("epoch", last, epoch, row)
+            if is_first():
                 state = {"task": state_of(task.state), "random": random_states()}
                 save_checkpoint(checkpoint, state | vars(history), settings)
     return history
-
-
-def _check_finite(values: Mapping[str, float], iteration: int, epoch: int) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"{name} became {value} at iteration {iteration} (epoch {epoch}): "
-                "choose smaller learning rates or perturbations"
-            )
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -288,43 +297,6 @@ def check_same_settings(path: Path, saved: Mapping[str, Any], wanted: Mapping[st
         )
 
 
-class _MetricsLog:
-    """metrics.jsonl, one line per logged step and per epoch, and TensorBoard if asked for. An error
-    is reported once and the run goes on."""
-
-    def __init__(self, directory: Path, tensorboard: bool, taken: int, total: int) -> None:
-        self._path, self._writer, self._told = directory / METRICS, None, False
-        # Lines of an epoch that was cut off are written again by the resumed run.
-        kept = [n for n in metrics_lines(self._path) if n["iteration"] <= taken]
-        lines = [{"kind": "start", "iteration": taken, "total": total}]
-        lines += [line for line in kept if line["kind"] != "start"]
-        with self._harmless():
-            write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in lines))
-            if tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._writer = SummaryWriter(directory / "tensorboard", purge_step=taken + 1)
-
-    def write(self, kind: str, iteration: int, epoch: int, values: Mapping[str, float]) -> None:
-        line = {"kind": kind, "iteration": iteration, "epoch": epoch, **values}
-        with self._harmless(), self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            if self._writer is not None:
-                for name, value in values.items():
-                    self._writer.add_scalar(f"{kind}/{name}", value, iteration)
-                if kind == "epoch":
-                    self._writer.flush()
-
-    @contextlib.contextmanager
-    def _harmless(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if not self._told:
-                print(f"warning: metrics are not logged ({error})", file=sys.stderr)
-            self._writer, self._told = None, True
-
-
 def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a metrics.jsonl; damaged ones are passed over. The first has kind "start",
     with the iteration a run began or was taken up at and the total; the others "step" or "epoch",
@@ -341,5 +313,4 @@ def progress(directory: Path) -> float:
     """Which part of a run is done, 0 to 1, from its metrics.jsonl."""
     lines = list(metrics_lines(directory / METRICS))
     total = lines[0].get("total") if lines else None
-    known = isinstance(total, int) and total > 0
-    return min(1.0, lines[-1]["iteration"] / total) if known else 0.0
+    return min(1.0, lines[-1]["iteration"] / total) if total else 0.0

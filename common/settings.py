@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 """The folder of the project, whatever the current one is."""
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 """Of pydantic: no text is taken for a number."""
-RUNTIME_FIELDS = frozenset({"device", "threads", "data_dir", "run_dir", "restart", "tensorboard"})
+RUNTIME_FIELDS = frozenset({"device", "threads", "data_dir", "run_dir", "restart"})
 """Settings that say where and how a run is made, not what it computes: they are not part of its
 result, and a checkpoint may be continued with others."""
 
@@ -109,8 +109,6 @@ class RunSettings(metaclass=_Checked):
     that is continued keeps the number it began with, and the record holds it."""
     log_every: PositiveInt = 5
     """Iterations between two logged values (progress bar, metrics.jsonl, traces of the record)."""
-    tensorboard: bool = False
-    """Also write the metrics for TensorBoard."""
     data_dir: Path | None = None
     """A folder that holds the data set already; else EVOGRAD_DATA, the cache, a download."""
     run_dir: Path | None = None

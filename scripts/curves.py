@@ -3,7 +3,6 @@
 python -m scripts.curves runs/rotation/quick/evograd-seed1 runs/rotation/quick/t1t2-seed1
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from common.errors import UserError
 from common.report import panels
 from common.reporting import RunRecord, figure_style, legend_below, save_figure, series_styles
 from common.reporting.records import load
+from common.run import METRICS, metrics_lines
 
 Series = dict[str, tuple[list[float], list[float]]]
 """Metric -> iterations and values."""
@@ -34,16 +34,9 @@ def read_series(run: Path) -> Series:
         rows = [row | {"iteration": row["epoch"] * each} for row in record.epochs]
         lines = [{name: row[name] for name in row if name not in traces} for row in rows]
     else:
-        path = run / "metrics.jsonl"
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be read ({error.strerror}): name a run's folder."
-            ) from None
-        # The last line of a run that goes on may be half written.
-        whole = [line for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
-        lines = [line for line in map(json.loads, whole) if line.get("kind") != "start"]
+        lines = [line for line in metrics_lines(run / METRICS) if line["kind"] != "start"]
+        if not lines:
+            raise UserError(f"{run / METRICS} has no metrics: name a run's folder.")
     for line in lines:
         for name, value in line.items():
             if name not in ("kind", "iteration", "epoch"):

@@ -52,20 +52,11 @@ def parsed(name: str, words: str):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_row_has_all_columns_and_a_name_of_its_own(name):
+def test_preset_paper_is_as_the_table_says_and_has_no_other_setting(name):
     rows = table(name)
     assert all(len(row) == len(COLUMNS) and all(row) for row in rows)
-    assert len({row[0] for row in rows}) == len(rows)
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_preset_paper_is_as_the_table_says(name):
     for words in stated(name):
         assert parsed(name, words) == DECLARED[name].presets["paper"], words
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_setting_that_decides_the_result_is_in_the_table(name):
     flags = re.findall(r"--(?:no-)?([a-z0-9.-]+)", " ".join(stated(name)))
     config = type(DECLARED[name].presets["paper"])
     own = {field.name for field in fields(config)} - {f.name for f in fields(RunSettings)}

@@ -32,7 +32,6 @@ from common.hypergrad.compare import (
     flat_gradient,
 )
 from common.hypergrad.problem import BilevelProblem
-from common.training import autocast
 
 Row = dict[str, Any]
 
@@ -44,11 +43,11 @@ class Autocast:
         self.problem, self.device = problem, device
 
     def inner_loss(self, *arguments: Any) -> Tensor:
-        with autocast(self.device, bf16=True):
+        with torch.autocast(self.device.type, torch.bfloat16):
             return self.problem.inner_loss(*arguments)
 
     def outer_loss(self, *arguments: Any) -> Tensor:
-        with autocast(self.device, bf16=True):
+        with torch.autocast(self.device.type, torch.bfloat16):
             return self.problem.outer_loss(*arguments)
 
 

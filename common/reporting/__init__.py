@@ -1,12 +1,14 @@
 """Run records, the paper's numbers, statistics, tables, figures and the report."""
 
 from common.reporting.comparisons import Comparison, comparison_table, cost_table
-from common.reporting.curves import draw_runs, metric_against_seconds
 from common.reporting.figures import (
     Figure,
     bar_style,
+    draw_runs,
+    epoch_seconds,
     figure_style,
     legend_below,
+    metric_against_seconds,
     new_figure,
     save_figure,
     series_styles,
@@ -37,8 +39,8 @@ from common.reporting.tables import (
 __all__ = [
     "MISSING", "Cell", "Comparison", "Figure", "Measured", "Number", "Published", "RunRecord",
     "Section", "Table", "bar_style", "collect_metric", "collect_provenance", "comparison_table",
-    "cost_table", "draw_runs", "figure_style", "fill_blocks", "find_blocks", "judge",
-    "legend_below", "load", "metric_against_seconds", "new_figure", "published", "published_value",
-    "read_records", "save", "save_figure", "series_styles", "to_markdown", "utc_now",
-    "write_report", "write_table", "write_tables",
+    "cost_table", "draw_runs", "epoch_seconds", "figure_style", "fill_blocks", "find_blocks",
+    "judge", "legend_below", "load", "metric_against_seconds", "new_figure", "published",
+    "published_value", "read_records", "save", "save_figure", "series_styles", "to_markdown",
+    "utc_now", "write_report", "write_table", "write_tables",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ from common.files import write_atomic
 from common.reporting.comparisons import runs_text
 from common.reporting.figures import Figure
 from common.reporting.statistics import VERDICT_RULE
-from common.reporting.tables import MISSING, Table, escape_markdown, markdown_grid, markdown_text
+from common.reporting.tables import MISSING, Table, escape_markdown, markdown_grid, one_line
 
 # A sign besides colour, for black and white and for those who do not see the colours.
 SIGNS = {
@@ -108,8 +108,8 @@ def _text(value: Any) -> str:
 def _table(table: Table, folder: Path | None, stem: str, page: Path) -> list[str]:
     """Heading, caption, cells, notes, and links to the table's files."""
     parts = [f"### {escape_markdown(table.title)}" if table.title else ""]
-    parts += [markdown_text(table.caption), markdown_grid(table)]
-    notes = [markdown_text(note) for note in table.notes]
+    parts += [one_line(table.caption), markdown_grid(table)]
+    notes = [one_line(note) for note in table.notes]
     if folder is not None:
         place = _relative(folder, page)
         notes.append(" ".join(f"[{s}]({place}/{stem}.{s})" for s in ("csv", "tex", "md")))
@@ -131,7 +131,7 @@ def _figure(figure: Figure, page: Path) -> str:
     width, height = (round(int.from_bytes(data[i : i + 4]) * _PIXEL_SCALE) for i in (16, 20))
     source = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
     pdf = _relative(figure.path_pdf.parent, page) + f"/{figure.path_pdf.name}"
-    caption = markdown(markdown_text(f"{figure.caption} [pdf]({pdf})")).removeprefix("<p>")
+    caption = markdown(one_line(f"{figure.caption} [pdf]({pdf})")).removeprefix("<p>")
     return (
         f'<figure><img src="{source}" alt="{html.escape(figure.alt)}" width="{width}" '
         f'height="{height}"><figcaption>{caption.removesuffix("</p>")}</figcaption></figure>'

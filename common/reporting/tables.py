@@ -8,6 +8,7 @@ row of Markdown and LaTeX heads the rows of each block. Captions and notes are i
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -65,12 +66,13 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Names of the columns, without that of blocks."""
-        return [str(name) for name in self._cells.columns]
+        return [str(name) for name in self.data.columns if name != BLOCK]
 
     @property
     def rows(self) -> list[tuple[Cell, ...]]:
         """The cells, without the column of blocks."""
-        return list(self._cells.itertuples(index=False, name=None))
+        cells = self.data.drop(columns=BLOCK, errors="ignore")
+        return list(cells.itertuples(index=False, name=None))
 
     @property
     def blocks(self) -> list[str]:
@@ -78,21 +80,23 @@ class Table:
         return list(self.data[BLOCK]) if BLOCK in self.data else [""] * len(self.data)
 
     @property
-    def numeric(self) -> list[bool]:
-        """Whether a column holds numbers (and gaps) only, so that it is aligned to the right."""
-        columns = [self._cells.iloc[:, i] for i in range(len(self.columns))]
-        return [{type(cell) for cell in cells if cell != MISSING} == {Number} for cells in columns]
+    def parts(self) -> list[tuple[str, list[tuple[Cell, ...]]]]:
+        """Each block with its rows."""
+        found = groupby(zip(self.blocks, self.rows, strict=True), key=lambda pair: pair[0])
+        return [(block, [row for _, row in pairs]) for block, pairs in found]
 
     @property
-    def _cells(self) -> pd.DataFrame:
-        return self.data.drop(columns=BLOCK, errors="ignore")
+    def numeric(self) -> list[bool]:
+        """Whether a column holds numbers (and gaps) only, so that it is aligned to the right."""
+        kinds = [{type(c) for c in cells if c != MISSING} for cells in zip(*self.rows, strict=True)]
+        return [kind == {Number} for kind in kinds] or [False] * len(self.columns)
 
 
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown: title, table, caption and notes, ending in a newline."""
     parts = [table.title and f"**{escape_markdown(table.title)}**", markdown_grid(table)]
-    parts.append(markdown_text(table.caption))
-    parts.append("\n".join(f"- {markdown_text(note)}" for note in table.notes))
+    parts.append(one_line(table.caption))
+    parts.append("\n".join(f"- {one_line(note)}" for note in table.notes))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -100,12 +104,10 @@ def markdown_grid(table: Table) -> str:
     """The cells alone, in GitHub's Markdown."""
     lines = [[escape_markdown(name) for name in table.columns]]
     lines.append(["---:" if numeric else ":---" for numeric in table.numeric])
-    before = ""
-    for block, row in zip(table.blocks, table.rows, strict=True):
-        if block != before:
-            lines.append([f"**{escape_markdown(block)}**"] + [""] * (len(row) - 1))
-        lines.append([escape_markdown(str(cell)) for cell in row])
-        before = block
+    for block, rows in table.parts:
+        if block:
+            lines.append([f"**{escape_markdown(block)}**"] + [""] * (len(table.columns) - 1))
+        lines += [[escape_markdown(str(cell)) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -117,13 +119,11 @@ def to_latex(table: Table) -> str:
     lines.append(rf"  \caption{{{title}{_latex_text(table.caption)}}}")
     lines += [rf"  \begin{{tabular}}{{{alignment}}}", r"    \toprule"]
     lines += [f"    {' & '.join(map(escape_latex, table.columns))} \\\\", r"    \midrule"]
-    before = ""
-    for index, (block, row) in enumerate(zip(table.blocks, table.rows, strict=True)):
-        if block != before:
-            head = rf"\multicolumn{{{len(row)}}}{{l}}{{\textit{{{escape_latex(block)}}}}} \\"
-            lines += [r"    \midrule"] * (index > 0) + [f"    {head}"]
-        lines.append(f"    {' & '.join(map(_latex_cell, row))} \\\\")
-        before = block
+    for index, (block, rows) in enumerate(table.parts):
+        if block:
+            head = rf"\multicolumn{{{len(table.columns)}}}{{l}}{{\textit{{{escape_latex(block)}}}}}"
+            lines += [r"    \midrule"] * (index > 0) + [rf"    {head} \\"]
+        lines += [f"    {' & '.join(map(_latex_cell, row))} \\\\" for row in rows]
     lines += [r"    \bottomrule", r"  \end{tabular}"]
     lines += [rf"  \par\smallskip{{\footnotesize {_latex_text(n)}}}" for n in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
@@ -136,14 +136,11 @@ def to_csv(table: Table) -> str:
     where they have one.
     """
     columns: list[tuple[str, list[object]]] = []
-    for i, name in enumerate(table.data.columns):
-        cells = list(table.data.iloc[:, i])
-        values = [cell.value if isinstance(cell, Number) else cell for cell in cells]
-        columns.append((name, ["" if value == MISSING else value for value in values]))
-        for field in ("spread", "sd"):
-            found = [getattr(cell, field, None) for cell in cells]
-            if any(value is not None for value in found):
-                columns.append((f"{name} {field}", found))
+    for name, cells in table.data.items():
+        for part in ("value", "spread", "sd"):
+            found = [getattr(cell, part, cell if part == "value" else None) for cell in cells]
+            if part == "value" or any(value is not None for value in found):
+                columns.append((f"{name} {part}".removesuffix(" value"), found))
     texts = [pd.Series(map(_csv_text, cells), name=name, dtype=str) for name, cells in columns]
     return pd.concat(texts, axis=1).to_csv(index=False, lineterminator="\n")
 
@@ -162,7 +159,7 @@ def write_tables(tables: Mapping[str, Table], folder: str | Path) -> None:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    text = re.sub(r"([\\`*|\[\]])", r"\\\1", markdown_text(text)).replace("<", "&lt;")
+    text = re.sub(r"([\\`*|\[\]])", r"\\\1", one_line(text)).replace("<", "&lt;")
     # An underscore inside a word is no emphasis; escaped it would only be hard to read.
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
@@ -170,13 +167,11 @@ def escape_markdown(text: str) -> str:
 def escape_latex(text: str) -> str:
     """Text that LaTeX shows as it is, on one line."""
     # A star or bracket at the beginning of a row would be read as an argument of the \\ before it.
-    latex = _LATEX.unicode_to_latex(
-        markdown_text(text).replace('"', "\N{RIGHT DOUBLE QUOTATION MARK}")
-    )
+    latex = _LATEX.unicode_to_latex(one_line(text).replace('"', "\N{RIGHT DOUBLE QUOTATION MARK}"))
     return latex.replace("*", "{*}").replace("[", "{[}")
 
 
-def markdown_text(text: str) -> str:
+def one_line(text: str) -> str:
     """Inline Markdown on one line."""
     return " ".join(text.split())
 
@@ -200,6 +195,6 @@ def _latex_cell(cell: Cell) -> str:
 
 
 def _csv_text(value: object) -> str:
-    if value is None:
+    if value is None or value == MISSING:
         return ""
     return repr(round(float(value), 6)) if isinstance(value, float) else str(value)

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +31,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def configure(threads: int) -> None:
-    """Sets the number of CPU threads (0: torch's choice); float32 is never rounded to TF32.
-
-    Raises UserError for a number that makes no sense.
+    """Sets the number of CPU threads (0: torch's choice), or raises UserError for a number that
+    makes no sense; float32 is never rounded to TF32.
 
     cuDNN's search for algorithms stays off: it may choose differently in a resumed run, which
     would then end with other numbers.
@@ -58,11 +56,6 @@ def cpu_threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager[Any]:
-    """Mixed precision in bfloat16 if asked for, else nothing."""
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def new_generator(seed: int, name: str) -> torch.Generator:

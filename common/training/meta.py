@@ -28,15 +28,15 @@ class MetaStep:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     every: int = 1
-    start: dict[str, Tensor] = field(init=False)
-    spread: Any = field(init=False)
-    steps: Tensor = field(init=False)
-    """Training steps begun, counted by ``due``."""
+    state: dict[str, Any] = field(init=False)
+    """For a checkpoint; ``steps``: training steps begun, counted by ``due``."""
 
     def __post_init__(self) -> None:
         self.spread = over_processes(self.estimator)
         self.start = {name: tensor.detach().clone() for name, tensor in self.hyper.items()}
         self.steps = torch.zeros((), dtype=torch.int64)
+        names = ("hyper", "start", "optimizer", "generator", "steps")
+        self.state = {name: getattr(self, name) for name in names}
 
     def due(self) -> bool:
         """To be asked once in every training step: whether it has a meta step. The first has, and
@@ -78,9 +78,3 @@ class MetaStep:
         """Euclidean distance of lambda from its start."""
         ways = [tensor.detach() - self.start[name] for name, tensor in self.hyper.items()]
         return nn.utils.get_total_norm(ways).item()
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        names = ("hyper", "start", "optimizer", "generator", "steps")
-        return {name: getattr(self, name) for name in names}

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,7 +58,8 @@ def random_states() -> dict[str, Any]:
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
-        "devices": _of_devices("get")(),
+        # Of torch.cuda or another accelerator; where there is none, an empty list.
+        "devices": getattr(torch.get_device_module(), "get_rng_state_all", list)(),
         "numpy": {
             "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
             "pos": int(numpy_state["state"]["pos"]),
@@ -69,17 +70,13 @@ def random_states() -> dict[str, Any]:
     }
 
 
-def _of_devices(verb: str) -> Callable[..., Any]:
-    """get_rng_state_all or set_rng_state_all of torch.cuda, or of another accelerator's module;
-    where there is none, what gives an empty list."""
-    return getattr(torch.get_device_module(), f"{verb}_rng_state_all", list)
-
-
 def restore_random_states(states: dict[str, Any]) -> None:
     """Puts back what ``random_states`` took."""
     torch.set_rng_state(states["torch"])
-    if kept := states["devices"][: len(_of_devices("get")())]:  # others may be gone
-        _of_devices("set")(kept)
+    module = torch.get_device_module()
+    there = len(getattr(module, "get_rng_state_all", list)())
+    if kept := states["devices"][:there]:  # others may be gone
+        module.set_rng_state_all(kept)
     numpy_state = states["numpy"]
     key = numpy_state["key"].numpy().astype(np.uint32)
     np.random.set_state(  # noqa: NPY002

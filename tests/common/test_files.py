@@ -54,25 +54,22 @@ def held(folder: Path, seconds: float) -> multiprocessing.Process:
     return child
 
 
-def test_a_held_folder_is_waited_for(tmp_path, capsys):
-    child = held(tmp_path, 0.5)
+def test_a_held_folder_is_waited_for_as_long_as_patience_lasts(tmp_path, capsys):
+    child = held(tmp_path, 0.3)
     with locked(tmp_path, patience=30):
         child.join(10)
         assert child.exitcode == 0  # it had left the block
         assert not (tmp_path / ".half.1.tmp").exists()
     assert capsys.readouterr().err.count(f"waiting for the process at work in {tmp_path}")
-
-
-def test_waiting_ends_when_patience_does(tmp_path):
+    (tmp_path / "held").unlink()
     child = held(tmp_path, 30)
     with pytest.raises(UserError, match=f"another process is at work in {tmp_path}"):
         locked(tmp_path, patience=0).__enter__()
     assert (tmp_path / ".half.1.tmp").exists()
     child.kill()
     child.join(10)
-    began = time.monotonic()
-    with locked(tmp_path, patience=30):  # the lock dies with its process
-        assert time.monotonic() - began < 5
+    with locked(tmp_path, patience=5):  # the lock dies with its process
+        pass
 
 
 def test_leftovers_of_killed_processes_are_cleared(tmp_path):
@@ -84,7 +81,16 @@ def test_leftovers_of_killed_processes_are_cleared(tmp_path):
         assert {p.name for p in tmp_path.iterdir()} == {".lock", "mine.tmp"}
 
 
-@pytest.mark.parametrize("damage", ["flip", "missing", "added", "sums", "no sums"])
+DAMAGES = {
+    "changed": lambda folder: (folder / "part" / "a").write_bytes(b"c"),
+    "missing": lambda folder: (folder / "part" / "a").unlink(),
+    "added": lambda folder: (folder / "part" / "c").touch(),
+    "no text": lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xff"),
+    "no sums": lambda folder: (folder / "SHA256SUMS").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_folder_that_is_not_the_one_written_is_refused(damage, tmp_path):
     for name in ("a", "b"):
         write_atomic(tmp_path / "part" / name, name)
@@ -92,16 +98,6 @@ def test_a_folder_that_is_not_the_one_written_is_refused(damage, tmp_path):
     expected = {f"part/{name}": hashlib.sha256(name.encode()).hexdigest() for name in "ab"}
     assert checked_files(tmp_path, "get it again", "*/*") == expected
     assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path, check=True)
-    match damage:
-        case "flip":
-            (tmp_path / "part" / "a").write_bytes(b"c")
-        case "missing":
-            (tmp_path / "part" / "a").unlink()
-        case "added":
-            (tmp_path / "part" / "c").touch()
-        case "sums":
-            (tmp_path / "SHA256SUMS").write_bytes(b"\xff")
-        case "no sums":
-            (tmp_path / "SHA256SUMS").unlink()
+    DAMAGES[damage](tmp_path)
     with pytest.raises(UserError, match=f"{tmp_path}.* is damaged.*: get it again"):
         checked_files(tmp_path, "get it again", "*/*")

@@ -4,7 +4,7 @@ import errno
 import io
 import json
 import math
-from pathlib import Path
+import os
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from common.errors import UserError
 from common.run import fit, load_checkpoint, metrics_lines, progress, save_checkpoint
 from common.training import EndlessBatches, EpochBatches, new_generator, seed_everything
 from common.training.device import cpu_threads
+from rotation.config import EXPERIMENT
+from tests.experiments import small_settings
 
 SETTINGS = {"seed": 3, "rate": 0.1}
 
@@ -88,10 +90,9 @@ def test_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path, ki
 def test_history_and_metrics_file_hold_the_same(tmp_path):
     history = train(tmp_path)
     lines = list(metrics_lines(tmp_path / "metrics.jsonl"))
-    assert lines[0] == {"kind": "start", "iteration": 0, "total": 24}
+    assert lines[0] == {"kind": "start", "iteration": 0, "total": 24} and progress(tmp_path) == 1
     steps = [line for line in lines if line["kind"] == "step"]
-    assert [s["iteration"] for s in steps] == history.traces["iteration"]
-    assert history.traces["iteration"] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24]
+    assert [s["iteration"] for s in steps] == history.traces["iteration"] == list(range(2, 25, 2))
     assert [s["loss"] for s in steps] == history.traces["loss"]
 
 
@@ -101,15 +102,24 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+class Evil:
+    """What would run code when it is loaded."""
+
+    def __reduce__(self):
+        return (print, ("owned",))
+
+
 def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"weights": torch.arange(50.0)}, SETTINGS)
     whole, refused = path.read_bytes(), 0
-    for content in (whole[: len(whole) // 2], b"", b"junk"):
+    evil = io.BytesIO()
+    torch.save({"settings": SETTINGS, "state": Evil()}, evil)
+    for content in (whole[: len(whole) // 2], b"", b"junk", evil.getvalue()):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"checkpoint\.pt is not a readable checkpoint"):
             load_checkpoint(path, SETTINGS)
-    for position in range(0, len(whole), 11):
+    for position in range(0, len(whole), 23):
         changed = bytearray(whole)
         changed[position] ^= 1 << position % 8
         path.write_bytes(changed)
@@ -120,7 +130,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
             refused += 1
         else:  # padding, times
             assert state is not None and state["weights"].tolist() == list(range(50))
-    assert refused > len(whole) / 11 / 2
+    assert refused > len(whole) / 23 / 2
 
 
 MUTATIONS = {
@@ -128,7 +138,6 @@ MUTATIONS = {
     "no times": lambda s: s.pop("seconds"),
     "a part missing": lambda s: s["task"].pop("endless"),
     "a weight too long": lambda s: s["task"]["net"].update({"0.bias": torch.zeros(9)}),
-    "an order too short": lambda s: s["task"]["endless"].update(order=torch.arange(3)),
     "a generator too short": lambda s: s["task"]["batches"]["generator"].resize_(7),
 }
 
@@ -166,36 +175,14 @@ def test_a_full_disk_is_named_and_leaves_the_old_checkpoint(tmp_path, monkeypatc
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"value": 1}, SETTINGS)
 
-    class FullDisk(io.RawIOBase):
-        """Room for 1000 bytes."""
+    def full_disk(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-        room = 1000
-
-        def writable(self):
-            return True
-
-        def write(self, data):
-            if len(data) > self.room:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            self.room -= len(data)
-            return len(data)
-
-    monkeypatch.setattr(Path, "open", lambda *_: io.BufferedWriter(FullDisk()))
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left on device") as refused:
         save_checkpoint(path, {"weights": torch.zeros(10_000)}, SETTINGS)
-    monkeypatch.undo()
     assert refused.value.filename == str(path)
     assert load_checkpoint(path, SETTINGS)["value"] == 1
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (print, ("owned",))
-
-    torch.save({"settings": SETTINGS, "state": Evil()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(UserError, match="not a readable checkpoint"):
-        load_checkpoint(tmp_path / "checkpoint.pt", SETTINGS)
 
 
 def test_damaged_lines_of_the_metrics_are_passed_over(tmp_path):
@@ -206,33 +193,26 @@ def test_damaged_lines_of_the_metrics_are_passed_over(tmp_path):
     assert list(metrics_lines(path)) == [whole]
     assert list(metrics_lines(tmp_path / "missing.jsonl")) == []
     assert progress(tmp_path) == 0
-    for total in ("0", '"many"', "null"):
-        start = f'{{"kind": "start", "iteration": 0, "total": {total}}}'
-        path.write_text(start + '\n{"kind": "step", "iteration": 5}\n')
-        assert progress(tmp_path) == 0
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
-def test_by_products_that_cannot_be_written_do_not_stop_a_run(name, tmp_path, capsys):
+def test_metrics_that_cannot_be_written_do_not_stop_a_run(tmp_path, capsys):
     whole = train(tmp_path / "whole")
-    other = {"metrics.jsonl": Path.mkdir, "tensorboard": Path.touch}[name]
-    (tmp_path / "cut").mkdir()
-    other(tmp_path / "cut" / name)
-    seed_everything(3)
-    history = fit(NoisyRegression(), 4, tmp_path / "cut", SETTINGS, 2, "test", tensorboard=True)
+    (tmp_path / "cut" / "metrics.jsonl").mkdir(parents=True)
+    history = train(tmp_path / "cut")
     assert (history.epochs, history.traces) == (whole.epochs, whole.traces)
     assert capsys.readouterr().err.count("warning: metrics are not logged") == 1
 
 
 def small_run(folder, **changes):
-    from tests.experiments import small_settings
-
     return small_settings("rotation", run_dir=folder, **changes)
 
 
 def test_costs_that_cannot_be_measured_do_not_cost_the_run(tmp_path, monkeypatch):
-    from rotation.config import EXPERIMENT
     from rotation.train import RotationTask
+
+    # A training set smaller than a batch, and than the meta set, has its cost.
+    config = small_run(tmp_path / "small", train_size=100, meta_size=500, epochs=1)
+    assert EXPERIMENT.run(config).cost["seconds"] > 0
 
     def fail(self):
         raise ValueError("no such step")
@@ -241,17 +221,6 @@ def test_costs_that_cannot_be_measured_do_not_cost_the_run(tmp_path, monkeypatch
     record = EXPERIMENT.run(small_run(tmp_path, epochs=1))
     assert set(record.cost) == {"seconds_per_epoch"}
     assert "no such step" in record.provenance["cost_failure"]
-    assert record.final["rotated"] >= 0
-
-
-@pytest.mark.parametrize(("train_size", "meta_size"), [(640, 200), (100, 500)])
-def test_a_training_set_larger_or_smaller_than_the_meta_set_has_its_cost(
-    train_size, meta_size, tmp_path
-):
-    from rotation.config import EXPERIMENT
-
-    config = small_run(tmp_path, train_size=train_size, meta_size=meta_size, epochs=1)
-    assert EXPERIMENT.run(config).cost["seconds"] > 0
 
 
 def test_a_run_that_other_versions_continue_names_them_all(tmp_path, monkeypatch):
@@ -262,24 +231,10 @@ def test_a_run_that_other_versions_continue_names_them_all(tmp_path, monkeypatch
     assert [(s["epoch"], s["torch"]) for s in segments] == [(1, now["torch"]), (3, "3.0")]
 
 
-def test_a_metric_that_only_some_steps_have_keeps_its_last_value(tmp_path):
-    class Rare(NoisyRegression):
-        def steps(self, epoch):
-            for number, metrics in enumerate(super().steps(epoch)):
-                rare = {"rare": torch.tensor(float(10 * epoch + number))} if number % 4 == 0 else {}
-                yield metrics | rare
-
-    seed_everything(3)
-    history = fit(Rare(), 2, tmp_path, SETTINGS, 2, "test")  # 6 steps an epoch
-    assert history.traces["rare"] == [10, 10, 14, 20, 20, 24]
-    assert len(history.traces["loss"]) == 6
-
-
 def test_a_meta_step_is_taken_in_the_first_step_and_every_m_th_after_it(tmp_path):
-    from rotation.config import EXPERIMENT
-
     record = EXPERIMENT.run(small_run(tmp_path, epochs=2, every=2, log_every=1))
-    norms = record.traces["hypergradient_norm"]  # 3 steps an epoch: 1, 3 | 5
+    # Others keep the last value. 3 steps an epoch: 1, 3 | 5
+    norms = record.traces["hypergradient_norm"]
     assert norms[0] == norms[1] != norms[2] == norms[3] != norms[4] == norms[5]
     assert len(set(record.traces["train_loss"])) == 6
     angles = record.traces["angle_degrees"]
@@ -287,8 +242,6 @@ def test_a_meta_step_is_taken_in_the_first_step_and_every_m_th_after_it(tmp_path
 
 
 def test_several_processes_with_nothing_to_spread_are_refused(tmp_path, monkeypatch):
-    from rotation.config import EXPERIMENT
-
     monkeypatch.setattr(run, "count", lambda: 2)
     with pytest.raises(UserError, match="method baseline has nothing to spread"):
         EXPERIMENT.run(small_run(tmp_path, method="baseline"))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from common.errors import UserError
-from common.settings import EstimatorSettings, flat
+from common.settings import flat
 from metaweightnet.config import Config as LabelNoise
 from rotation.config import EXPERIMENT, PRESETS, Config
 
@@ -37,11 +37,6 @@ def test_a_wrong_value_is_refused_in_a_sentence_that_names_the_flag(changes, mes
     assert str(refused.value).startswith(message)
 
 
-def test_each_element_of_a_setting_with_several_values_is_checked():
-    with pytest.raises(UserError, match="--milestones -1: must be at least 1"):
-        LabelNoise(milestones=(5, -1))
-
-
 def test_result_settings_have_the_options_of_the_methods_estimator_alone():
     names = {
         "baseline": set(),
@@ -54,19 +49,8 @@ def test_result_settings_have_the_options_of_the_methods_estimator_alone():
         found = config.result_settings()
         assert set(found["estimator"]) == options
         assert found == replace(DEFAULT, method=method).result_settings()
-        assert json.loads(json.dumps(found)) == found
-
-
-def test_estimators_are_made_with_the_options():
-    made = DEFAULT.changed({"estimator.num_candidates": 8, "estimator.sigma": 0.1})
-    estimator = made.make_estimator(1e-3)
-    assert (estimator.num_candidates, estimator.sigma, estimator.temperature) == (8, 0.1, 0.05)
-    assert replace(DEFAULT, method="baseline").make_estimator(1e-3) is None
-
-
-def test_a_records_settings_are_those_of_its_experiment():
-    config = DEFAULT.changed({"estimator.sigma": 0.1, "rotate": "pixels"})
-    assert Config.from_result_settings(json.loads(json.dumps(config.result_settings()))) == config
+    estimator = DEFAULT.changed({"estimator.num_candidates": 8}).make_estimator(1e-3)
+    assert (estimator.num_candidates, estimator.sigma, estimator.temperature) == (8, 1e-3, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +64,9 @@ def test_a_records_settings_are_those_of_its_experiment():
     ],
 )
 def test_settings_that_are_not_a_records_are_refused(change, named):
+    assert Config.from_result_settings(json.loads(json.dumps(DEFAULT.result_settings()))) == DEFAULT
     with pytest.raises(UserError, match=named):
         Config.from_result_settings(DEFAULT.result_settings() | change)
-    older = {name: v for name, v in DEFAULT.result_settings().items() if name != "shuffle"}
-    with pytest.raises(UserError, match="shuffle is missing"):
-        Config.from_result_settings(older)
 
 
 def test_every_changed_setting_gives_another_folder():
@@ -114,7 +96,3 @@ def test_labels_and_names_say_what_differs_from_the_plan():
     words = "estimator.num_candidates=8 rotate=pixels"
     assert EXPERIMENT.label(settings) == f"EvoGrad {words}"
     assert changed.run_name() == f"evograd-seed1-{words.replace(' ', '-')}"
-    other = EstimatorSettings(num_candidates=8)
-    assert replace(DEFAULT, method="baseline", estimator=other).differences() == {}
-    cifar = EXPERIMENT.preset("paper").changed({"degrees": 1.0})
-    assert len(cifar.changed({"data_dir": None}).run_name()) < 200

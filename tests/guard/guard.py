@@ -106,11 +106,16 @@ def _runs(part: str, folder: Path) -> Iterator[tuple[str, Values]]:
             patch.object(train, "measure", lambda *_, **__: Cost(1, 1, 1, 1, 1, 1), create=True),
         ):
             experiment.run(replace(config, **changes))
-        record = json.loads((folder / name / "record.json").read_text())
-        metrics = dict.fromkeys(metric for row in record["epochs"] for metric in row)
-        epochs = {metric: [row.get(metric) for row in record["epochs"]] for metric in metrics}
-        kept = ("traces", "final", "best", "curves", "data")
-        yield name, {n: record[n] for n in kept} | {"settings": record["config"], "epochs": epochs}
+        yield name, values_of(folder / name)
+
+
+def values_of(folder: Path) -> Values:
+    """What is kept of a run, from its record."""
+    record = json.loads((folder / "record.json").read_text())
+    metrics = dict.fromkeys(metric for row in record["epochs"] for metric in row)
+    epochs = {metric: [row.get(metric) for row in record["epochs"]] for metric in metrics}
+    kept = ("traces", "final", "best", "curves", "data")
+    return {n: record[n] for n in kept} | {"settings": record["config"], "epochs": epochs}
 
 
 def _costs(experiment: str, folder: Path) -> Iterator[tuple[str, Values]]:

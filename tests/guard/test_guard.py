@@ -1,16 +1,14 @@
-"""What the code computes is what it computed: see guard.py."""
+"""What the code computes is what it computed: see guard.py. The small runs of every method are
+compared in tests/test_experiments.py."""
 
 import pytest
 
 from tests.guard import guard
 
-QUICK = guard.EXPERIMENTS
 
-
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    "part", [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in guard.PARTS]
-)
+@pytest.mark.parametrize("part", [part for part in guard.PARTS if part not in guard.EXPERIMENTS])
 def test_numbers_are_those_that_are_kept(part):
     kept, here = guard.load(), guard.environment()
     if kept["environment"] != here:

@@ -9,18 +9,32 @@ from common.errors import UserError
 from scripts import publish, report
 
 
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    """A copy of results/ of one experiment, which alone is drawn, just published."""
-    folder = tmp_path / "results"
-    shutil.copytree(publish.ROOT / "results" / "toy_1d", folder / "toy_1d")
+def one_experiment(monkeypatch, folder):
+    """Publishing and checking in this folder, of toy_1d alone."""
     monkeypatch.setattr(publish, "RESULTS", folder)
     monkeypatch.setattr(publish, "EXPERIMENTS", ("toy_1d",))
     monkeypatch.setattr(publish.benchmark, "draw", lambda *_: None)
     monkeypatch.setattr(publish, "documents", list)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A copy of results/ of one experiment, just published."""
+    folder = tmp_path_factory.mktemp("published") / "results"
+    shutil.copytree(publish.ROOT / "results" / "toy_1d", folder / "toy_1d")
     (folder / "toy_1d" / "paper" / "from_before.md").touch()
-    publish.main([])
+    with pytest.MonkeyPatch.context() as patch:
+        one_experiment(patch, folder)
+        publish.main([])
     assert not (folder / "toy_1d" / "paper" / "from_before.md").exists()
+    return folder
+
+
+@pytest.fixture
+def results(published, tmp_path, monkeypatch):
+    folder = tmp_path / "results"
+    shutil.copytree(published, folder)
+    one_experiment(monkeypatch, folder)
     return folder
 
 

@@ -1,10 +1,14 @@
 """The scripts people run, and the numbers in the documents."""
 
 import importlib
+import os
 import re
+import shutil
 import subprocess
+import sys
 
 import pytest
+from matplotlib.figure import Figure
 
 from common.command import run_command
 from common.settings import ROOT
@@ -12,7 +16,8 @@ from scripts import benchmark, fidelity
 from scripts.publish import differences, documents
 
 
-def test_tables_and_documents_say_what_the_records_say():
+def test_tables_and_documents_say_what_the_records_say(monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # publish --check compares them
     assert differences() == []
     assert ROOT / "README.md" in documents()
 
@@ -67,5 +72,23 @@ def test_documents_link_to_what_exists():
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document}: {target}"
         assert not re.search(r"\| results/\S+ \|", text), f"{document}: a folder without a link"
-        for script in re.findall(r"bash (scripts/[\w./-]+\.sh)", text):
-            assert (ROOT / script).exists(), f"{document}: {script}"
+        scripts = re.findall(r"bash (scripts/[\w./-]+\.sh)", text)
+        assert all((ROOT / script).exists() for script in scripts), f"{document}: {scripts}"
+
+
+def test_without_python3_venv_setup_says_so_and_leaves_nothing(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts" / "setup.sh", tmp_path / "scripts")
+    (tmp_path / "requirements.txt").touch()
+    without = tmp_path / "python"
+    without.write_text(f"""#!/bin/sh
+case "$*" in
+  *venv*) mkdir -p {tmp_path}/.venv/bin; echo ensurepip is not available; exit 1 ;;
+  *) exec {sys.executable} "$@" ;;
+esac
+""")
+    without.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(without)}
+    ended = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 2 and "Install python3-venv" in ended.stderr
+    assert not (tmp_path / ".venv").exists()

@@ -4,8 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,12 +32,7 @@ def test_settings_with_several_values_are_combined_and_named():
     # sigma changes nothing in the baseline
     expected = (f"{m}-seed{s}-{rest}" for m in chosen["method"] for s in (1, 2))
     assert names == {*expected, *(f"evograd-seed{s}-estimator.sigma=0.01-{rest}" for s in (1, 2))}
-
-
-@pytest.mark.parametrize("words", [["estimator.sigma=0.01", "rotate=pixels", "shuffle=no"], []])
-def test_a_run_is_started_by_what_differs_from_its_preset(words):
-    chosen = {"method": ["t1t2", "evograd"], "seed": [7]}
-    for run in chosen_runs(EXPERIMENT, "quick", chosen, words):
+    for run in runs:  # each is started by what differs from its preset
         interpreter, *options = command(run)
         assert interpreter == sys.executable and options[:2] == ["-m", "rotation"]
         assert EXPERIMENT.parse(options[2:]) == run
@@ -59,32 +54,20 @@ def test_mistakes_are_named_before_anything_runs(words, message):
         main(words.split())
 
 
-@dataclass
-class Ended:
-    """A run that has ended already."""
-
-    config: Config
-    reason: str | None
-    log: Path = Path("run.log")
-
-    def ended(self):
-        return True
-
-    def failure(self):
-        return self.reason
-
-
-@dataclass
 class Failing:
-    """A launcher whose runs fail; ``reasons`` by seed."""
+    """A launcher whose runs have failed when they are asked; reasons: by seed."""
 
-    reasons: dict
-    slots: int = 1
-    started: list = field(default_factory=list)
+    slots, log = 1, Path("run.log")
+
+    def __init__(self, reasons):
+        self.reasons, self.started = reasons, []
 
     def start(self, config):
         self.started.append(config.seed)
-        return Ended(config, self.reasons.get(config.seed, "error: no data"))
+        reason = self.reasons.get(config.seed, "error: no data")
+        return SimpleNamespace(
+            config=config, log=self.log, ended=lambda: True, failure=lambda: reason
+        )
 
 
 @pytest.mark.parametrize(
@@ -151,7 +134,7 @@ def test_a_run_of_another_process_is_left_to_it_and_its_record_counts(short_runs
     assert other.log.read_text() == "began\n"  # of one process
 
 
-def test_a_run_that_is_stopped_is_named_and_goes_on_when_it_is_told_to(
+def test_a_run_that_is_stopped_goes_on_and_one_whose_process_dies_is_taken_over(
     short_runs, tmp_path, capsys
 ):
     run = LocalLauncher(1).start(Config(run_dir=tmp_path))
@@ -161,20 +144,13 @@ def test_a_run_that_is_stopped_is_named_and_goes_on_when_it_is_told_to(
         assert not run.ended()
         said = capsys.readouterr().err
     assert str(tmp_path) in said and f"kill -CONT {run.process.pid}" in said
-    assert not run.ended() and not capsys.readouterr().err  # said once
-    run.process.send_signal(signal.SIGCONT)
-    assert run.process.wait(20) == 0 and run.ended()
-
-
-def test_a_run_whose_process_dies_is_taken_over(short_runs, tmp_path):
-    config = Config(run_dir=tmp_path)
-    dying = subprocess.Popen(short_run(config, 60), cwd=ROOT, stdout=subprocess.PIPE)
-    assert dying.stdout.readline() == b"began\n"
     with pytest.raises(Busy):
-        LocalLauncher(1).start(config)
-    dying.kill()
-    sweep([config], LocalLauncher(1), "test")
-    assert dying.wait() == -9 and (tmp_path / "record.json").read_text() == "x"
+        LocalLauncher(1).start(run.config)
+    run.process.send_signal(signal.SIGCONT)
+    run.process.kill()
+    assert run.process.wait() == -9 and run.ended()
+    sweep([run.config], LocalLauncher(1), "test")
+    assert (tmp_path / "record.json").read_text() == "x"
 
 
 SWEEP = f"""
@@ -192,7 +168,7 @@ run_command(lambda: sweep([config], launch.LocalLauncher(1), "test"))
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_runs_end_with_their_sweep(how, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", SWEEP, str(tmp_path)], stderr=subprocess.PIPE)
     log = tmp_path / "run.log"

@@ -56,10 +56,8 @@ def test_latex_escapes_by_the_book():
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
 def test_latex_leaves_no_special_character(text):
-    bare = re.sub(
-        r"\\[a-z]+\{\}|\\[&%$#_{}^]|\\ensuremath\{[<>]\}|\{[\[*]\}", "", escape_latex(text)
-    )
-    assert not re.search(r"[&%$#_{}~^\\\[*\"]", bare)
+    known = r"\\[a-z]+\{\}|\\[&%$#_{}^]|\\ensuremath\{[<>]\}|\{[\[*]\}"
+    assert not re.search(r"[&%$#_{}~^\\\[*\"]", re.sub(known, "", escape_latex(text)))
 
 
 def test_a_latex_table_is_booktabs_with_blocks_and_markup():
@@ -89,7 +87,7 @@ def test_csv_is_read_back_with_numbers_spreads_and_blocks():
 
 def test_write_table_writes_three_files(tmp_path):
     made = table([("a",)], "x")
-    paths = write_table(made, tmp_path / "new", "t")
-    assert [p.name for p in paths] == ["t.md", "t.tex", "t.csv"]
-    texts = [path.read_text(encoding="utf-8") for path in paths]
-    assert texts == [write(made) for write in (to_markdown, to_latex, to_csv)]
+    texts = {
+        p.name: p.read_text(encoding="utf-8") for p in write_table(made, tmp_path / "new", "t")
+    }
+    assert texts == {"t.md": to_markdown(made), "t.tex": to_latex(made), "t.csv": to_csv(made)}

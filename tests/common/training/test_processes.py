@@ -11,27 +11,28 @@ import torch
 
 from common.errors import UserError
 from common.hypergrad import T1T2
-from common.reporting import RunRecord, load
 from common.settings import ROOT
 from common.training import processes
 from tests.common.training.two_processes import CASES, estimate
+from tests.experiments import DECLARED
 
 
-def start(*words: object, count: int = 2, **environment: str) -> list[subprocess.Popen]:
-    """Processes as torchrun would start them; one without torchrun."""
+def start(*words: object) -> list[subprocess.Popen]:
+    """Two processes as torchrun would start them."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared = {"TORCHELASTIC_RUN_ID": "none", **shared} if count > 1 else {}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"TORCHELASTIC_RUN_ID": "none"}
+    command = [sys.executable, "-m", *map(str, words)]
     return [
         subprocess.Popen(
-            [sys.executable, "-m", *map(str, words)],
+            command,
             cwd=ROOT,
-            env=os.environ | shared | {"RANK": str(rank)} | environment,
+            env=os.environ | shared | {"RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(count)
+        for rank in range(2)
     ]
 
 
@@ -55,26 +56,28 @@ def test_estimates_are_those_of_one_process(tmp_path):
             torch.testing.assert_close(found[case], estimate(case), rtol=0, atol=0)
 
 
-def test_a_killed_process_ends_the_run_and_one_process_continues_it_with_the_same_numbers(tmp_path):
-    alone, cut = tmp_path / "alone", tmp_path / "cut"
-    few = ["cross_domain_fewshot", "--preset", "smoke", "--method", "lft_evograd",
-           "--device", "cpu", "--epochs", 8, "--episodes", 3, "--val-episodes", 2,
-           "--test-episodes", 4,
-           "--pretrain-epochs", 1, "--pretrained-dir", tmp_path / "pretrained"]  # fmt: skip
-    broken = start(*few, "--run-dir", cut)
-    while not (cut / "checkpoint.pt").exists() and broken[0].poll() is None:
+def test_a_killed_process_ends_the_run_and_one_process_continues_it_with_the_same_numbers(
+    tmp_path, monkeypatch
+):
+    few = ["--preset", "smoke", "--method", "lft_evograd", "--device", "cpu", "--epochs", "8",
+           "--episodes", "3", "--val-episodes", "2", "--test-episodes", "4", "--width", "4",
+           "--pretrain-epochs", "1", "--pretrained-dir", f"{tmp_path}/pretrained"]  # fmt: skip
+    broken = start("cross_domain_fewshot", *few, "--run-dir", tmp_path / "cut")
+    while not (tmp_path / "cut" / "checkpoint.pt").exists() and broken[0].poll() is None:
         time.sleep(0.01)
     broken[1].kill()
     (status, said), (other, _) = end(broken)
     assert (status, other) == (2, -9)
     assert said.startswith("error: another process of this run has ended")
-    assert not (cut / "record.json").exists()
+    assert not (tmp_path / "cut" / "record.json").exists()
     # What torchrun's variables say without torchrun makes a process no part of several.
-    stray = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "x"}
-    ended = end(start(*few, "--run-dir", cut, count=1, **stray))
-    ended += end(start(*few, "--run-dir", alone, count=1))
-    assert [status for status, _ in ended] == [0, 0], ended
-    first, second = (load(folder / "record.json", RunRecord) for folder in (alone, cut))
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "x"}.items():
+        monkeypatch.setenv(name, value)
+    experiment = DECLARED["cross_domain_fewshot"]
+    first, second = (
+        experiment.run(experiment.parse([*few, "--run-dir", f"{tmp_path}/{name}"]))
+        for name in ("alone", "cut")
+    )
     for part in ("config", "epochs", "traces", "final", "best", "data"):
         assert getattr(first, part) == getattr(second, part), part
 

@@ -50,12 +50,8 @@ def test_every_epoch_is_a_new_order_of_all_samples():
     assert first != second
     assert [len(b) for b in batches.epoch()] == [4, 4, 2]
     assert len(batches) == 3
-
-
-def test_unshuffled_batches_come_in_order():
-    batches = EpochBatches(5, 2, new_generator(1, "x"), CPU, shuffle=False)
-    for _ in range(2):
-        assert [b.tolist() for b in batches.epoch()] == [[0, 1], [2, 3], [4]]
+    ordered = EpochBatches(5, 2, new_generator(1, "x"), CPU, shuffle=False)
+    assert [[b.tolist() for b in ordered.epoch()] for _ in range(2)] == [[[0, 1], [2, 3], [4]]] * 2
 
 
 def test_endless_batches_use_every_sample_before_any_comes_again():
@@ -75,17 +71,10 @@ def test_endless_batches_go_on_from_a_saved_state_within_a_pass():
     assert [other.next().tolist() for _ in range(7)] == expected
 
 
-@pytest.mark.parametrize("name", ["gpu", "mps", "xla", "meta"])
+@pytest.mark.parametrize("name", ["gpu", "mps", "meta", "cpu:1", "cuda:99"])
 def test_devices_out_of_scope_are_refused(name):
     with pytest.raises(UserError, match=f"--device {name}"):
         choose_device(name)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_without_a_device_is_refused():
-    with pytest.raises(UserError, match="needs a CUDA device"):
-        choose_device("cuda")
-    assert choose_device("auto") == CPU
 
 
 def test_memory_counts_storages_once_and_as_long_as_they_live():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.overview import same_numbers, seconds_figure
+from scripts.report import same_numbers, seconds_figure
 from tests.experiments import DECLARED, record_of
 
 ROTATION = DECLARED["rotation"]
@@ -25,15 +25,15 @@ def test_own_runs_are_compared_with_shipped_ones_of_the_same_settings():
         record(seed=3, rotated=91.0, device="cuda"),
         record(seed=4),  # not shipped
     ]
-    (row,) = same_numbers([ROTATION], {"rotation": own}, {"rotation": shipped}).rows
+    (row,) = same_numbers({"rotation": own}, {"rotation": shipped}).rows
     assert row == ("Rotation", "3", "1", "1", "1", "device cuda instead of cpu")
-    assert same_numbers([ROTATION], {}, {"rotation": shipped}).rows == []
+    assert same_numbers({}, {"rotation": shipped}).rows == []
 
 
 @pytest.mark.parametrize("methods", [("baseline", "evograd", "t1t2"), ("evograd",)])
 def test_the_figure_against_seconds_has_a_panel_for_an_experiment(methods, tmp_path):
     runs = {"rotation": [record(method) for method in methods], "metaxl": []}
-    figure = seconds_figure(runs, DECLARED, tmp_path)
+    figure = seconds_figure(runs, tmp_path)
     assert "panels: Rotation;" in figure.alt and "EvoGrad" in figure.alt
     assert ("baseline" in figure.alt) == ("baseline" in methods)
-    assert seconds_figure({"metaxl": []}, DECLARED, tmp_path) is None
+    assert seconds_figure({"metaxl": []}, tmp_path) is None
