@@ -27,11 +27,9 @@ def run(capsys):
     def run_example(name):
         path = EXAMPLES / f"{name}.py"
         assert len(path.read_text().splitlines()) < 40
-        variables = runpy.run_path(str(path))
+        variables, number = runpy.run_path(str(path)), r"(?<!\S)-?[\d.]*\d\b"
         lines = capsys.readouterr().out.splitlines()
-        return variables, [
-            [*map(float, re.findall(r"(?<!\S)-?[\d.]*\d\b", line))] for line in lines
-        ]
+        return variables, [[*map(float, re.findall(number, line))] for line in lines]
 
     return run_example
 

@@ -150,15 +150,17 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def find(folder: Path, places: Sequence[str], files: Mapping[str, Sequence[str]]) -> list[Path]:
-    """The files, each under the first of its names that is there, in the first of some places below
-    ``folder`` that has them all; Missing says what the fullest place lacks."""
+    """The files, each the first by name of those that fit its patterns, in the first of some places
+    below ``folder`` that has them all; Missing says what the fullest place lacks."""
     lacking = {folder: list(files)}
     for place in (folder / place for place in places):
-        options = [[place / name for name in names] for names in files.values()]
-        found = [next(filter(Path.is_file, paths), None) for paths in options]
-        if None not in found:
-            return [path for path in found if path]
-        lacking[place] = [n for n, path in zip(files, found, strict=True) if path is None]
+        fitting = [
+            sorted(p for n in names for p in place.glob(n) if p.is_file())
+            for names in files.values()
+        ]
+        if all(fitting):
+            return [paths[0] for paths in fitting]
+        lacking[place] = [name for name, paths in zip(files, fitting, strict=True) if not paths]
     fullest = min(lacking, key=lambda place: len(lacking[place]))
     some = len(lacking[fullest]) < len(files)
     raise Missing(

@@ -66,12 +66,8 @@ class ImageDataset:
 def read_mnist(folder: Path) -> Files:
     """The four arrays from the IDX files in ``folder``, gzipped or not, also each in a folder of
     its own name, also in the spelling with a dot before idx: so do copies look."""
-    files = {}
-    for file in IDX_FILES.values():
-        names = [f"{n}{end}" for end in ("", ".gz") for n in (file, file.replace("-idx", ".idx"))]
-        files[file] = [
-            f"{outer}{name}" for outer in ("", *(f"{n}/" for n in names)) for name in names
-        ]
+    spellings = {file: f"{file.replace('-idx', '?idx')}*" for file in IDX_FILES.values()}
+    files = {file: [name, f"{name}/{name}"] for file, name in spellings.items()}
     paths = find(folder, ("MNIST/raw", "", "mnist", "raw", "package/data"), files)
     return {name: _read_idx(path, name) for name, path in zip(IDX_FILES, paths, strict=True)}
 
@@ -88,14 +84,13 @@ def _pickles(folder: Path, official: Any) -> Files:
     torchvision publishes, so that no other bytes are unpickled."""
     md5, base, own = _md5(official), official.base_folder, official.__name__.lower()
     places = [f"{outer}{p}" for outer in ("", f"{own}/") for p in (base, f"{base}/{base}", "")]
+    packed = next(filter(Path.is_file, (folder / p / official.filename for p in ("", own))), None)
     try:
         paths = find(folder, places, {name: [name] for name in md5})
         files = {path.name: path.read_bytes() for path in paths}
-    except Missing as lacking:
-        try:
-            (packed,) = find(folder, ("", own), {official.filename: [official.filename]})
-        except Missing:
-            raise lacking from None
+    except Missing:
+        if packed is None:
+            raise
         with reading(packed), tarfile.open(packed) as tar:
             files = {name: tar.extractfile(f"{base}/{name}").read() for name in md5}
     return {n: check(files[n], md5[n], f"{n} of {official.__name__} in {folder}") for n in md5}

@@ -6,7 +6,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from cross_domain_fewshot.models import (
-    BLOCKS,
     RelationHead,
     RelationNet,
     ResNet,
@@ -61,10 +60,8 @@ def test_the_transformation_is_off_in_evaluation(layer):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("resnet10", 3712), ("resnet34", 9344)]
-)  # as published
-def test_number_of_transformation_parameters(name, count):
+@pytest.mark.parametrize(("name", "count"), [("resnet10", 3712), ("resnet34", 9344)])
+def test_number_of_transformation_parameters_is_the_published_one(name, count):
     with torch.device("meta"):
         network, plain = ResNet(name), ResNet(name, transformed=False)
     params, hyper = split_parameters(network)
@@ -87,12 +84,11 @@ def test_resnet10_has_the_known_number_of_parameters():
     assert sum(p.numel() for p in backbone.parameters()) == total
 
 
-@pytest.mark.parametrize("name", BLOCKS)
-def test_every_backbone_at_any_input_size(name):
-    for size, stem in ((32, "small"), (45, "small"), (45, "imagenet"), (84, "imagenet")):
-        network = RelationNet(ResNet(name, 8, stem), size)
-        scores = network(torch.randn(3, 2, 3, size, size), torch.randn(3, 4, 3, size, size))
-        assert scores.shape == (12, 3)
+@pytest.mark.parametrize(("size", "stem"), [(32, "small"), (45, "imagenet"), (84, "imagenet")])
+def test_scores_at_any_input_size(size, stem):
+    network = RelationNet(ResNet("resnet10", 4, stem), size)
+    scores = network(torch.randn(3, 2, 3, size, size), torch.randn(3, 4, 3, size, size))
+    assert scores.shape == (12, 3)
 
 
 @pytest.mark.parametrize("side", [1, 7, 19])

@@ -12,8 +12,6 @@ from cross_domain_fewshot.config import Config
 from cross_domain_fewshot.episodes import Episode
 from cross_domain_fewshot.models import RelationNet, ResNet, split_parameters
 from cross_domain_fewshot.train import FeatureTransformProblem
-from tests.common.hypergrad.problems import EVOGRADS
-from tests.experiments import peak
 
 ETA = 0.01
 WAYS, SIZE = 3, 16
@@ -161,23 +159,6 @@ def drawn(monkeypatch):
     return found
 
 
-def test_the_noise_is_replayed_within_a_hypergradient(setting, drawn):
-    """Without frozen noise: every forward of one hypergradient draws the same, the next anew."""
-    per_forward = len(setting.hyper)
-    setting.estimate(EvoGrad(3))  # the first one checks the problem by a further forward
-    drawn.clear()
-    g = torch.Generator().manual_seed(0)
-    state = torch.get_rng_state()
-    for _ in range(2):
-        setting.estimate(EvoGrad(3), generator=g)
-    assert torch.equal(torch.get_rng_state(), state)
-    passes = [drawn[i : i + per_forward] for i in range(0, len(drawn), per_forward)]
-    assert len(passes) == 6
-    same = [all(map(torch.equal, passes[0], other)) for other in passes]
-    assert same == [True] * 3 + [False] * 3
-    assert all(map(torch.equal, passes[3], passes[5]))
-
-
 @pytest.mark.parametrize("common", [False, True])
 def test_every_candidate_has_noise_of_its_own_unless_it_is_common(setting, drawn, common):
     estimator = Config(method="lft_evograd").make_estimator(1e-3, common_noise=common)
@@ -186,31 +167,3 @@ def test_every_candidate_has_noise_of_its_own_unless_it_is_common(setting, drawn
     per_forward = len(setting.hyper)
     first = [drawn[i][0].item() for i in range(0, 3 * per_forward, per_forward)]
     assert len(set(first)) == (1 if common else 3)
-
-
-def test_evograds_memory_does_not_grow_with_the_candidates():
-    """Width and images are reduced alike, so that activations outweigh parameters as they do at
-    full size."""
-    torch.manual_seed(0)
-    network = RelationNet(ResNet("resnet10", 8), 112)
-    params, hyper = split_parameters(network)
-    problem = FeatureTransformProblem(network)
-    seen, unseen = (
-        Episode(torch.randn(5, 1, 3, 112, 112), torch.randn(5, 2, 3, 112, 112)) for _ in range(2)
-    )
-
-    def plain_step():
-        loss = problem.outer_loss(params, hyper, seen)
-        grads = torch.autograd.grad(loss, list(params.values()))
-        return [p - 1e-3 * g for p, g in zip(params.values(), grads, strict=True)]
-
-    def meta_step(estimator):
-        return lambda: estimator(problem, params, hyper, seen, unseen)
-
-    plain = peak(plain_step)
-    two, eight = (peak(meta_step(EvoGrad(count))) for count in (2, 8))
-    lambda_bytes = 4 * sum(h.numel() for h in hyper.values())
-    assert abs(two - eight) <= 8 * lambda_bytes < 0.01 * plain
-    assert two <= 1.15 * plain
-    assert peak(meta_step(T1T2(1e-3))) > 1.5 * plain
-    assert peak(meta_step(EVOGRADS["graph"](8))) > 2 * eight

@@ -112,13 +112,11 @@ def test_at_the_papers_size_runs_are_judged():
 
 
 @pytest.mark.parametrize(
-    ("changes", "method", "expected"),
-    [({}, "none", 44.33), ({"n_shot": 5}, "lft_t1t2_higher", 65.94),
-     ({"backbone": "resnet34", "unseen": "cars"}, "lft_evograd", 33.21),
-     ({"backbone": "resnet34"}, "lft_t1t2", None),
-     ({"n_shot": 3}, "none", None), ({"backbone": "resnet18"}, "ft", None),
-     ({}, "lft_finite_difference", None)],
+    ("method", "changes", "expected"),
+    [("lft_t1t2_higher", {"n_shot": 5}, 65.94), ("lft_evograd", {"n_shot": 3}, None),
+     ("lft_evograd", {"backbone": "resnet34", "unseen": "cars"}, 33.21),
+     ("lft_t1t2", {"backbone": "resnet34"}, None), ("lft_finite_difference", {}, None)],
 )  # fmt: skip
-def test_published_values_are_table_3s(changes, method, expected):
+def test_published_values_are_table_3s(method, changes, expected):
     found = published_accuracy(replace(Config(), method=method, **changes).result_settings())
     assert (found.mean if found else None) == expected

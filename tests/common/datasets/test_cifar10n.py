@@ -91,9 +91,3 @@ def test_broken_files_are_refused_by_name(name, data, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=name):
         load_cifar10n(tmp_path)
-
-
-def test_missing_labels_name_the_repository(tmp_path):
-    for data_dir in (None, tmp_path):
-        with pytest.raises(UserError, match="UCSC-REAL/cifar-10-100n"):
-            load_cifar10n(data_dir)

@@ -1,14 +1,10 @@
-"""Which source is used, what is refused, and what a killed or a second process leaves behind."""
+"""Which source is used, what is refused, and what stays in the cache."""
 
 import hashlib
 import http.server
 import io
-import multiprocessing
-import os
-import socket
 import tarfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -124,27 +120,6 @@ def test_when_all_fail_the_message_tells_all(tmp_path, empty_cache, monkeypatch)
         fetch(make(source()))
 
 
-def fetch_or_fail(dataset: Dataset) -> None:
-    os._exit(0 if fetch(dataset)[0] == CONTENT else 1)
-
-
-def test_two_processes_at_once_download_once(tmp_path, empty_cache):
-    def place(folder: Path) -> None:
-        with (tmp_path / "log").open("a") as stream:
-            stream.write("x")
-        time.sleep(0.2)
-        fill(folder)
-
-    dataset, context = make(Source("slow", place)), multiprocessing.get_context("fork")
-    children = [context.Process(target=fetch_or_fail, args=(dataset,)) for _ in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(30)
-    assert [child.exitcode for child in children] == [0, 0]
-    assert (tmp_path / "log").read_text() == "x"
-
-
 # Packages.
 
 
@@ -236,21 +211,3 @@ def test_official_download_tries_addresses_in_order(server, folder):
     for asked, sum, reason in ((urls[:1], md5, "Not Found"), (urls[2:], "0" * 32, "MD5")):
         with pytest.raises(Missing, match=rf"name\.bin: .*{reason}"):
             official("8 B", {"name.bin": (asked, sum)}).place(folder)
-
-
-@pytest.mark.parametrize("sent", [b"", b"HTTP/1.0 200 OK\r\nContent-Length: 8\r\n\r\noff"])
-def test_a_server_that_falls_silent_is_given_up(sent, folder, monkeypatch):
-    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.1)
-    connections = []
-
-    def answer():
-        connections.append(server.accept()[0])
-        connections[-1].sendall(sent)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=answer, daemon=True).start()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/data.bin"
-        with pytest.raises(Missing, match="timed out"):
-            official("8 B", {"name.bin": ((url,), "0")}).place(folder)
-    for connection in connections:
-        connection.close()

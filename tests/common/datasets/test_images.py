@@ -82,7 +82,8 @@ def test_a_damaged_mnist_file_is_refused(ending, change, message, mnist_folder):
     path = mnist_folder / "t10k-labels-idx1-ubyte"
     data = path.read_bytes()
     path.unlink()
-    path.with_name(path.name + ending).write_bytes(change(data))
+    if ending != "gone":
+        path.with_name(path.name + ending).write_bytes(change(data))
     with pytest.raises(UserError, match=message):
         load_mnist(mnist_folder)
 
@@ -146,7 +147,7 @@ def test_cifar10_is_read_as_torchvision_reads_it(small10):
 
 @pytest.mark.parametrize(
     ("layout", "form"),
-    [("", "packed"), ("cifar10", "packed"), ("", "extracted"), ("cifar10", "deeper"), ("", "bare")],
+    [("cifar10", "packed"), ("", "extracted"), ("cifar10", "deeper"), ("", "bare")],
 )
 def test_cifar_layouts(layout, form, small10, tmp_path):
     folder, official = small10
