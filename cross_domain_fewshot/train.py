@@ -26,6 +26,9 @@ from cross_domain_fewshot.models import (
 )
 from cross_domain_fewshot.pretrain import pretrained_backbone
 
+Batches = tuple[Episode, Episode | None, LabelledImages | None]
+"""Of an iteration: pseudo-seen and pseudo-unseen episode, auxiliary batch."""
+
 
 def query_labels(episode: Episode) -> Tensor:
     """The labels of the queries in the order of the scores, (n_way * n_query,)."""
@@ -124,21 +127,17 @@ class Learner:
             self.state["meta"] = self.meta.state
 
     def step(
-        self,
-        seen: Episode,
-        unseen: Episode | None,
-        aux_batch: LabelledImages | None,
-        aux_weight: float,
+        self, seen: Episode, unseen: Episode | None, aux: LabelledImages | None, aux_weight: float
     ) -> dict[str, Tensor]:
         """One iteration: base step and meta step in the run's order; their metrics.
 
         unseen: for the meta step; of methods without one, trained on as well.
         """
         if self.meta is None:
-            return self.base_step(seen, aux_batch, aux_weight, unseen)
+            return self.base_step(seen, aux, aux_weight, unseen)
         due = self.meta.due()
         metrics = self.meta(self.params, seen, unseen) if due and self.meta_first else {}
-        metrics |= self.base_step(seen, aux_batch, aux_weight)
+        metrics |= self.base_step(seen, aux, aux_weight)
         if due and not self.meta_first:
             metrics |= self.meta(self.params, seen, unseen)
         return metrics
@@ -146,7 +145,7 @@ class Learner:
     def base_step(
         self,
         seen: Episode,
-        aux_batch: LabelledImages | None,
+        aux: LabelledImages | None,
         aux_weight: float,
         unseen: Episode | None = None,
     ) -> dict[str, Tensor]:
@@ -158,10 +157,10 @@ class Learner:
         episode does not affect its running statistics.
         """
         losses = {}
-        if aux_batch is not None:
+        if aux is not None:
             self.network.eval()
-            scores = self.auxiliary(self.network.backbone(aux_batch.images).mean((2, 3)))
-            loss = F.cross_entropy(scores, aux_batch.labels)
+            scores = self.auxiliary(self.network.backbone(aux.images).mean((2, 3)))
+            loss = F.cross_entropy(scores, aux.labels)
             (aux_weight * loss).backward()
             losses["aux_loss"] = loss.detach()
         self.network.train()
@@ -188,8 +187,9 @@ class FewShotTask(Task):
         def opened(name: str, split: str) -> DomainSplit:
             where = config.benchmark, name, split, config.image_size, config.data_dir
             found = open_domain(*where, device, config.workers)
-            key = name if config.benchmark == "embedded" else f"{name} {split}"
-            checksums[key] = found.checksum
+            checksums[name if config.benchmark == "embedded" else f"{name} {split}"] = (
+                found.checksum
+            )
             return found
 
         # All before any training: a broken image is found at once.
@@ -209,7 +209,7 @@ class FewShotTask(Task):
         self.domains, self.best = stream("domains"), Best()
         # Two streams per domain, so that the model meets the same episodes whatever the method.
         episodes = (config.n_way, config.n_shot, config.n_query)
-        self.streams = {
+        self.streams: dict[Any, EpisodeStream] = {
             (role, name): EpisodeStream(split, *episodes, stream(f"{role} {name}"), True, cycled)
             for role, cycled in (("seen", config.min_class_size), ("unseen", 0))
             for name, split in splits.items()
@@ -233,14 +233,11 @@ class FewShotTask(Task):
         for seen, unseen in self.schedule():
             yield self.learner.step(*self.batches(seen, unseen), weight)
 
-    def batches(
-        self, seen: str, unseen: str | None
-    ) -> tuple[Episode, Episode | None, LabelledImages | None]:
-        """The next of each that an iteration takes: episodes of two domains, auxiliary batch."""
-        used = unseen is not None and self.config.trains_on_unseen
+    def batches(self, seen: str, unseen: str | None) -> Batches:
+        """The next ones, from two domains."""
         return (
             self.streams["seen", seen].next(),
-            self.streams["unseen", unseen].next() if used else None,
+            self.streams["unseen", unseen].next() if self.config.trains_on_unseen else None,
             self.aux_batches.next() if self.aux_batches else None,
         )
 
