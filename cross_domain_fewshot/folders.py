@@ -199,17 +199,19 @@ def class_folders(folder: Path, inner: str = "") -> Classes:
     """One class per folder of images, sorted by name, at any depth, without hidden things and
     clutter. inner: if there are folders of this name, only the classes in these. Images beside
     folders of images are no class."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    parts = [file.relative_to(folder).parts for file in files]
-    clean = [not any(p[0] == "." or p in CLUTTER for p in own) for own in parts]
-    files = [file for file, kept in zip(files, clean, strict=True) if kept]
-    files = [file for file in files if file.parent.parent.name == inner] or files
-    above = {place for file in files for place in file.parent.parents}
+    found: dict[Path, list[Path]] = {}
+    for path, within, names in os.walk(folder, followlinks=True):
+        within[:] = [name for name in within if name[0] != "." and name not in CLUTTER]
+        files = [Path(path, name) for name in sorted(names) if name[0] != "."]
+        found[Path(path)] = [file for file in files if file.suffix.lower() in SUFFIXES]
+    places = [place for place, files in found.items() if files]
+    places = [place for place in places if place.parent.name == inner] or places
+    above = {outer for place in places for outer in place.parents}
     classes: Classes = {}
-    for file in files:
-        if file.parent not in above:
-            classes.setdefault(file.parent.name, []).append(file)
-    return dict(sorted(classes.items()))
+    for place in sorted(places, key=lambda place: place.name):
+        if place not in above:
+            classes.setdefault(place.name, []).extend(found[place])
+    return classes
 
 
 def given_splits(folder: Path) -> dict[str, Classes]:
