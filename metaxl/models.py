@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.errors import UserError
 from metaxl import hub
 from metaxl.transformers_import import AutoConfig, XLMRobertaConfig, XLMRobertaModel
 
@@ -125,10 +124,9 @@ def load_encoder(source: str, attention: str) -> XLMRobertaModel:
 
     attention: "eager" (twice differentiable) or "sdpa" (fused). Raises UserError.
     """
-    try:
-        kind = AutoConfig.from_pretrained(source).model_type
-        if kind != "xlm-roberta":
-            raise UserError(f"--encoder {source} is a {kind} model instead of XLM-R: {hub.ADVICE}")
+    with hub.loading(f"--encoder {source}"):
+        if (kind := AutoConfig.from_pretrained(source).model_type) != "xlm-roberta":
+            raise ValueError(f"it is a {kind} model instead of XLM-R")
         loaded: Any = XLMRobertaModel.from_pretrained(
             source,
             add_pooling_layer=False,
@@ -138,13 +136,8 @@ def load_encoder(source: str, attention: str) -> XLMRobertaModel:
         )
         model, report = loaded
         if missing := report["missing_keys"]:
-            raise OSError(f"it lacks weights such as {min(missing)}")
-        return model
-    except UserError:
-        raise
-    except Exception as error:  # of several libraries, for a folder may hold anything
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
-        raise UserError(f"--encoder {source} cannot be loaded ({reason}): {hub.ADVICE}") from None
+            raise ValueError(f"it lacks weights such as {min(missing)}")
+    return model
 
 
 def random_encoder(attention: str, **architecture: Any) -> XLMRobertaModel:

@@ -4,6 +4,11 @@ The objective is masked language modelling as in XLM-R and RoBERTa (Liu et al., 
 arXiv:1907.11692): of 15 % of the subwords, 80 % are masked, 10 % are replaced by random ones and
 10 % are kept, and all of these must be predicted. The result is a folder in the layout of the
 transformers library.
+
+With XLM-R's own initialisation, a small encoder learns only the frequencies of subwords in a few
+thousand steps. So positions start as sinusoids (Vaswani et al., 2017, arXiv:1706.03762), and
+queries and keys as projections on their fast frequencies, in which a shift of position is a
+rotation: attention looks at neighbouring subwords. Training changes all of them.
 """
 
 import hashlib
@@ -20,12 +25,15 @@ from tqdm import tqdm
 from common.files import checked_files, locked, write_checksums
 from common.settings import ROOT
 from common.training import new_generator
-from metaxl import local_attention, tokens
+from metaxl import tokens
 from metaxl.config import Config
-from metaxl.local_attention import start_with_local_attention
 from metaxl.models import xlm_roberta_config
 from metaxl.tokens import train_tokenizer
-from metaxl.transformers_import import PreTrainedTokenizerFast, XLMRobertaForMaskedLM
+from metaxl.transformers_import import (
+    PreTrainedTokenizerFast,
+    XLMRobertaForMaskedLM,
+    XLMRobertaModel,
+)
 
 CACHE = ROOT / "runs" / "metaxl" / "encoders"
 BLOCK_LENGTH = 32
@@ -35,8 +43,12 @@ MASKED_PART = 0.15
 # Parts of an encoder's name, beside the text: changed code does not use encoders of the old code.
 _SETTINGS = ("small_layers", "small_hidden", "small_vocabulary", "pretraining_steps",
              "pretraining_seed")  # fmt: skip
-_FILES = (local_attention.__file__, tokens.__file__, __file__)
-_RECIPE = [Path(file).read_text("utf-8") for file in _FILES]
+_RECIPE = [Path(file).read_text("utf-8") for file in (tokens.__file__, __file__)]
+SHIFTS = (-1, 1, 0, 2, -2)
+"""The subword, relative to its own, that a head attends to at first; all heads of all layers in
+turn."""
+AMPLITUDE = 0.1
+"""Of the sinusoids of positions at the start."""
 
 
 def pretrained_encoder(config: Config, texts: Sequence[str], cache: Path | None = None) -> Path:
@@ -144,3 +156,32 @@ def _fit(
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+@torch.no_grad()
+def start_with_local_attention(model: XLMRobertaModel) -> None:
+    """Sets the position embeddings, and the queries and keys of all layers, of an XLM-R encoder.
+
+    Position i has the entries sin(f_j i), cos(f_j i), f_j = 10000^(-2j/H), times AMPLITUDE. Keys
+    are the first entries of the hidden state, as many as a head has; queries those of the hidden
+    state turned by the head's shift s, so that scores begin with sum_j cos(f_j (i + s - i')).
+    """
+    hidden_size, heads = model.config.hidden_size, model.config.num_attention_heads
+    frequencies = 10_000.0 ** (-torch.arange(0, hidden_size, 2) / hidden_size)
+    embeddings = model.embeddings.position_embeddings.weight
+    angles = torch.arange(len(embeddings)).unsqueeze(1) * frequencies
+    embeddings[:, 0::2], embeddings[:, 1::2] = AMPLITUDE * angles.sin(), AMPLITUDE * angles.cos()
+    first = torch.eye(hidden_size // heads, hidden_size)
+    for number, layer in enumerate(model.encoder.layer):
+        shifts = [SHIFTS[(number * heads + head) % len(SHIFTS)] for head in range(heads)]
+        layer.get_parameter("attention.self.key.weight").copy_(first.repeat(heads, 1))
+        layer.get_parameter("attention.self.query.weight").copy_(
+            torch.cat([first @ shift_matrix(frequencies, s) for s in shifts])
+        )
+
+
+def shift_matrix(frequencies: Tensor, shift: int) -> Tensor:
+    """The matrix (H, H) that takes the sinusoids of position i to those of i + shift."""
+    angles = frequencies * shift
+    blocks = torch.stack([angles.cos(), angles.sin(), -angles.sin(), angles.cos()], dim=1)
+    return torch.block_diag(*blocks.view(-1, 2, 2))

@@ -14,7 +14,6 @@ from tokenizers.trainers import BpeTrainer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from common.errors import UserError
 from metaxl import hub
 from metaxl.readers import Sentence
 from metaxl.transformers_import import AutoTokenizer, PreTrainedTokenizerFast
@@ -58,20 +57,15 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     UserError if there is none that can tell which word a subword belongs to.
     """
     folder = Path(source)
-    try:
+    with hub.loading(f"The tokenizer of --encoder {source}"):
         if not folder.is_dir():
             # The hub's cache has all files of a model in one folder.
             folder = hub.fetch(str(source), "tokenizer.json").parent
             hub.fetch(str(source), "config.json")
         if not (folder / "tokenizer.json").is_file():
-            raise OSError("it has no tokenizer.json, which a fast tokenizer needs")
+            raise ValueError("it has no tokenizer.json, which a fast tokenizer needs")
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), use_fast=True)
-        return tokenizer
-    except Exception as error:  # of several libraries: the folder can contain anything
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"The tokenizer of --encoder {source} cannot be loaded ({reason}): {hub.ADVICE}"
-        ) from None
+    return tokenizer
 
 
 def encode(

@@ -33,23 +33,21 @@ def _texts() -> dict[str, str]:
         return {file.name: archive.extractfile(file).read().decode() for file in archive}
 
 
-@functools.cache
-def load_embedded(language: str) -> Corpus:
-    """The corpus of a language; UserError if it has none. 4,000 training sentences of eng, 300 of
-    the others; 200 dev and 300 test sentences of each."""
-    _check(language)
-    files = {split: f"{language}/{split}.txt" for split in SPLITS}
-    return {s: parse_text(_texts()[name], name, TYPES) for s, name in files.items()}
-
-
-def unlabelled(language: str) -> list[str]:
-    """2,000 further sentences from the material of the training split, as plain text."""
-    _check(language)
-    return _texts()[f"{language}/unlabelled.txt"].removesuffix("\n").split("\n")
-
-
-def _check(language: str) -> None:
+def _text(language: str, file: str) -> str:
     if language not in LANGUAGES:
         raise UserError(
             f"The embedded corpus has no language {language!r}: use {', '.join(LANGUAGES)}."
         )
+    return _texts()[f"{language}/{file}.txt"]
+
+
+@functools.cache
+def load_embedded(language: str) -> Corpus:
+    """The corpus of a language; UserError if it has none. 4,000 training sentences of eng, 300 of
+    the others; 200 dev and 300 test sentences of each."""
+    return {s: parse_text(_text(language, s), f"{language}/{s}.txt", TYPES) for s in SPLITS}
+
+
+def unlabelled(language: str) -> list[str]:
+    """2,000 further sentences from the material of the training split, as plain text."""
+    return _text(language, "unlabelled").removesuffix("\n").split("\n")

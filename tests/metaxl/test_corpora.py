@@ -172,30 +172,20 @@ def test_without_a_folder_it_says_what_to_fetch(dataset, message, monkeypatch):
 def parquet(monkeypatch):
     """What is used of pyarrow: every file holds the same two sentences."""
     content = {"tokens": [["Peru", "x"], ["y"]], "ner_tags": [[5, 0], [2]]}
-
-    def read_table(path, columns):
-        return SimpleNamespace(to_pydict=lambda: {name: content[name] for name in columns})
-
-    parquet = SimpleNamespace(read_table=read_table)
+    table = SimpleNamespace(to_pydict=lambda: content)
+    parquet = SimpleNamespace(read_table=lambda path, columns: table)
     monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace(parquet=parquet))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", parquet)
 
 
-def test_wikiann_of_the_hub_has_its_numbered_tags(monkeypatch, parquet, tmp_path):
+def test_wikiann_of_the_hub_has_its_numbered_tags(monkeypatch, parquet):
     asked = []
-
-    def fetch(*arguments):
-        asked.append(arguments)
-        return tmp_path
-
-    monkeypatch.setattr(hub, "fetch", fetch)
-    corpus = load_corpus("wikiann", "qu")
+    monkeypatch.setattr(hub, "fetch", lambda *words: asked.append(words))
     # The hub's order: O, B-PER, I-PER, B-ORG, I-ORG, B-LOC, I-LOC.
     expected = [Sentence(("Peru", "x"), ("B-LOC", "O")), Sentence(("y",), ("I-PER",))]
-    assert corpus == dict.fromkeys(("train", "dev", "test"), expected)
-    assert asked[1] == (
-        "unimelb-nlp/wikiann", "qu/validation-00000-of-00001.parquet", "dataset"
-    )  # fmt: skip
+    assert load_corpus("wikiann", "qu") == dict.fromkeys(("train", "dev", "test"), expected)
+    file = "qu/validation-00000-of-00001.parquet"
+    assert asked[1] == ("unimelb-nlp/wikiann", file, "dataset")
 
 
 def test_the_hubs_cache_comes_first_and_an_unreachable_hub_is_asked_once(monkeypatch, parquet):
@@ -243,16 +233,10 @@ def test_masakhaner_is_downloaded_into_the_cache_and_verified(
 
 def test_counts_take_entities_as_seqeval_does():
     tags = ("I-LOC", "I-LOC", "B-LOC", "I-PER", "O", "B-ORG", "I-ORG", "I-LOC", "O")
-    corpus = {"train": [Sentence(tuple("abcdefghi"), tags), Sentence(("x",), ("O",))], "dev": []}
-    assert counts(corpus) == {
-        "train sentences": 2,
-        "train tokens": 10,
-        "train entities LOC": 3,
-        "train entities ORG": 1,
-        "train entities PER": 1,
-        "dev sentences": 0,
-        "dev tokens": 0,
-    }
+    found = counts({"train": [Sentence(tuple("abcdefghi"), tags), Sentence(("x",), ("O",))]})
+    expected = {"sentences": 2, "tokens": 10}
+    expected |= {"entities LOC": 3, "entities ORG": 1, "entities PER": 1}
+    assert found == {f"train {name}": value for name, value in expected.items()}
 
 
 def test_a_sample_is_numpys_choice_and_a_small_corpus_stays_as_it_is():

@@ -5,9 +5,15 @@ import torch
 from transformers import XLMRobertaForMaskedLM
 
 from metaxl import pretrain
-from metaxl.local_attention import shift_matrix, start_with_local_attention
 from metaxl.models import xlm_roberta_config
-from metaxl.pretrain import BLOCK_LENGTH, masked, pretrained_encoder, text_blocks
+from metaxl.pretrain import (
+    BLOCK_LENGTH,
+    masked,
+    pretrained_encoder,
+    shift_matrix,
+    start_with_local_attention,
+    text_blocks,
+)
 from metaxl.tokens import train_tokenizer
 from tests.experiments import small_settings
 

@@ -90,15 +90,6 @@ def setting(small_encoder, sentences):
 
 
 @pytest.mark.parametrize("layers", LAYERS)
-def test_losses_are_means_over_labelled_subwords(setting, layers):
-    made = setting(layers=layers, dropout=False)
-    inner = made.problem.inner_loss(made.params, made.hyper, made.inner_batch)
-    torch.testing.assert_close(inner, made.training_loss(made.tagger, made.transformation))
-    outer = made.problem.outer_loss(made.params, made.hyper, made.meta)
-    torch.testing.assert_close(outer, made.loss(made.tagger, made.meta))
-
-
-@pytest.mark.parametrize("layers", LAYERS)
 def test_the_hook_equals_a_loop_over_candidates_with_dropout(setting, layers, count=3):
     made = setting(layers=layers)
     stacked = {n: p.detach().expand(count, *p.shape) for n, p in made.params.items()}
