@@ -28,6 +28,7 @@ Lines = Mapping[str, Mapping[float, Sequence[float]]]
 _WHERE = "MNIST, 60 % uniform noise, 100 clean images"
 _SHOWN = ("plain", "evograd", "along_gradient", "t1t2_forward")
 _LABELS = {name: method.label for name, method in EXPERIMENT.methods.items()}
+_ASKED = [{k: list(v) if isinstance(v, tuple) else v for k, v in q.items()} for q in QUESTIONS]
 
 
 class Question(NamedTuple):
@@ -81,12 +82,7 @@ _FOUND = (
 
 def asked(config: Mapping[str, Any]) -> bool:
     """Whether a run's settings are those of a question."""
-    changed = EXPERIMENT.differences(config)
-    wanted = {"method": config["method"]} | changed
-    return bool(changed) and any(
-        {k: list(v) if isinstance(v, tuple) else v for k, v in q.items()} == wanted
-        for q in QUESTIONS
-    )  # fmt: skip
+    return {"method": config["method"], **EXPERIMENT.differences(config)} in _ASKED
 
 
 def answers(records: Sequence[RunRecord], folder: Path) -> tuple[dict[str, Table], list[Figure]]:

@@ -1,7 +1,6 @@
 """The sentences of a run: subwords and labels on the device; a batch is as long as its longest."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -72,10 +71,6 @@ class Split:
         index = index.to(self.tensors[0].device, non_blocking=True)
         input_ids, mask, labels = (tensor[index, :length] for tensor in self.tensors)
         return Batch(input_ids, mask, labels)
-
-    def in_order_of_length(self, batch_size: int) -> Sequence[Tensor]:
-        """Index tensors over all sentences, short ones together."""
-        return self.lengths.argsort(stable=True).split(batch_size)
 
     def checksum(self) -> str:
         """SHA-256 over subwords and labels."""

@@ -73,17 +73,13 @@ class MetaXLProblem:
         """The last hidden states after dropout, (N, L, H), transformed at ``layer`` if given."""
         prefix = "encoder."
         own = {n.removeprefix(prefix): t for n, t in params.items() if n.startswith(prefix)}
-
-        def encoded(hidden: Tensor | None, depth: int, stop: int | None) -> Tensor:
-            inputs = batch.input_ids, batch.attention_mask, hidden, depth, stop
-            return functional_call(self.tagger.encoder, own, inputs)
-
-        hidden, depth = batch.hidden, batch.depth
+        encode = partial(functional_call, self.tagger.encoder, own)
+        subwords, hidden, depth = (batch.input_ids, batch.attention_mask), batch.hidden, batch.depth
         if layer is not None:
-            below = encoded(hidden, depth, layer)
+            below = encode((*subwords, hidden, depth, layer))
             hidden = functional_call(self.transformation, dict(hyper), (layer, below))
             depth = layer
-        return self.tagger.dropout(encoded(hidden, depth, None))
+        return self.tagger.dropout(encode((*subwords, hidden, depth)))
 
     def training_loss(
         self, head: Tensors, hyper: Tensors, states: list[Tensor], batch: InnerBatch
@@ -117,12 +113,9 @@ class SharedEncoderProblem(MetaXLProblem):
                 "perturb the head only (perturb=is_head), or use MetaXLProblem"
             )
         states = self.encoded({n: t[0] for n, t in encoder.items()}, hyper, batch)
-        heads = zip(candidates["head.weight"], candidates["head.bias"], strict=True)
-        losses = (
-            self.training_loss({"head.weight": w, "head.bias": b}, hyper, states, batch)
-            for w, b in heads
-        )
-        return torch.stack(list(losses))
+        heads = [{n: t[k] for n, t in candidates.items() if is_head(n)}
+                 for k in range(len(candidates["head.bias"]))]  # fmt: skip
+        return torch.stack([self.training_loss(head, hyper, states, batch) for head in heads])
 
 
 class RepeatedPassesProblem(MetaXLProblem):
@@ -225,9 +218,9 @@ class Learner:
 
     def decay_step(self, batch: InnerBatch, meta: Batch) -> dict[str, Tensor]:
         """The transformation network's step by its weight decay alone."""
-        metrics, zero = self.decay_norm(), torch.zeros(())
+        metrics = self.decay_norm()
         zeros = {name: torch.zeros_like(h) for name, h in self.meta.hyper.items()}
-        self.meta.apply(Hypergradient(zeros, zero))
+        self.meta.apply(Hypergradient(zeros, torch.zeros(())))
         return metrics
 
     def shared_step(self, batch: InnerBatch, meta: Batch) -> dict[str, Tensor]:
@@ -295,12 +288,8 @@ class MetaXLTask(Task):
         self.target_batches = EndlessBatches(targets, size, stream("target batches"), cpu)
         self.steps_per_epoch = len(self.source_batches)
         self.best = Best()
-        self.state: Mapping[str, Part] = {
-            **self.learner.state,
-            "best": self.best,
-            "source_batches": self.source_batches,
-            "target_batches": self.target_batches,
-        }
+        batches = {"source_batches": self.source_batches, "target_batches": self.target_batches}
+        self.state: Mapping[str, Part] = {**self.learner.state, "best": self.best, **batches}
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         self.learner.tagger.train()

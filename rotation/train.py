@@ -167,11 +167,8 @@ class RotationTask(Task):
         )
         self.meta_batches = EndlessBatches(config.meta_size, size, stream("meta batches"), device)
         self.steps_per_epoch = len(self.train_batches)
-        self.state: Mapping[str, Part] = {
-            **self.learner.state,
-            "train_batches": self.train_batches,
-            "meta_batches": self.meta_batches,
-        }
+        batches = {"train_batches": self.train_batches, "meta_batches": self.meta_batches}
+        self.state: Mapping[str, Part] = self.learner.state | batches
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         for index in self.train_batches.epoch():

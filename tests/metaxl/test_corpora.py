@@ -144,15 +144,6 @@ def test_files_of_one_sentence_or_another_encoding_are_refused(tmp_path, write_c
         load_corpus("conll", "xx", tmp_path)
 
 
-@pytest.mark.parametrize("dataset", ["wikiann", "masakhaner", "conll"])
-def test_what_is_missing_is_named(tmp_path, write_corpus, dataset):
-    with pytest.raises(UserError, match=rf"{tmp_path}.*swa/train"):
-        load_corpus(dataset, "swa", tmp_path)
-    (write_corpus(tmp_path / "swa") / "dev").unlink()
-    with pytest.raises(UserError, match=r"swa lacks dev"):
-        load_corpus(dataset, "swa", tmp_path)
-
-
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
@@ -161,11 +152,18 @@ def test_what_is_missing_is_named(tmp_path, write_corpus, dataset):
         ("wikiann", r"pyarrow.*--data-dir or EVOGRAD_DATA"),
     ],
 )
-def test_without_a_folder_it_says_what_to_fetch(dataset, message, monkeypatch):
+def test_what_is_missing_is_named_and_what_to_fetch(
+    dataset, message, tmp_path, write_corpus, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=message):
         load_corpus(dataset, "en")
+    with pytest.raises(UserError, match=rf"{tmp_path}.*swa/train"):
+        load_corpus(dataset, "swa", tmp_path)
+    (write_corpus(tmp_path / "swa") / "dev").unlink()
+    with pytest.raises(UserError, match=r"swa lacks dev"):
+        load_corpus(dataset, "swa", tmp_path)
 
 
 @pytest.fixture

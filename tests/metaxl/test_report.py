@@ -64,7 +64,7 @@ def test_f1_by_language_and_gains_over_seeds():
     assert gains["Joint training",] == ["–", "−1.00 ± 0.00", "–", "2"]
 
 
-def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path):
+def test_sections_keep_data_sets_apart_and_draw_the_figures(tmp_path, not_rendered):
     records = [
         record(40.0, method=method, target="quy") for method in ("joint_training", "evograd")
     ]

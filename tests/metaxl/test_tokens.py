@@ -82,13 +82,12 @@ def test_an_own_tokenizer_is_the_same_each_time_and_has_the_special_tokens(tmp_p
     assert made[0].decode(made[0].encode("Lima kawsay"), skip_special_tokens=True) == "Lima kawsay"
 
 
-@pytest.mark.parametrize("content", [None, {"tokenizer.json": "{"}, {"config.json": "{}"}])
+@pytest.mark.parametrize("content", [{"tokenizer.json": "{"}, {"config.json": "{}"}])
 def test_a_folder_without_a_fast_tokenizer_is_refused_in_one_sentence(tmp_path, content):
     folder = tmp_path / "model"
-    if content is not None:
-        folder.mkdir()
-        for name, text in content.items():
-            (folder / name).write_text(text)
+    folder.mkdir()
+    for name, text in content.items():
+        (folder / name).write_text(text)
     with pytest.raises(UserError, match=r"--encoder .*model.* cannot be loaded") as caught:
         load_tokenizer(folder)
     assert "hf download FacebookAI/xlm-roberta-base" in str(caught.value)

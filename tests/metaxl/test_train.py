@@ -59,7 +59,6 @@ def test_seeds_change_the_run_but_not_the_sentences(small):
         tasks.append(MetaXLTask(small(seed=seed, source_sentences=30, target_sentences=13), CPU))
     one, other = tasks
     assert one.checksums == other.checksums
-    assert not torch.equal(one.learner.tagger.head.weight, other.learner.tagger.head.weight)
     assert not torch.equal(one.next_target(), other.next_target())
     assert [len(one.splits[n]) for n in ("source", "target", "dev", "test")] == [30, 13, 10, 10]
     # Batches of 12 leave one sentence, half of which is empty.
@@ -72,8 +71,6 @@ def test_a_batch_is_cut_to_its_longest_sentence():
     batch = split.batch(torch.tensor([3, 0]))
     assert torch.equal(batch.input_ids, torch.tensor([[12, 13, 14], [0, 1, 2]]))
     assert batch.attention_mask.shape == batch.labels.shape == (2, 3)
-    order = torch.cat(list(split.in_order_of_length(3)))
-    assert order.tolist() == [2, 0, 3, 1]
 
 
 def test_learning_rates_rise_and_fall(small):
@@ -96,14 +93,11 @@ def test_the_first_epoch_of_the_best_dev_score_is_selected(small, monkeypatch):
     assert [task.evaluate(epoch)["selected_f1"] for epoch in (1, 2, 3)] == [1.0, 2.0, 2.0]
 
 
-def test_f1_counts_whole_entities():
+def test_f1_counts_whole_entities_in_percent():
     true = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O", "B-PER", "O"]]
     predicted = [["B-PER", "I-PER", "O", "O"], ["B-ORG", "I-ORG", "B-PER", "B-LOC"]]
-    scores = f1_by_type(true, predicted)
     # 2 of 4 predicted are right, 2 of 4 true are found.
-    assert scores["f1"] == pytest.approx(50)
-    assert scores["f1_PER"] == pytest.approx(100)
-    assert scores["f1_LOC"] == scores["f1_ORG"] == 0
+    assert f1_by_type(true, predicted) == {"f1": 50, "f1_PER": 100, "f1_LOC": 0, "f1_ORG": 0}
     assert f1_by_type([["O"]], [["O"]]) == {"f1": 0.0}
 
 

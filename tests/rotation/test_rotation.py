@@ -143,7 +143,7 @@ def test_random_rotations_go_on_where_a_checkpoint_was_made():
     assert one.base_step(BATCH) == other.base_step(BATCH) != first
 
 
-def test_a_run_leaves_a_record_that_the_report_shows(tmp_path):
+def test_a_run_leaves_a_record_that_the_report_shows(tmp_path, not_rendered):
     run, words = tmp_path / "run", "--preset smoke --train-size 640 --meta-size 100 --log-every 1"
     EXPERIMENT.main([*words.split(), "--test-size", "100", "--run-dir", str(run)])
     record = load(run / "record.json", RunRecord)
