@@ -16,7 +16,6 @@ embedded data and of the data sets in the cache.
 """
 
 import importlib
-import json
 import re
 import sys
 import tempfile
@@ -50,7 +49,7 @@ from common.reporting import (
     write_tables,
 )
 from common.reporting.forest import forest_plot
-from common.reporting.records import checksum, load
+from common.reporting.records import load, read_document
 from common.settings import ROOT
 from cross_domain_fewshot import embedded
 from metaxl.embedded import LANGUAGES, load_embedded
@@ -198,15 +197,8 @@ def differences(suffixes: Sequence[str] = TABLES) -> list[str]:
 def damaged() -> list[str]:
     """Records, embedded files and data sets in the cache that are not what they were."""
     wrong = []
-    for path in sorted(RESULTS.rglob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            whole = content.pop("sha256") == checksum(content)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            whole = False
-        if not whole:
-            wrong.append(f"{path.relative_to(RESULTS.parent)}: not a record, or changed")
-    parts: list[Any] = [partial(embedded.load, name) for name in embedded.recipe()["domains"]]
+    parts: list[Any] = [partial(read_document, path) for path in sorted(RESULTS.rglob("*.json"))]
+    parts += [partial(embedded.load, name) for name in embedded.recipe()["domains"]]
     parts += [partial(load_embedded, language) for language in LANGUAGES]
     parts += [partial(cached, dataset) for dataset, _ in LOADERS.values()]
     for part in parts:

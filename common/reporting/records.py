@@ -31,6 +31,7 @@ Positive = Annotated[Finite, Field(gt=0)]
 JsonObject = dict[str, Annotated[Any, GetPydanticSchema(lambda _, schema: schema(JsonValue))]]
 """Plain JSON values by name."""
 _LINE_WIDTH = 100
+_REMEDY = "restore the file, or delete it and repeat that run"
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -92,26 +93,30 @@ def save(record: Record, path: str | Path) -> Path:
     return write_atomic(path, _render(document | {"sha256": checksum(document)}) + "\n")
 
 
-def load(path: str | Path, model: type[Kind]) -> Kind:
-    """Reads one record. UserError, naming the file, if it is missing, damaged, of another kind, or
-    changed since it was written."""
+def read_document(path: str | Path) -> dict[str, Any]:
+    """The JSON object of any record, without its checksum. UserError, naming the file, if it is
+    missing, damaged, or changed since it was written."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
-        if content.pop("sha256", None) != checksum(content):
+        if not isinstance(content, dict) or content.pop("sha256", None) != checksum(content):
             raise ValueError("it was changed after it was written (sha256 disagrees)")
-        if (kind := content.pop("kind", None)) != model.KIND:
-            raise ValueError(f"kind is {kind!r}")
-        return model(**content)
+        return content
     except FileNotFoundError:
         raise UserError(f"There is no record at {path}.") from None
     except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a valid record: {error}; {_REMEDY}.") from None
+
+
+def load(path: str | Path, model: type[Kind]) -> Kind:
+    """Reads one record. UserError as ``read_document``, and if it is of another kind."""
+    content = read_document(path)
+    try:
+        if (kind := content.pop("kind", None)) != model.KIND:
+            raise ValueError(f"kind is {kind!r}")
+        return model(**content)
+    except ValueError as error:
         reason = _sentence(error) if isinstance(error, ValidationError) else error
-        raise UserError(
-            f"{path} is not a valid {model.KIND}: {reason}; restore the file, or delete it and "
-            "repeat that run."
-        ) from None
+        raise UserError(f"{path} is not a valid {model.KIND}: {reason}; {_REMEDY}.") from None
 
 
 def load_folder(folder: str | Path, model: type[Kind]) -> list[Kind]:

@@ -8,6 +8,7 @@ row of Markdown and LaTeX heads the rows of each block. Captions and notes are i
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -164,6 +165,7 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
+@cache
 def escape_latex(text: str) -> str:
     """Text that LaTeX shows as it is, on one line."""
     # A star or bracket at the beginning of a row would be read as an argument of the \\ before it.

@@ -12,15 +12,14 @@ the torch and the CPU that the kept values were made with.
 
 import argparse
 import importlib
+import io
 import json
 import lzma
-import multiprocessing
-import os
 import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -173,10 +172,6 @@ def compute(part: str) -> dict[str, Values]:
         return {name: flat(kept) for name, kept in found}
 
 
-def _quiet() -> None:
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the process ends
-
-
 def environment() -> dict[str, str]:
     """What the last digits depend on, beside the code."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
@@ -240,16 +235,15 @@ def main() -> None:
     here, kept = environment(), load() if KEPT.exists() else {"environment": environment()}
     if kept["environment"] != here:
         print(f"kept with {kept['environment']}, here is {here}: last digits may differ")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    spawn, lines = multiprocessing.get_context("spawn"), []
-    with ProcessPoolExecutor(2, spawn, _quiet, max_tasks_per_child=1) as pool:
-        found = zip(arguments.only, pool.map(compute, arguments.only), strict=True)
-        for part, now in found:
-            new = [] if arguments.update else differences(part, kept.get(part, {}), now)
-            print(f"{part}: {len(now)} runs, {len(new)} differences", flush=True)
-            print(*new, sep="\n", end="\n" if new else "")
-            lines += new
-            kept |= {part: now}
+    torch.set_num_threads(1)
+    lines = []
+    for part in arguments.only:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            now = compute(part)
+        new = [] if arguments.update else differences(part, kept.get(part, {}), now)
+        print("\n".join([f"{part}: {len(now)} runs, {len(new)} differences", *new]), flush=True)
+        lines += new
+        kept |= {part: now}
     if arguments.update:
         kept["environment"] = here
         KEPT.write_bytes(lzma.compress(json.dumps(kept, sort_keys=True).encode(), preset=9))
