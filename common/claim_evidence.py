@@ -69,9 +69,9 @@ class Finding:
     """What a comparison gives.
 
     holds, fails: p-values of "the claim does not hold" and of "it holds", for what is counted
-    exactly 0 or 1. tested: whether they are p-values of a test. missing: core-hours of the runs
-    that the frozen seeds still need, by run. hours: that more seeds would take, None if not known.
-    at_paper: whether it is at the paper's size. published: the paper's difference. how: a remark.
+    exactly 0 or 1. missing: core-hours of the runs that the frozen seeds still need, by run. hours:
+    that more seeds would take, None if not known. at_paper: whether it is at the paper's size.
+    published: the paper's difference, or in words. how: a remark.
     """
 
     what: str
@@ -80,11 +80,9 @@ class Finding:
     fails: float = 1.0
     word: Word | Literal[""] = ""
     unit: str = ""
-    tested: bool = False
     at_paper: bool = False
     difference: Measured | None = None
-    published: Half | None = None
-    published_text: str = ""
+    published: Half | str | None = None
     how: str = ""
     missing: Mapping[str, float] = field(default_factory=dict)
     hours: float | None = None
@@ -170,7 +168,6 @@ class Contrast:
             holds=min(1.0, holds),
             fails=min(1.0, fails),
             word="" if self.unit or self.against is None else word_of(difference),
-            tested=difference.n > 1,
             at_paper=self.preset == "paper",
             difference=difference,
             hours=self._hours(difference, sum(each) * len(self.places)),
@@ -259,13 +256,13 @@ class Quoted:
         found = one.find(kept)
         mean, sd = self.value
         half = float(stats.t.ppf(0.975, self.runs - 1)) * sd / math.sqrt(self.runs)
-        stated = replace(found, published_text=f"{Number(mean, half)}")
+        stated = replace(found, published=f"{Number(mean, half)}")
         if found.difference is None or found.missing:
             return stated
         error = sd * math.sqrt(1 / self.runs + 1 / found.difference.n)
         t = abs(found.difference.mean - mean) / error
         p = 2 * float(stats.t.sf(t, self.runs - 1))
-        return replace(stated, holds=1.0, fails=p, tested=True, at_paper=True, difference=None)
+        return replace(stated, holds=1.0, fails=p, at_paper=True, difference=None)
 
 
 @dataclass(frozen=True)
@@ -287,7 +284,7 @@ class Trend:
         low, high = (math.tanh(z + side * 1.96 * error) for side in (-1, 1))
         holds, fails = (min(1.0, 2 * float(stats.norm.sf(s * z / error))) for s in (1, -1))
         text = f"{value:.2f} ({low:.2f} to {high:.2f}), {points} points"
-        return Finding(self.what, text, holds, fails, tested=True, at_paper=True)
+        return Finding(self.what, text, holds, fails, at_paper=True)
 
 
 Read = Callable[[Sequence[Measurement]], tuple[str, bool | None]]
@@ -312,30 +309,30 @@ class Cost:
     experiment: str
     choices: tuple[Rows, ...]
     read: Read
-    published_text: str = ""
+    published: str | None = None
 
     def find(self, kept: Kept) -> Finding:
+        empty = Finding(self.what, published=self.published)
         for choice in self.choices:
+            place = (self.experiment, choice.size, choice.device)
             found = {
                 (m.x, m.key): m
                 for m in kept.costs
-                if (m.experiment, m.size, m.device) == (self.experiment, choice.size, choice.device)
-                and m.known
+                if (m.experiment, m.size, m.device) == place and m.known
             }
             if found.keys() >= {*choice.rows}:
                 text, holds = self.read([found[row] for row in choice.rows])
                 how = "counted" if choice.device == "counted" else "measured on a CPU"
                 size = "the paper's" if choice.at_paper else "a small"
-                return Finding(
-                    self.what,
-                    text,
+                return replace(
+                    empty,
+                    measured=text,
                     how=f"{how} at {size} size",
                     holds=0.0 if holds else 1.0,
                     fails=0.0 if holds is False else 1.0,
                     at_paper=choice.at_paper,
-                    published_text=self.published_text,
                 )
-        return Finding(self.what, published_text=self.published_text)
+        return empty
 
 
 Comparison = Contrast | Quoted | Trend | Cost

@@ -71,15 +71,17 @@ def summary_table(judged: Sequence[Judged]) -> Table:
 
 
 def _published(finding: Finding) -> str:
-    return _short(finding, finding.published) if finding.published else finding.published_text
+    return _short(finding, finding.published or "")
 
 
 def _here(finding: Finding) -> str:
     found = finding.difference
-    return _short(finding, (found.mean, found.ci95)) if found else finding.measured
+    return _short(finding, (found.mean, found.ci95) if found else finding.measured)
 
 
-def _short(finding: Finding, value: Half) -> str:
+def _short(finding: Finding, value: Half | str) -> str:
+    if isinstance(value, str):
+        return value
     return str(Number(*value, digits=1, signed=not finding.unit)).replace(" ", "") + finding.unit
 
 
@@ -123,7 +125,7 @@ def forest_rows(
                 continue
             here = found.difference
             measured = (here.mean, here.ci95) if here else (None, None)
-            stated = found.published or (None, None)
+            stated = found.published if isinstance(found.published, tuple) else (None, None)
             if here or found.published:
                 rows.append(ForestRow(part.title, *measured, *stated, j.verdict))
             if own and (theirs := part.own(own, preset)):

@@ -32,22 +32,18 @@ def command(config: RunSettings) -> list[str]:
     """The command line of a run: what differs from its preset."""
     preset = load_experiment(config.experiment).presets[config.preset]
     words = [sys.executable, "-m", config.experiment, "--preset", config.preset]
-    return words + _flags(config, preset, "--")
-
-
-def _flags(settings: Any, default: Any, prefix: str) -> list[str]:
-    words = []
-    for field in fields(settings):
-        value, usual = getattr(settings, field.name), getattr(default, field.name)
-        name = field.name.replace("_", "-")
-        if value == usual:
+    pairs: list[tuple[Any, Any, str, str]]
+    pairs = [(config, preset, f.name, "--") for f in fields(config) if f.name != "estimator"]
+    inner = "--estimator."
+    pairs += [(config.estimator, preset.estimator, f.name, inner) for f in fields(config.estimator)]
+    for settings, default, name, prefix in pairs:
+        value, flag = getattr(settings, name), name.replace("_", "-")
+        if value == getattr(default, name):
             continue
-        if field.name == "estimator":
-            words += _flags(value, usual, f"{prefix}{name}.")
-        elif isinstance(value, bool):
-            words.append(f"{prefix}{name}" if value else f"{prefix}no-{name}")
+        if isinstance(value, bool):
+            words.append(f"{prefix}{flag}" if value else f"{prefix}no-{flag}")
         else:
-            words += [f"{prefix}{name}", *map(str, value if isinstance(value, tuple) else [value])]
+            words += [prefix + flag, *map(str, value if isinstance(value, tuple) else [value])]
     return words
 
 

@@ -9,12 +9,12 @@ run.log in its folder. Two of these commands at once share the work.
 """
 
 import contextlib
-import itertools
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
@@ -121,53 +121,34 @@ def _stopped_together() -> Iterator[list[Run]]:
             time.sleep(0.05)
 
 
-def default_jobs(device: str) -> int:
-    """Runs at a time: one on a GPU; on a CPU one per core up to two, then one per two cores."""
-    if choose_device(device).type == "cuda":
-        return 1
-    cores = os.cpu_count() or 1
-    return cores if cores <= 2 else cores // 2
-
-
-def settings_from(words: Sequence[str], config: type[RunSettings]) -> dict[str, list[Any]]:
-    """Values by dotted key from words like estimator.sigma=0.01 or epochs=2,4: the values that the
-    setting is to have in turn. A setting that is a list itself has values of the form 20:40."""
-    found: dict[str, list[Any]] = {}
-    types = get_type_hints(config, include_extras=True)
+def chosen_runs(
+    experiment: Experiment, preset: str, chosen: Mapping[str, Sequence[Any]], words: Sequence[str]
+) -> list[RunSettings]:
+    """The planned runs with the chosen methods and seeds, and with every combination of the
+    settings in ``words``: estimator.sigma=0.01 or epochs=2,4 names the values that a setting is to
+    have in turn; those of a setting that is a list itself have the form 20:40."""
+    changes: dict[str, list[Any]] = {}
+    types = get_type_hints(experiment.config, include_extras=True)
     types |= {EstimatorSettings.PREFIX + name: kind for name, kind in _TYPES.items()}
     for word in words:
         key, equals, values = word.partition("=")
         key = key.replace("-", "_")
         if not equals or key not in types or key in ("preset", "estimator", "run_dir", "restart"):
             raise UserError(f"--set {word}: write setting=value, with a setting that --help lists")
-        for value in values.split(","):
-            found.setdefault(key, []).append(_value(f"--set {word}", value, types[key]))
-    return found
-
-
-def _value(where: str, word: str, kind: Any) -> Any:
-    if word == "None":
-        return None
-    several = get_origin(kind) is tuple
-    try:
-        return TypeAdapter(kind).validate_strings(tuple(word.split(":")) if several else word)
-    except ValidationError as error:
-        raise UserError(f"{where}: {error.errors()[0]['msg']}") from None
-
-
-def chosen_runs(
-    experiment: Experiment, preset: str, chosen: Mapping[str, Sequence[Any]], words: Sequence[str]
-) -> list[RunSettings]:
-    """The planned runs with the chosen methods and seeds, and with every combination of the
-    settings in ``words``."""
-    changes = settings_from(words, experiment.config)
+        several, read = get_origin(types[key]) is tuple, TypeAdapter(types[key]).validate_strings
+        for text in values.split(","):
+            given = tuple(text.split(":")) if several else text
+            try:
+                value = None if text == "None" else read(given)
+            except ValidationError as error:
+                raise UserError(f"--set {word}: {error.errors()[0]['msg']}") from None
+            changes.setdefault(key, []).append(value)
     axes = {key: changes.pop(key) for key in experiment.axes if key in changes}
-    runs: dict[str, RunSettings] = {}
-    for values in itertools.product(*changes.values()):
-        set_to = dict(zip(changes, values, strict=True))
-        found = experiment.runs(preset, {**chosen, **axes}, set_to)
-        runs |= {run.run_name(): run for run in found}
-    return list(runs.values())
+    combined = (dict(zip(changes, values, strict=True)) for values in product(*changes.values()))
+    found = [
+        run for set_to in combined for run in experiment.runs(preset, {**chosen, **axes}, set_to)
+    ]
+    return list({run.run_name(): run for run in found}.values())
 
 
 @dataclass(frozen=True)
@@ -211,12 +192,14 @@ def run_experiment(experiment: Experiment, options: Options) -> None:
 
         dataset, load = LOADERS[name]
         print(f"{dataset.title}: {load().source}", file=sys.stderr, flush=True)
-    name = f"{experiment.name} {options.preset}"
+    name, cores = f"{experiment.name} {options.preset}", os.cpu_count() or 1
     if options.launcher == "slurm":
-        launcher: LocalLauncher | SlurmLauncher = slurm_launcher(options.job, name, options.jobs)
+        sweep(configs, slurm_launcher(options.job, name, options.jobs), name)
     else:
-        launcher = LocalLauncher(options.jobs or default_jobs(options.device))
-    sweep(configs, launcher, name)
+        # One on a GPU; on a CPU one per core up to two, then one per two cores.
+        gpu = choose_device(options.device).type == "cuda"
+        jobs = options.jobs or (1 if gpu else min(cores, max(2, cores // 2)))
+        sweep(configs, LocalLauncher(jobs), name)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -21,8 +21,10 @@ def test_a_record_is_read_as_it_was_written(make_record, tmp_path):
 
 
 CHANGED = [{"final": {"accuracy": 75.5}}, {"kind": "evograd-peers"}, {"sha256": "0"}]
-WRONG = [{"seed": True}, {"method": ""}, {"epochs": []}, {"final": {"accuracy": "75"}},
-         {"cost": {"seconds": -1.0}}, {"more": 1}, {"traces": {"iteration": [1, None]}}]  # fmt: skip
+WRONG = [
+    {"seed": True}, {"method": ""}, {"epochs": []}, {"final": {"accuracy": "75"}},
+    {"cost": {"seconds": -1.0}}, {"more": 1}, {"traces": {"iteration": [1, None]}},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
