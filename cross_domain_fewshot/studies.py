@@ -9,9 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size, Step
-from common.cost_study.released import RELEASED, released_evograd, released_t1t2
-from common.cost_study.rows import EVOGRAD, T1T2
+from common.cost_study.case import (
+    RELEASED,
+    CostCase,
+    CostProblem,
+    PublishedCost,
+    Size,
+    Step,
+    released_evograd,
+    released_t1t2,
+)
+from common.cost_study.records import EVOGRAD, T1T2
 from common.hypergrad import Tensors
 from common.reporting import published
 from common.training import seed_everything

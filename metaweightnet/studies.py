@@ -16,9 +16,17 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size, Step
-from common.cost_study.released import RELEASED, released_evograd, released_t1t2
-from common.cost_study.rows import EVOGRAD, T1T2
+from common.cost_study.case import (
+    RELEASED,
+    CostCase,
+    CostProblem,
+    PublishedCost,
+    Size,
+    Step,
+    released_evograd,
+    released_t1t2,
+)
+from common.cost_study.records import EVOGRAD, T1T2
 from common.fidelity_study.snapshots import (
     PlannedSnapshot,
     Snapshot,

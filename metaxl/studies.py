@@ -10,9 +10,16 @@ from functools import partial
 
 import torch
 
-from common.cost_study.case import CostCase, CostProblem, PublishedCost, Size
-from common.cost_study.released import RELEASED, released_evograd, released_t1t2
-from common.cost_study.rows import PLAIN, T1T2
+from common.cost_study.case import (
+    RELEASED,
+    CostCase,
+    CostProblem,
+    PublishedCost,
+    Size,
+    released_evograd,
+    released_t1t2,
+)
+from common.cost_study.records import PLAIN, T1T2
 from common.reporting import published
 from metaxl.config import Config
 from metaxl.data import Batch

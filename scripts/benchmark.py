@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import tyro
@@ -25,11 +25,9 @@ from tqdm import tqdm
 
 from common.command import run_command
 from common.cost_study.case import CostCase, PublishedCost, Size
-from common.cost_study.records import Measurement, by_device, read_measurements
-from common.cost_study.report import beside, section
-from common.cost_study.rows import Row, named
-from common.cost_study.running import COUNTED, Job, measure_case
-from common.cost_study.tables import estimators_table
+from common.cost_study.measuring import COUNTED, Job, measure_case
+from common.cost_study.records import Measurement, by_device, named, read_measurements
+from common.cost_study.report import estimators_table, sections
 from common.errors import UserError
 from common.experiment import load_experiment
 from common.files import check_writable
@@ -39,10 +37,12 @@ from common.settings import ROOT
 from common.training import choose_device
 
 Experiment = Literal["rotation", "cross_domain_fewshot", "metaweightnet", "metaxl"]
-EXPERIMENTS: tuple[Experiment, ...] = (
-    "rotation", "cross_domain_fewshot", "metaweightnet", "metaxl",
-)  # fmt: skip
-SIZES: tuple[Size, ...] = ("small", "paper")
+EXPERIMENTS: tuple[Experiment, ...] = get_args(Experiment)
+REFERENCES = {
+    "LeNet": ("rotation", "LeNet, rotation", "batch 128"),
+    "ResNet-32": ("metaweightnet", "ResNet-32, label noise, by width", "width 1"),
+}
+"""The cases that stand for all in the table of estimators: lambda before and after the network."""
 
 
 @dataclass(frozen=True)
@@ -87,24 +87,10 @@ def published_costs() -> dict[str, list[PublishedCost]]:
     return {name: getattr(studies(name), "published_costs", list)() for name in EXPERIMENTS}
 
 
-def sections(measurements: Sequence[Measurement], size: Size, folder: Path) -> list[Section]:
-    """One section for each device, and one on all; tables and figures in ``folder``."""
+def shown(measurements: Sequence[Measurement], size: Size, folder: Path) -> list[Section]:
+    """The report's sections; tables and figures in ``folder``."""
     order = [(name, c.figure, c.x) for name, found in cases(size).items() for c in found]
-    published = published_costs()
-    return [
-        *(
-            section(found, order, published, folder, f"Cost of hypergradients: {device}")
-            for device, found in by_device(measurements).items()
-        ),
-        beside(measurements, order, published, folder),
-    ]
-
-
-REFERENCES = {
-    "LeNet": ("rotation", "LeNet, rotation", "batch 128"),
-    "ResNet-32": ("metaweightnet", "ResNet-32, label noise, by width", "width 1"),
-}
-"""The cases that stand for all in the table of estimators: lambda before and after the network."""
+    return sections(measurements, order, published_costs(), folder)
 
 
 def draw(results: Path, folder: Path) -> None:
@@ -112,12 +98,11 @@ def draw(results: Path, folder: Path) -> None:
     every device that was timed: the one of small-cpu in any case, since docs/estimators.md shows
     it."""
     found: dict[str, list[Measurement]] = {"small-cpu": []}
-    for size in SIZES:
+    for size in get_args(Size):
         measurements = read_measurements(results / size / "records")
-        sections(measurements, size, folder / size)
-        for device, group in by_device(measurements).items():
-            if device != COUNTED:
-                found[f"{size}-{device}"] = group
+        shown(measurements, size, folder / size)
+        groups = by_device(measurements)
+        found |= {f"{size}-{d}": group for d, group in groups.items() if d != COUNTED}
     for name, group in found.items():
         write_table(estimators_table(group, REFERENCES), folder / "estimators", name)
 
@@ -129,7 +114,6 @@ def planned_jobs(options: Options) -> list[Job]:
     device = choose_device(options.device)
     cannot = options.size == "paper" and options.device == "auto" and device.type != "cuda"
     count = options.count or cannot
-    name = COUNTED if count else device.type
     jobs = [
         Job(
             experiment=experiment,
@@ -139,7 +123,7 @@ def planned_jobs(options: Options) -> list[Job]:
             size=options.size,
             device=COUNTED if count else str(device),
             threads=options.threads or torch.get_num_threads(),
-            folder=options.runs / options.size / name,
+            folder=options.runs / options.size / (COUNTED if count else device.type),
             rounds=Rounds(options.seconds_each),
             words=options.methods,
             compiled=options.compile,
@@ -148,10 +132,9 @@ def planned_jobs(options: Options) -> list[Job]:
         if experiment in options.experiments
         for case in found
     ]
-    places = {f"{job.figure}, {job.x}": job for job in jobs}
-    check_words("--figures", options.figures, list(places))
+    check_words("--figures", options.figures, [job.place for job in jobs])
     words = [word.lower() for word in options.figures or [""]]
-    jobs = [job for place, job in places.items() if any(word in place.lower() for word in words)]
+    jobs = [job for job in jobs if any(word in job.place.lower() for word in words)]
     rows = [row.key for job in jobs for row in replace(job, words=()).rows()]
     check_words("--methods", options.methods, rows, named)
     return jobs
@@ -175,19 +158,14 @@ def measure_all(jobs: Sequence[Job]) -> None:
     total = sum(len(job.pending()) for job in jobs)
     with tqdm(total=total, desc="benchmark", dynamic_ncols=True) as bar:
         for job in jobs:
-            place = f"{job.figure}, {job.x}"
-
-            def report(row: Row, done: Measurement | None, place: str = place) -> None:
+            for row, done in measure_case(job):
                 if done is None:
-                    bar.set_postfix_str(f"{place}: {row.label}")
-                    return
+                    bar.set_postfix_str(f"{job.place}: {row.label}")
+                    continue
                 bar.update()
                 if done.outcome in ("does not fit", "refused"):
-                    text = f"{place}: {row.label}: {done.outcome}: {done.reason}"
+                    text = f"{job.place}: {row.label}: {done.outcome}: {done.reason}"
                     bar.write(text, file=sys.stderr)
-
-            if job.pending():
-                measure_case(job, report)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -198,10 +176,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_writable(folder)
     check_writable(output)
     measure_all(jobs)
-    measurements = [m for job in {job.folder: job for job in jobs}.values()
-                    for m in read_measurements(job.folder)]  # fmt: skip
+    measurements = read_measurements(jobs[0].folder) if jobs else []
     path = write_report(
-        sections(measurements, options.size, output),
+        shown(measurements, options.size, output),
         output / "index.html",
         f"Cost of hypergradients (size {options.size})",
         [m.provenance for m in measurements],

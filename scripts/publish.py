@@ -31,7 +31,7 @@ from pandas import DataFrame
 from common import claim_tables, claims
 from common.claim_evidence import shipped
 from common.command import run_command
-from common.cost_study.records import by_device, read_measurements, write_measurement
+from common.cost_study.records import read_measurements
 from common.datasets.__main__ import LOADERS
 from common.datasets.fetch import Damaged, cached
 from common.errors import UserError
@@ -70,9 +70,8 @@ def collect(name: str, preset: str, runs: Path) -> int:
     folder = RESULTS / name / preset / "records"
     if name == "benchmark":
         measurements = read_measurements(runs / name / preset)
-        for device, found in by_device(measurements).items():
-            for measurement in found:
-                write_measurement(measurement, folder / device)
+        for measurement in measurements:
+            save(measurement, measurement.path(folder / measurement.device))
         return len(measurements)
     experiment = load_experiment(name)
     records = experiment.records(preset, runs / name / preset)

@@ -1,17 +1,24 @@
 """The study's figures: time and memory by method, and the paper's costs beside those here."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.cost_study.case import PublishedCost
-from common.cost_study.records import Measurement
-from common.cost_study.rows import BY_KEY, EVOGRAD, HIGHER, PLAIN, T1T2
-from common.cost_study.tables import AS_RELEASED, Points, costs_of, machine, ratio
+from common.cost_study.case import RELEASED, PublishedCost
+from common.cost_study.records import (
+    BY_KEY,
+    EVOGRAD,
+    HIGHER,
+    PLAIN,
+    T1T2,
+    Measurement,
+    Points,
+    costs_of,
+    machine,
+)
 from common.reporting import (
     Figure,
     bar_style,
@@ -25,8 +32,9 @@ from common.reporting import (
 # What a figure of lines shows: as many as can be told apart.
 _LINES = (EVOGRAD, "evograd_forward num_candidates=2", T1T2, HIGHER, "t1t2_mixed",
           "finite_difference")  # fmt: skip
-Value = Callable[[Measurement], tuple[float, float, float]]
-"""Value of a measurement, and how far its quartiles are below and above."""
+_GREY = {"color": "#444444", "linewidth": 0.6}
+FAR = 1.5
+"""Seconds by operations, both in plain steps, from which a method is far above the line."""
 
 
 def cost_figure(figure: str, points: Points, folder: Path, stem: str) -> Figure | None:
@@ -41,18 +49,22 @@ def cost_figure(figure: str, points: Points, folder: Path, stem: str) -> Figure 
         return None
     lines = len(points) > 2
     shown = [BY_KEY[k].label for k in _LINES if BY_KEY[k].label in rows] if lines else rows
-    draw = _lines if lines else _dots
     some = next(iter(points.values()))
     what = "operations" if some[0].device == "counted" else "time"
     with figure_style():
         height = 2.6 if lines else 0.8 + len(shown) * (0.1 + 0.1 * len(points))
         fig, axes = new_figure(columns=2, height=height, sharey=not lines)
-        draw(axes[0], measured, shown, _time)
-        draw(axes[1], measured, shown, _memory)
         for axis, label in zip(axes, (what, "peak memory"), strict=True):
+            spread = _memory if label == "peak memory" else _time
+            values = {
+                x: np.array([spread(found[r]) if r in found else [np.nan] * 3 for r in shown])
+                for x, found in measured.items()
+            }
             if lines:
+                _lines(axis, shown, values)
                 axis.set_ylabel(f"{label} / plain step")
             else:
+                _dots(axis, shown, values)
                 axis.set_xlabel(f"{label} /\nplain step\n(log scale)")
         handles, labels = axes[0].get_legend_handles_labels()
         if len(labels) > 1:
@@ -69,55 +81,42 @@ def cost_figure(figure: str, points: Points, folder: Path, stem: str) -> Figure 
 
 
 def _time(m: Measurement) -> tuple[float, float, float]:
+    """The ratio, and how far its quartiles are below and above."""
     if m.time_ratio is None:
         return m.operations_ratio or np.nan, 0.0, 0.0
-    low, high = m.time_quartiles or (m.time_ratio, m.time_ratio)
-    return m.time_ratio, m.time_ratio - low, high - m.time_ratio
+    low, high = m.time_quartiles
+    return m.time_ratio, max(m.time_ratio - low, 0), max(high - m.time_ratio, 0)
 
 
 def _memory(m: Measurement) -> tuple[float, float, float]:
     return m.memory_ratio or np.nan, 0.0, 0.0
 
 
-def _values(
-    found: Sequence[Measurement | None], value: Value
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values (N,) and distances of the quartiles (2, N), not a number where nothing is."""
-    table = np.array([(np.nan,) * 3 if m is None else value(m) for m in found])
-    return table[:, 0], table[:, 1:].T.clip(min=0)
-
-
-def _dots(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> None:
-    """Rows downwards, a dot for each place, on a logarithmic axis."""
+def _dots(axis: Any, rows: Sequence[str], measured: Mapping[str, np.ndarray]) -> None:
+    """Rows downwards, a dot for each place, on a logarithmic axis. measured: by place, (N, 3)."""
     apart = 0.8 / len(measured)
     styles = series_styles(len(measured))
-    for index, ((x, found), style) in enumerate(zip(measured.items(), styles, strict=True)):
-        values, errors = _values([found.get(row) for row in rows], value)
+    for index, ((x, values), style) in enumerate(zip(measured.items(), styles, strict=True)):
         places = np.arange(len(rows)) + (index - (len(measured) - 1) / 2) * apart
-        axis.errorbar(values, places, xerr=errors, label=x, elinewidth=0.6, markersize=2.5,
-                      **style | {"linestyle": "none"})  # fmt: skip
-    axis.axvline(1, color="#444444", linewidth=0.6)
+        axis.errorbar(values[:, 0], places, xerr=values[:, 1:].T, label=x, elinewidth=0.6,
+                      markersize=2.5, **style | {"linestyle": "none"})  # fmt: skip
+    axis.axvline(1, **_GREY)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set_yticks(range(len(rows)), rows)
     axis.set_ylim(len(rows) - 0.5, -0.5)
 
 
-def _lines(axis: Any, measured: Mapping, rows: Sequence[str], value: Value) -> None:
+def _lines(axis: Any, rows: Sequence[str], measured: Mapping[str, np.ndarray]) -> None:
     """Places along the axis, a line for each row."""
-    places = np.arange(len(measured))
-    for style, row in zip(series_styles(len(rows)), rows, strict=True):
-        heights, errors = _values([found.get(row) for found in measured.values()], value)
-        axis.errorbar(places, heights, yerr=errors, label=row, elinewidth=0.6, **style)
+    places, styles = np.arange(len(measured)), series_styles(len(rows))
+    for style, row, values in zip(styles, rows, zip(*measured.values(), strict=True), strict=True):
+        heights, below, above = np.array(values).T
+        axis.errorbar(places, heights, yerr=(below, above), label=row, elinewidth=0.6, **style)
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     axis.set_xticks(places, [textwrap.fill(x, 10) for x in measured],
                     **turned if len(measured) > 5 else {})  # fmt: skip
     axis.set_ylim(bottom=0)
-
-
-_PUBLISHED = bar_style(0), bar_style(3)
-_RELEASED = bar_style(1), bar_style(4)
-_HERE = bar_style(2), bar_style(5)
 
 
 def published_figure(
@@ -132,32 +131,31 @@ def published_figure(
     places = list(dict.fromkeys([*counted, *timed]))
     if not known.keys() & set(places):
         return None
-    memory: dict[str, list[float]] = {label: [] for label in (
-        "EvoGrad, published", "EvoGrad, as released", "EvoGrad, here",
-        "T1-T2, published", "T1-T2, as released", "T1-T2, here",
-    )}  # fmt: skip
-    ways = {"as released": (AS_RELEASED[T1T2], AS_RELEASED[EVOGRAD]), "here": (T1T2, EVOGRAD)}
+    ways = {"as released": RELEASED, "here": (EVOGRAD, T1T2)}
+    memory: dict[str, list[float]] = {
+        f"{name}, {way}": [] for name in ("EvoGrad", "T1-T2") for way in ("published", *ways)
+    }
     kinds = {"operations": counted, "seconds": timed}
     time: dict[str, list[float]] = {"published seconds": []}
     time |= {f"{way}, {kind}": [] for way in ways for kind in kinds}
     for x in places:
-        theirs = {AS_RELEASED.get(k, k): v for k, v in known.get(x, {}).items()}
-        of_all = counted.get(x) or timed[x]
-        for key, name in ((EVOGRAD, "EvoGrad"), (T1T2, "T1-T2")):
-            gigabytes = theirs.get(AS_RELEASED[key], (np.nan,))[0]
-            memory[f"{name}, published"].append(gigabytes)
-            for way, row in (("as released", AS_RELEASED[key]), ("here", key)):
-                in_use = costs_of(of_all, row)[1]
+        costs = known.get(x, {})
+        theirs = [costs.get(own) or costs.get(released) or (np.nan, np.nan)
+                  for own, released in zip(ways["here"], RELEASED, strict=True)]  # fmt: skip
+        time["published seconds"].append(theirs[1][1] / theirs[0][1])
+        for i, name in enumerate(("EvoGrad", "T1-T2")):
+            memory[f"{name}, published"].append(theirs[i][0])
+            for way, keys in ways.items():
+                in_use = costs_of(counted.get(x) or timed[x], keys[i])[1]
                 memory[f"{name}, {way}"].append(in_use / 1e9 if in_use else np.nan)
-        above, below = (theirs.get(key, (1, np.nan))[1] for key in ways["as released"])
-        time["published seconds"].append(above / below)
-        for way, rows in ways.items():
+        for way, keys in ways.items():
             for kind, points in kinds.items():
-                time[f"{way}, {kind}"].append(ratio(points.get(x, []), *rows)[0] or np.nan)
-    solid = {"hatch": ""}
+                below, above = (costs_of(points.get(x, []), key)[0] or np.nan for key in keys)
+                time[f"{way}, {kind}"].append(above / below)
+    colours, solid = [bar_style(i) for i in range(6)], {"hatch": ""}
     styles = (
-        [style[i] for i in (0, 1) for style in (_PUBLISHED, _RELEASED, _HERE)],
-        [_PUBLISHED[1], _RELEASED[1], _RELEASED[1] | solid, _HERE[1], _HERE[1] | solid],
+        colours,
+        [colours[3], colours[4], colours[4] | solid, colours[5], colours[5] | solid],
     )
     with figure_style():
         fig, axes = new_figure(rows=2, height=5.0)
@@ -173,8 +171,8 @@ def published_figure(
             axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         axes[0].set_ylabel("GB in use")
         if np.nanmax(list(memory.values())) > 6:
-            axes[0].axhline(12, color="#444444", linewidth=0.6, linestyle="--")
-        axes[1].axhline(1, color="#444444", linewidth=0.6)
+            axes[0].axhline(12, linestyle="--", **_GREY)
+        axes[1].axhline(1, **_GREY)
         axes[1].set_ylabel("time of T1-T2 / EvoGrad")
         where = published[0].where
         some = f"; seconds: {machine(next(iter(timed.values())))}" if timed else ""
@@ -190,27 +188,21 @@ def published_figure(
         )
 
 
-FAR = 1.5
-"""Seconds by operations, both in plain steps, from which a method is far above the line."""
-
-
 def counted_timed_figure(
     counted: Sequence[Measurement], timed: Sequence[Measurement], folder: Path, stem: str
 ) -> Figure | None:
     """A point for each method and case: operations of a step against its seconds, both in plain
     steps. None if nothing was both counted and timed."""
-    place = attrgetter("figure", "x", "key")
-    operations = {place(m): m.operations_ratio for m in counted if m.operations_ratio}
+    operations = {(m.figure, m.x, m.key): m.operations_ratio for m in counted}
     points: dict[str, list[tuple[float, float]]] = {}
-    far: dict[str, list[float]] = {}
+    most: dict[str, float] = {}
     for m in timed:
-        x, y = operations.get(place(m)), m.time_ratio
+        x, y = operations.get((m.figure, m.x, m.key)), m.time_ratio
         if x and y and m.method != PLAIN and m.how != "compiled":
             points.setdefault(f"{m.figure}, {m.x}", []).append((x, y))
-            far.setdefault(m.row.label, []).append(y / x)
+            most[m.row.label] = max(most.get(m.row.label, 0), y / x)
     if not points:
         return None
-    most = {label: max(found) for label, found in far.items()}
     over = sorted((f for f in most.items() if f[1] > FAR), key=lambda f: -f[1])
     said = ", ".join(f"{label} ({factor:.1f})" for label, factor in over) or "none"
     with figure_style():
@@ -220,14 +212,13 @@ def counted_timed_figure(
                       **style | {"linestyle": "none"})  # fmt: skip
         known = np.log2([value for found in points.values() for point in found for value in point])
         ends = 2 ** np.floor(known.min()), 2 ** np.ceil(known.max())
-        axis.plot(ends, ends, color="#444444", linewidth=0.6)
+        axis.plot(ends, ends, **_GREY)
         axis.set(xlim=ends, ylim=ends)
-        for scale, set_label, of in (
-            (axis.set_xscale, axis.set_xlabel, "operations"),
-            (axis.set_yscale, axis.set_ylabel, "seconds"),
-        ):
-            scale("log", base=2)
-            set_label(f"{of} of a step / plain step")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+        axis.set(
+            xlabel="operations of a step / plain step", ylabel="seconds of a step / plain step"
+        )
         axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")
         legend_below(fig, axis)

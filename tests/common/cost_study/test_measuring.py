@@ -12,24 +12,31 @@ from torch import nn
 from torch.func import functional_call
 
 from common.cost_study.case import CostCase, CostProblem
-from common.cost_study.measuring import CaseMeter, step_of
-from common.cost_study.records import Measurement, read_measurements, write_measurement
-from common.cost_study.rows import (
+from common.cost_study.measuring import (
+    CaseMeter,
+    Job,
+    estimator_of,
+    is_memory_error,
+    measure_case,
+    reason_to_exclude,
+    step_of,
+)
+from common.cost_study.records import (
     ALL,
     BY_KEY,
     COMPILED,
-    EVOGRAD,
     MAIN,
     PLAIN,
     T1T2,
+    Measurement,
     Row,
-    estimator_of,
-    reason_to_exclude,
+    named,
+    read_measurements,
 )
-from common.cost_study.running import Job, is_memory_error, measure_case
 from common.errors import UserError
 from common.estimators import ESTIMATORS
 from common.hypergrad.compare import Rounds
+from common.reporting.records import save
 
 CPU = torch.device("cpu")
 QUICK = Rounds(seconds=0.0, least=2)
@@ -193,21 +200,19 @@ def test_which_rows_there_are():
     keys = [row.key for row in job(Path(), words=()).rows()]
     shared = [f"{n} shared" for n, entry in ESTIMATORS.items() if entry.shares]
     assert keys == [PLAIN, *shared, "t1t2 released", *(row.key for row in ALL)]
-    assert [row.method for row in ALL if row.how] == []
     assert list(dict.fromkeys(row.method for row in ALL)) == list(ESTIMATORS)
-    main = {row.key for row in job(Path(), "main", words=()).rows()}
-    assert main == {PLAIN, *MAIN}
-    compiled = [r.key for r in job(Path(), words=(), compiled=True).rows() if r.how == "compiled"]
-    assert compiled == [f"{key} compiled" for key in (PLAIN, *COMPILED)]
+    compiled = [row.key for row in job(Path(), "main", words=(), compiled=True).rows()]
+    assert set(compiled) == {PLAIN, *MAIN, *(f"{key} compiled" for key in COMPILED)}
     excluded = build(CPU, excluded={"t1t2_forward": "a"})
     assert reason_to_exclude(Row("t1t2_forward"), excluded) == "a"
-    assert reason_to_exclude(Row(T1T2), excluded) is None
-    assert BY_KEY[EVOGRAD].label == "EvoGrad num_candidates=2"
+    # A whole key names that row alone, another word all that hold it.
+    assert named(T1T2, T1T2) and not named("t1t2 released", T1T2)
+    assert named("t1t2 released", "released") and not named(T1T2, "evo")
 
 
 def measured_rows(folder: Path, wanted: Job) -> dict[str, Measurement]:
-    measure_case(wanted, lambda row, done: None)
-    assert wanted.pending() == []
+    assert all(done is None or done.key == row.key for row, done in measure_case(wanted))
+    assert wanted.pending() == [] and list(measure_case(wanted)) == []
     return {m.key: m for m in read_measurements(folder)}
 
 
@@ -249,7 +254,7 @@ def test_a_changed_measurement_is_refused(tmp_path, change):
         BY_KEY[T1T2], outcome="measured", seconds=[1.0, 2.0], plain_seconds=[1.0, 1.0],
         peak_bytes=5, plain_peak_bytes=4, resident_bytes=3, parameters=2, hyperparameters=1,
     )  # fmt: skip
-    path = write_measurement(whole, tmp_path)
+    path = save(whole, whole.path(tmp_path))
     assert read_measurements(tmp_path) == [whole]
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=str(tmp_path)):
