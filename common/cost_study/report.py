@@ -212,15 +212,17 @@ def sections(
     figures = {device: by_figure(found, order) for device, found in groups.items()}
     made = [_section(device, own, published, folder) for device, own in figures.items()]
     timed = next((device for device in ("cuda", "cpu") if device in groups), "")
-    both = "counted", timed
-    pictures = [counted_timed_figure(*(groups.get(d, []) for d in both), folder, "counted-timed")]
+    of_both = groups.get("counted", []), groups.get(timed, [])
+    pictures = [counted_timed_figure(*of_both, folder, "counted-timed")]
     if measurements and measurements[0].size == "paper":
         for experiment, entries in published.items():
             for figure in dict.fromkeys(entry.figure for entry in entries):
                 beside = [entry for entry in entries if entry.figure == figure]
-                points = (figures.get(d, {}).get((experiment, figure), {}) for d in both)
+                counted, seconds = (
+                    figures.get(d, {}).get((experiment, figure), {}) for d in ("counted", timed)
+                )
                 stem = slug(beside[0].where)
-                pictures.append(published_figure(*points, beside, folder, stem))
+                pictures.append(published_figure(counted, seconds, beside, folder, stem))
     shown = tuple(filter(None, pictures))
     return [*made, Section("Counted, timed and published", "", {}, shown, folder)]
 
