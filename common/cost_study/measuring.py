@@ -99,7 +99,7 @@ def step_of(case: CostProblem, row: Row) -> Step:
 
     def step() -> None:
         if row.how == "shared":
-            estimator(*at, anchor=base_gradient)  # type: ignore[call-arg]
+            estimator(*at, anchor=base_gradient)
             case.optimizer.step()
             case.optimizer.zero_grad()
         else:

@@ -188,10 +188,10 @@ def estimators_table(
         }  # fmt: skip
         for title, point in references.items():
             m = found.get((*point, first.key))
-            time = memory = m.outcome if m else NOT_RUN
+            pair: list[Cell] = [m.outcome if m else NOT_RUN] * 2
             if m and m.known:
-                time, memory = _number(m.time_ratio), _number(m.memory_ratio)
-            cells |= {f"time, {title}": time, f"memory, {title}": memory}
+                pair = [_number(m.time_ratio), _number(m.memory_ratio)]
+            cells |= {f"time, {title}": pair[0], f"memory, {title}": pair[1]}
         rows.append(cells | {"choose it for": entry.choose})
     return Table(
         "Hypergradient estimators",
