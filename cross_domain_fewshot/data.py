@@ -120,12 +120,13 @@ class DomainSplit:
     checksum: str
 
     def contact_sheet(self, classes: int, images: int) -> Tensor:
-        """The first images of the first classes as in evaluation, uint8, on the CPU:
-        (classes, images, 3, S, S)."""
-        starts = torch.tensor((0, *self.class_sizes)).cumsum(0)[:classes]
-        index = starts.unsqueeze(1) + torch.arange(images)
+        """The first images of the first classes as in evaluation, as many as there are, uint8, on
+        the CPU: (classes, images, 3, S, S)."""
+        sizes = self.class_sizes[:classes]
+        starts = torch.tensor((0, *sizes)).cumsum(0)[:-1]
+        index = starts.unsqueeze(1) + torch.arange(min(images, *sizes))
         pixels = self.images.read(index.flatten(), None)
-        return (pixels * 255).round().byte().cpu().unflatten(0, (classes, images))
+        return (pixels * 255).round().byte().cpu().unflatten(0, index.shape)
 
 
 def open_domain(

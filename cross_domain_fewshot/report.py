@@ -58,23 +58,21 @@ all four domains at once without auxiliary loss, and **controlled**: in LFT's tr
 noise fixed. Accuracy is that at the last epoch unless said otherwise.
 """
 _NONE, _FT = METHODS["none"].label, METHODS["ft"].label
-REFERENCES: tuple[str, ...] = (_NONE, f"{_NONE} protocol=controlled")
-"""What the others are compared with: none in the released way, and in the loop of the others."""
+_CONTROLLED = f"{_NONE} protocol=controlled"
 EFFECTS = (
     ("mixed stream instead of pairs, no auxiliary loss", _NONE, _NONE, f"{_NONE} protocol=pairs"),
-    ("auxiliary loss, pairs", _NONE, f"{_NONE} protocol=controlled", f"{_NONE} protocol=pairs"),
+    ("auxiliary loss, pairs", _NONE, _CONTROLLED, f"{_NONE} protocol=pairs"),
     ("FT trained instead of fixed, mixed stream", _FT, _FT, f"{_FT} protocol=fixed"),
-    ("released instead of controlled", _NONE, _NONE, f"{_NONE} protocol=controlled"),
+    ("released instead of controlled", _NONE, _NONE, _CONTROLLED),
     ("released instead of controlled", _FT, _FT, f"{_FT} protocol=controlled"),
     *(
         (f"{METHODS[m].label} instead of none", protocol, METHODS[m].label, reference)
         for m in ("lft_evograd", "lft_t1t2")
-        for protocol, reference in zip(("released", "controlled"), REFERENCES, strict=True)
+        for protocol, reference in (("released", _NONE), ("controlled", _CONTROLLED))
     ),
     ("EvoGrad instead of T1-T2", "LFT", METHODS["lft_evograd"].label, METHODS["lft_t1t2"].label),
 )
 """What is changed, in what, and the labels of the runs with and without the change."""
-_SHEET_CLASSES, _SHEET_IMAGES = 6, 8
 _METRICS = {"accuracy": "ci95", "best_accuracy": "best_ci95", "val_accuracy": "val_ci95"}
 """Metrics of a run, and their own intervals over episodes."""
 
@@ -129,8 +127,7 @@ def _place(config: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _order(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    setting = (config[name] for name in ("backbone", "n_way", "n_shot"))
-    return *setting, domains_of(config["benchmark"]).index(config["unseen"])
+    return setting_name(config), domains_of(config["benchmark"]).index(config["unseen"])
 
 
 def published_accuracy(config: Mapping[str, Any]) -> Published | None:
@@ -331,10 +328,8 @@ def _contact_sheets(benchmark: str, image_size: int, folder: Path) -> Iterator[F
         except UserError as error:
             print(f"images of {domain} left out: {error}")
             continue
-        names = split.class_names[:_SHEET_CLASSES]
-        sheet = split.contact_sheet(
-            len(names), min(_SHEET_IMAGES, *split.class_sizes[: len(names)])
-        )
+        sheet = split.contact_sheet(6, 8)
+        names = split.class_names[: len(sheet)]
         # (classes, images, 3, H, W) -> (classes * H, images * W, 3)
         picture = sheet.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
         with figure_style():
