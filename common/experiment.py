@@ -216,7 +216,7 @@ class Experiment(ABC):
         words = self.words
         final = ", ".join(f"{words.get(n, n)} {value:.4g}" for n, value in record.final.items())
         if is_first():
-            print(f"{config.run_name()}: {final}\n{config.directory() / RECORD}")
+            print(f"{self.run_name(record.config)}: {final}\n{config.directory() / RECORD}")
 
 
 def load_experiment(name: str) -> Experiment:

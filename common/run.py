@@ -124,7 +124,7 @@ def execute(experiment: "Experiment", config: "RunSettings") -> RunRecord:
             started = utc_now()
             seed_everything(config.seed)
             task = experiment.task(config, device)
-        name = f"{config.experiment} {config.run_name()}"
+        name = f"{config.experiment} {experiment.run_name(settings)}"
         history = fit(task, settings["epochs"], directory, settings, config.log_every, name)
         provenance = collect_provenance() | {
             "processes": count(),

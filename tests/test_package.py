@@ -23,32 +23,10 @@ def wheel(tmp_path_factory):
         shutil.copy(ROOT / name, source)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, source / "common" / "hypergrad", ignore=ignored)
-    pip("wheel", "--no-build-isolation", "--wheel-dir", folder, source)
-    return next(folder.glob("*.whl"))
-
-
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("installed")
-    pip("install", "--target", folder, wheel)
-    return folder
-
-
-def pip(command, *arguments):
     options = ("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check")
-    words = [sys.executable, "-m", "pip", command, *options, *map(str, arguments)]
-    run = subprocess.run(words, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
-def run_elsewhere(code, installed, folder):
-    """Runs code in another folder, with the package installed and this project out of reach."""
-    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    command = [sys.executable, "-m", "pip", "wheel", *options, "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", folder, source], check=True)
+    return next(folder.glob("*.whl"))
 
 
 def test_the_wheel_holds_the_estimators_and_needs_torch_alone(wheel):
@@ -62,7 +40,9 @@ def test_the_wheel_holds_the_estimators_and_needs_torch_alone(wheel):
     assert [line for line in needed if "extra ==" not in line] == ["torch>=2.11"]
 
 
-def test_the_readmes_example_runs_elsewhere_from_the_wheel(installed, tmp_path):
+def test_the_readmes_example_runs_elsewhere_from_the_wheel(wheel, tmp_path):
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
     code = f"""
 import torch
@@ -73,7 +53,10 @@ assert not any(name.split('.')[0] == 'common' for name in sys.modules)
 print(hypergradients.__file__, hypergradients.__version__)
 print(hyper['log_weights'].abs().max().item())
 """
-    found, version, moved = run_elsewhere(code, installed, tmp_path).split()[-3:]
+    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]  # the project out of reach
+    said = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+    found, version, moved = said.split()[-3:]
     assert found == str(installed / "hypergradients" / "__init__.py")
     assert f'__version__ = "{version}"' in (PACKAGE / "__init__.py").read_text()
     assert float(moved) > 0.01  # ten steps of Adam at 0.01

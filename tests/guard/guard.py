@@ -6,8 +6,8 @@
 
 The parts: NAME, every method of an experiment with the small settings of the tests; smoke-NAME, its
 planned runs of preset smoke; cost-NAME, bytes of steps; fidelity-NAME, rows of the fidelity study.
-Settings that go, and names that change, are listed in the tables below; all else must be equal, on
-the torch and the CPU that the kept values were made with.
+Settings that went, and names that changed, are listed below; all else must be equal, on the torch
+and the CPU that the kept values were made with.
 """
 
 import argparse
@@ -21,51 +21,31 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
+from common.settings import EstimatorSettings
+
 KEPT = Path(__file__).with_name("kept.json.xz")
 
-_OPTIONS = {
-    **{name: name for name in ("num_candidates", "sigma", "temperature", "radius")},
-    "sampled_layers": "layers",
-    "neumann_terms": "terms",
-    "cg_iterations": "iterations",
-    "cg_damping": "damping",
-}
-# Patterns of parts -> what may differ there. Keys are dotted, as reports of differences show them.
-REMOVED: dict[str, set[str]] = {
-    "*": {
-        "tf32", "share_base_step", "evograd_mode", "antithetic", "perturbation", "flip_pairs",
-        "split", "network", "head", "stream", "auxiliary", "ft", "common_noise", "inputs",
-        "misc_label", "detach_input", "decay", "estimator.*",
-    }
+# What may differ from the kept values: settings that have gone, new names of others, and new keys.
+REMOVED = {
+    "tf32", "share_base_step", "evograd_mode", "antithetic", "perturbation", "flip_pairs",
+    "split", "network", "head", "stream", "auxiliary", "ft", "common_noise", "inputs",
+    "misc_label", "detach_input", "decay", *EstimatorSettings.__dataclass_fields__,
 }  # fmt: skip
-"""Patterns of settings that may be missing, by their new names, as "tf32" or "estimator.*"."""
-RENAMED: dict[str, dict[str, str]] = {
-    "*": {f"settings.{old}": f"settings.estimator.{new}" for old, new in _OPTIONS.items()}
+RENAMED = {
+    "sampled_layers": "layers", "neumann_terms": "terms", "cg_iterations": "iterations",
+    "cg_damping": "damping",
+    **{name: name for name in ("num_candidates", "sigma", "temperature", "radius")},
+}  # fmt: skip
+"""Settings -> their names among the estimator's."""
+ADDED = {"settings.every", "settings.estimator", "settings.protocol", "settings.log_loss"} | {
+    f"{place}.{name}_accuracy" for place in ("final", "epochs") for name in ("meta", "fine_tuned")
 }
-"""Old key -> new key, as {"settings.sigma": "settings.estimator.sigma"}."""
-ADDED: dict[str, set[str]] = {
-    "*": {"settings.every", "settings.estimator"},
-    "*cross_domain_fewshot": {"settings.protocol"},
-    "*metaweightnet": {"settings.log_loss"}
-    | {
-        f"{place}.{name}_accuracy"
-        for place in ("final", "epochs")
-        for name in ("meta", "fine_tuned")
-    },
-}
-"""Patterns of new keys, as "settings.every" or "final.kappa"."""
-REMOVED_RUNS: dict[str, set[str]] = {}
-"""Patterns of runs (of cost-NAME: rows) that are no more."""
-RENAMED_RUNS: dict[str, dict[str, str]] = {}
-"""Old name of a run -> its new name."""
-
 EXPERIMENTS = ("toy_1d", "rotation", "cross_domain_fewshot", "metaweightnet", "metaxl")
 COSTS = {  # of the cost study at size small, what takes a minute or two: figures, methods
     "rotation": (["LeNet"], [""]),
@@ -184,18 +164,6 @@ def load() -> dict[str, Any]:
     return json.loads(lzma.decompress(KEPT.read_bytes()))
 
 
-def _listed(name: str, part: str, tables: Mapping[str, set[str]]) -> bool:
-    entries = (e for pattern, table in tables.items() if fnmatchcase(part, pattern) for e in table)
-    return any(fnmatchcase(name, entry) for entry in entries)
-
-
-def _renamed(old: Mapping[str, Any], part: str, tables: Mapping[str, dict[str, str]]) -> Values:
-    names: dict[str, str] = {}
-    for pattern, table in tables.items():
-        names |= table if fnmatchcase(part, pattern) else {}
-    return {names.get(name, name): value for name, value in old.items()}
-
-
 def _shown(a: Any, b: Any) -> str:
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         index = next(i for i, pair in enumerate(zip(a, b, strict=True)) if pair[0] != pair[1])
@@ -205,22 +173,21 @@ def _shown(a: Any, b: Any) -> str:
 
 def differences(part: str, kept: Mapping[str, Values], now: Mapping[str, Values]) -> list[str]:
     """A line for each run, and each value of a run, that is not as it was kept."""
-    kept = _renamed(kept, part, RENAMED_RUNS)
-    gone = [name for name in kept if name not in now and not _listed(name, part, REMOVED_RUNS)]
-    lines = [f"{part}: run {name} is missing" for name in gone]
+    lines = [f"{part}: run {name} is missing" for name in kept if name not in now]
     lines += [f"{part}: run {name} is new" for name in now if name not in kept]
-    removed = {p: {f"settings.{name}" for name in table} for p, table in REMOVED.items()}
+    names = {f"settings.{old}": f"settings.estimator.{new}" for old, new in RENAMED.items()}
+    gone = {f"settings.{name}" for name in REMOVED} | {
+        f"settings.estimator.{name}" for name in REMOVED
+    }
     for run in (name for name in kept if name in now):
-        old, new = _renamed(kept[run], part, RENAMED), now[run]
-        old = {k: v for k, v in old.items() if k in new or not _listed(k, part, removed)}
+        old, new = {names.get(key, key): value for key, value in kept[run].items()}, now[run]
         for key in dict.fromkeys((*old, *new)):
             where = f"{part}: {run}: {key}"
-            if key not in new:
+            if key not in new and key not in gone:
                 lines.append(f"{where} is missing, kept {old[key]!r:.200}")
-            elif key not in old:
-                if not _listed(key, part, ADDED):
-                    lines.append(f"{where} is new, {new[key]!r:.200}")
-            elif old[key] != new[key]:
+            elif key not in old and key not in ADDED:
+                lines.append(f"{where} is new, {new[key]!r:.200}")
+            elif key in old and key in new and old[key] != new[key]:
                 lines.append(f"{where}: {_shown(old[key], new[key])}")
     return lines
 
