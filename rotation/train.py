@@ -142,7 +142,8 @@ class Learner:
         loss_of, angle = self.problem.inner_loss, self.angle
         if self.random_rotations is not None:
             drawn = torch.rand(len(batch.labels), generator=self.random_rotations)
-            angle = torch.deg2rad(LARGEST_TURN * (2 * drawn - 1)).to(angle.device)
+            drawn = torch.deg2rad(LARGEST_TURN * (2 * drawn - 1))
+            angle = drawn.to(angle.device, non_blocking=True)
         elif self.meta is None:
             loss_of = self.problem.outer_loss  # of images as they are
         loss = loss_of(dict(self.network.named_parameters()), {"angle": angle}, batch)

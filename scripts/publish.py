@@ -42,8 +42,6 @@ from common.reporting import (
     MISSING,
     RunRecord,
     Table,
-    fill_blocks,
-    find_blocks,
     save,
     write_table,
     write_tables,
@@ -59,6 +57,10 @@ from scripts.experiments import EXPERIMENTS, Name
 RESULTS = ROOT / "results"
 PRESETS = ("smoke", "quick", "study", "paper")
 TABLES, FIGURES = ("md", "tex", "csv"), ("png", "pdf")
+_BLOCK = re.compile(
+    r"(^<!-- generated: ([^\n]+?) -->$)(.*?)(^<!-- end generated: \2 -->$)", re.M | re.S
+)
+_MARKER = re.compile(r"<!-- (?:end )?generated: ")
 _FOLDER = re.compile(r"(?<=\| )results/[^ |]+(?= \|)")
 
 
@@ -150,21 +152,32 @@ def documents() -> list[Path]:
     return sorted({f for f in files if "<!-- generated: " in f.read_text(encoding="utf-8")})
 
 
+def blocks_of(text: str) -> dict[str, str]:
+    """What stands between the markers of a document, by the name of the table."""
+    return {block[2]: block[3] for block in _BLOCK.finditer(text)}
+
+
 def filled(document: Path, tables: Path) -> tuple[str, str]:
     """The text of a document as it is, and with the tables of a folder between its markers; cells
-    that name a folder of results/ become links to it."""
+    that name a folder of results/ become links to it. Filling again changes nothing. UserError for
+    markers that are repeated, nested or left open, and for a table that is not there."""
     text = document.read_text(encoding="utf-8")
-    try:
-        paths = {name: tables / f"{name}.md" for name in find_blocks(text)}
-        for name, path in paths.items():
-            if not path.exists():
-                raise UserError(f"the table {name} is none that results/ gives")
-        contents = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
-        up = "../" * (len(document.relative_to(ROOT).parts) - 1)
-        linked = {n: _FOLDER.sub(rf"[\g<0>]({up}\g<0>)", t) for n, t in contents.items()}
-        return text, fill_blocks(text, linked)
-    except UserError as error:
-        raise UserError(f"{document}: {error}") from None
+    if len(_MARKER.findall(text)) != 2 * len(blocks_of(text)):
+        raise UserError(
+            f"{document}: a generated block needs one marker line before it, one after it, and "
+            f"none inside; those that have them: {', '.join(blocks_of(text)) or 'none'}"
+        )
+    up = "../" * (len(document.relative_to(ROOT).parts) - 1)
+
+    def fill(block: re.Match[str]) -> str:
+        path = tables / f"{block[2]}.md"
+        if not path.exists():
+            raise UserError(f"{document}: the table {block[2]} is none that results/ gives")
+        table = _FOLDER.sub(rf"[\g<0>]({up}\g<0>)", path.read_text(encoding="utf-8"))
+        # Markdown takes a table for one only after a blank line.
+        return f"{block[1]}\n\n{table.strip()}\n\n{block[4]}"
+
+    return text, _BLOCK.sub(fill, text)
 
 
 def differences(suffixes: Sequence[str] = TABLES) -> list[str]:
@@ -187,7 +200,7 @@ def differences(suffixes: Sequence[str] = TABLES) -> list[str]:
                 if not same:
                     wrong.append(f"results/{table}")
         for document in documents():
-            found, right = map(find_blocks, filled(document, fresh))
+            found, right = map(blocks_of, filled(document, fresh))
             names = [name for name in found if found[name] != right[name]]
             wrong += [f"{document.relative_to(ROOT)}: {name}" for name in names]
     return wrong

@@ -14,7 +14,6 @@ from common.reporting.figures import (
     series_styles,
 )
 from common.reporting.frame import collect_metric
-from common.reporting.generated_blocks import fill_blocks, find_blocks
 from common.reporting.page import Section, write_report
 from common.reporting.published import Published, published, published_value
 from common.reporting.records import (
@@ -39,7 +38,7 @@ from common.reporting.tables import (
 __all__ = [
     "MISSING", "Cell", "Comparison", "Figure", "Measured", "Number", "Published", "RunRecord",
     "Section", "Table", "bar_style", "collect_metric", "collect_provenance", "comparison_table",
-    "cost_table", "draw_runs", "epoch_seconds", "figure_style", "fill_blocks", "find_blocks",
+    "cost_table", "draw_runs", "epoch_seconds", "figure_style",
     "judge", "legend_below", "load", "metric_against_seconds", "new_figure", "published",
     "published_value", "read_records", "save", "save_figure", "series_styles", "to_markdown",
     "utc_now", "write_report", "write_table", "write_tables",

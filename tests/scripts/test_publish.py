@@ -102,3 +102,46 @@ def test_collecting_takes_over_the_runs_and_the_report_shows_all_that_can_be_rea
         report.main(words)
     text = (output / "index.html").read_text()
     assert "Your runs" in text and "toy_1d" in text
+
+
+TEXT = """# Title
+
+<!-- generated: first -->
+old
+<!-- end generated: first -->
+
+between
+
+<!-- generated: second table -->
+<!-- end generated: second table -->
+the end, without a newline"""
+
+
+def filled(text, folder, monkeypatch):
+    monkeypatch.setattr(publish, "ROOT", folder)
+    (folder / "docs").mkdir(exist_ok=True)
+    (folder / "docs" / "page.md").write_text(text)
+    (folder / "first.md").write_text("| a | results/x |\n")
+    (folder / "second table.md").write_text(r"\1 \g<0>")
+    return publish.filled(folder / "docs" / "page.md", folder)[1]
+
+
+def test_blocks_are_filled_and_the_rest_is_kept(tmp_path, monkeypatch):
+    expected = TEXT.replace("-->\nold\n", "-->\n\n| a | [results/x](../results/x) |\n\n")
+    expected = expected.replace("table -->\n<!--", "table -->\n\n\\1 \\g<0>\n\n<!--")
+    assert filled(TEXT, tmp_path, monkeypatch) == expected
+    assert filled(expected, tmp_path, monkeypatch) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TEXT.replace("<!-- end generated: first -->", ""), "needs one marker line before it"),
+        (TEXT.replace("second table", "first"), "needs one marker line before it"),
+        (TEXT.replace("old", "<!-- generated: third -->"), "needs one marker line before it"),
+        (TEXT.replace("first", "third"), "the table third is none that results/ gives"),
+    ],
+)
+def test_markers_that_do_not_match_are_refused(text, message, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=rf"page\.md: .*{message}"):
+        filled(text, tmp_path, monkeypatch)
