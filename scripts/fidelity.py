@@ -7,7 +7,6 @@ Leaves runs/fidelity/PRESET/records/SNAPSHOT.json, tables and figures beside the
 is there is not measured again, a training that was cut off is continued.
 """
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,46 +16,18 @@ from tqdm import tqdm
 
 from common.command import run_command
 from common.errors import UserError
-from common.fidelity_study.measuring import measure_snapshot
+from common.experiment import load_experiment
+from common.fidelity_study.measuring import OPTIONS, measure_snapshot
 from common.fidelity_study.records import FidelityRecord
 from common.fidelity_study.report import draw
-from common.fidelity_study.settings import OPTIONS, Options
-from common.fidelity_study.snapshots import PlannedSnapshot
 from common.files import check_writable, write_atomic
 from common.reporting import collect_provenance
 from common.reporting.records import load, save
 from common.settings import ROOT
 from common.training import choose_device, configure
-from scripts.experiments import EXPERIMENTS as ALL
 
-EXPERIMENTS = tuple(name for name in ALL if name in ("rotation", "metaweightnet"))
+EXPERIMENTS = ("rotation", "metaweightnet")
 """Those that the study looks at, in the order of the tables."""
-
-
-def planned(preset: str, device: str, options: Options, folder: Path) -> list[PlannedSnapshot]:
-    """Every snapshot of the study, in the order in which training reaches them."""
-    found = []
-    for experiment in EXPERIMENTS:
-        module = importlib.import_module(f"{experiment}.studies")
-        found += module.snapshots(preset, choose_device(device), options.pairs, folder / "training")
-    return found
-
-
-def record_of(
-    snapshot: PlannedSnapshot, options: Options, preset: str, device: str, bar: tqdm
-) -> FidelityRecord:
-    """Measures one snapshot, showing how far it is on the bar."""
-    done, record = 0.0, None
-    for what, part, record in measure_snapshot(snapshot, options):  # noqa: B007 - the last is kept
-        bar.set_postfix_str(f"{snapshot.name}: {what}")
-        bar.update(min(part - done, bar.total - bar.n))
-        done = part
-    assert record is not None
-    return FidelityRecord(
-        **record,
-        preset=preset,
-        provenance=collect_provenance() | {"device": str(choose_device(device))},
-    )
 
 
 @dataclass(frozen=True)
@@ -64,7 +35,7 @@ class Arguments:
     """What is studied, and where the records go."""
 
     preset: str = "quick"
-    """smoke, quick or paper."""
+    """smoke or quick."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N."""
     threads: int = 0
@@ -78,27 +49,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = tyro.cli(
         Arguments, args=argv, prog="python -m scripts.fidelity", description=__doc__
     )
-    if arguments.preset not in OPTIONS:
-        raise UserError(f"--preset {arguments.preset} is unknown: use {', '.join(OPTIONS)}")
+    preset = arguments.preset
+    if preset not in OPTIONS:
+        raise UserError(f"--preset {preset} is unknown: use {', '.join(OPTIONS)}")
     configure(arguments.threads)
-    options, folder = OPTIONS[arguments.preset], arguments.output / arguments.preset
-    records, results = folder / "records", ROOT / "results" / "fidelity" / arguments.preset
+    device, options, folder = choose_device(arguments.device), OPTIONS[preset], arguments.output
+    folder = folder / preset
+    records, results = folder / "records", ROOT / "results" / "fidelity" / preset
     check_writable(records)
     if arguments.collect:
         check_writable(results)
-    snapshots = planned(arguments.preset, arguments.device, options, folder)
+    snapshots = [
+        snapshot
+        for name in EXPERIMENTS
+        for snapshot in load_experiment(name)
+        .studies()
+        .snapshots(preset, device, options.pairs, folder / "training")
+    ]
     form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} snapshots [{elapsed}<{remaining}] "
     with tqdm(
         total=len(snapshots), desc="fidelity", dynamic_ncols=True, bar_format=form + "{postfix}"
     ) as bar:
-        for snapshot in snapshots:
+        for number, snapshot in enumerate(snapshots):
+
+            def say(what: str, part: float, name: str = snapshot.name, n: int = number) -> None:
+                bar.set_postfix_str(f"{name}: {what}")
+                bar.update(n + part - bar.n)
+
             path = records / f"{snapshot.name}.json"
             if path.exists():
                 load(path, FidelityRecord)
-                bar.update(1)
+                say("done", 1.0)
                 continue
-            record = record_of(snapshot, options, arguments.preset, arguments.device, bar)
-            save(record, path)
+            provenance = collect_provenance() | {"device": str(device)}
+            save(
+                measure_snapshot(snapshot, options, say, preset=preset, provenance=provenance), path
+            )
     draw(records, folder, EXPERIMENTS)
     if arguments.collect:
         for path in records.glob("*.json"):

@@ -7,77 +7,149 @@ samples for ResNet-32 at batch 100, for error, time and memory of a whole traini
 take turns in one process. The record and the tables lie under results/peers.
 """
 
-import copy
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 import tyro
-from torch import Tensor
+from pandas import DataFrame
+from pydantic import Field
 
 from common.command import run_command
 from common.errors import UserError
+from common.estimators import ESTIMATORS
 from common.files import check_writable
-from common.hypergrad.compare import Rounds, in_turns
-from common.hypergrad.memory import peak_memory
-from common.reporting import collect_provenance
-from common.reporting.records import save
+from common.reporting import MISSING, Number, Table, collect_provenance, write_table
+from common.reporting.records import (
+    Finite,
+    JsonObject,
+    NotNegative,
+    Positive,
+    Record,
+    Strict,
+    save,
+)
 from common.settings import ROOT
-from scripts.peer_methods import LIBRARIES, METHODS, Method
-from scripts.peer_problems import Work, exact_numbers, quadratic, sample_weights
-from scripts.peer_tables import Found, PeerRecord, write_tables
+
+HERE = "here"
 
 
-def compared(method: Method, work: Work, exact: Tensor) -> Found:
-    """Relative error and cosine of its hypergradient, and how far it displaced the parameters."""
-    before = [p.detach().clone() for p in work.model.parameters()]
-    step = method.make(work)
-    exact = exact * step.scale
-    grads = torch.cat([g.reshape(-1) for g in step.hypergradient()]).double()
-    moved = [
-        (p.detach() - old).norm() for p, old in zip(work.model.parameters(), before, strict=True)
-    ]
-    return Found(
-        library=method.library,
-        name=method.name,
-        claims=method.claims,
-        error=((grads - exact).norm() / exact.norm()).item(),
-        cosine=torch.nn.functional.cosine_similarity(grads, exact, dim=0).item(),
-        moved=torch.stack(moved).norm().item(),
+class Found(Strict):
+    """What was measured of a method.
+
+    claims: which exact number it computes. error: relative; cosine: to the exact number; moved: how
+    far it left the parameters displaced; seconds: of a whole training step, by round; bytes: its
+    peak. None where that does not apply.
+    """
+
+    library: str
+    name: str
+    claims: str
+    error: NotNegative | None = None
+    cosine: Finite | None = None
+    moved: NotNegative | None = None
+    seconds: list[Positive] = Field(default_factory=list)
+    bytes: int | None = Field(default=None, ge=0)
+
+    @property
+    def label(self) -> str:
+        """Its name in tables; that of an estimator here is its name in the registry."""
+        return ESTIMATORS[self.name].label if self.library == HERE else self.name
+
+
+class PeerRecord(Record):
+    """Errors on the quadratic; errors, time and memory on the network, where ``plain_seconds`` and
+    ``plain_bytes`` are those of the plain step."""
+
+    KIND: ClassVar[str] = "evograd-peer-comparison"
+
+    provenance: JsonObject
+    threads: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    plain_seconds: list[Positive]
+    plain_bytes: int = Field(ge=1)
+    quadratic: list[Found]
+    network: list[Found]
+
+
+def write_tables(record: PeerRecord, folder: Path) -> None:
+    """Both tables of a record."""
+    write_table(quadratic_table(record.quadratic), folder, "quadratic")
+    write_table(network_table(record), folder, "resnet-32")
+
+
+def quadratic_table(rows: Sequence[Found]) -> Table:
+    """Error by method on the quadratic."""
+    cells = [(f.library, f.label, f.claims, f"{f.error:.1e}", f"{f.moved:.1e}") for f in rows]
+    columns = ["library", "method", "claims to compute", "relative error", "parameters moved"]
+    return Table(
+        title="Error against closed forms: a quadratic bilevel problem, float64",
+        data=DataFrame(cells, columns=columns),
+        notes=(
+            "one step: the hypergradient of one unrolled step; at theta: the same with the "
+            "validation gradient at the parameters themselves; implicit: the implicit function "
+            "theorem's, at the inner optimum. EvoGrad's error is that of one random estimate.",
+            "parameters moved: Euclidean distance by which the call left the model's parameters "
+            "displaced; it should be zero.",
+        ),
     )
 
 
-def quadratic_rows() -> list[Found]:
-    """Errors against closed forms, in float64."""
-    rows = []
-    for method in METHODS:
-        work = quadratic(method.claims == "implicit")
-        rows.append(compared(method, work, exact_numbers(work)[method.claims]))
-    return rows
+def network_table(record: PeerRecord) -> Table:
+    """Time, memory and error by method at ResNet-32, the fastest first. Time is the median over the
+    rounds of the time in plain steps."""
+    rows = record.network
+    times = [
+        statistics.median(s / p for s, p in zip(f.seconds, record.plain_seconds, strict=True))
+        for f in rows
+    ]
+    cells = [
+        (
+            f.library,
+            f.label,
+            Number(time),
+            Number(f.bytes / record.plain_bytes),
+            MISSING if f.cosine is None else f"{f.cosine:.3f}",
+            MISSING if f.error is None else f"{f.error:.1e}",
+        )
+        for time, f in sorted(zip(times, rows, strict=True), key=lambda pair: pair[0])
+    ]
+    columns = ["library", "method", "time", "memory", "cosine", "relative error"]
+    return Table(
+        title=f"Weights of samples, ResNet-32, batch {record.batch_size}: a whole training step",
+        data=DataFrame(cells, columns=columns),
+        notes=(
+            "Time and memory in units of a plain training step; median of "
+            f"{len(record.plain_seconds)} rounds in turn, {record.threads} CPU threads, float32. "
+            "Cosine and error: against the exact number in float64 of what the method claims to "
+            "compute; implicit methods have none at a network that is at no optimum.",
+            better(rows, times),
+        ),
+    )
 
 
-def network_rows(rounds: int, batch_size: int) -> dict[str, Any]:
-    """Of the record: errors, seconds and bytes at ResNet-32, and those of the plain step."""
-    work = sample_weights(batch_size)
-    methods = [m for m in METHODS if not m.quadratic_only]
-    exact, rows = exact_numbers(work), []
-    for method in methods:
-        if method.claims in exact:  # an untrained network is at no optimum
-            rows.append(compared(method, copy.deepcopy(work), exact[method.claims]))
-        else:
-            rows.append(Found(library=method.library, name=method.name, claims=method.claims))
-    steps = [method.make(sample_weights(batch_size)).training_step for method in methods]
-    steps = [work.plain_step, *steps]
-    for step in steps:
-        step()  # optimisers make their states in the first step
-    device = torch.device("cpu")
-    peaks = [peak_memory(step, device)[0] for step in steps]
-    plain, *seconds = in_turns(steps, device, Rounds(0.0, rounds, rounds))
-    costs = zip(rows, seconds, peaks[1:], strict=True)
-    measured = [f.model_copy(update={"seconds": its, "bytes": peak}) for f, its, peak in costs]
-    return {"plain_seconds": plain, "plain_bytes": peaks[0], "network": measured}
+def better(rows: Sequence[Found], times: Sequence[float]) -> str:
+    """In which columns a peer is ahead of all methods here that claim to compute the same."""
+    timed = list(zip(times, rows, strict=True))
+    ahead = []
+    for time, peer in timed:
+        ours = [(t, f) for t, f in timed if f.claims == peer.claims and f.library == HERE]
+        if peer.library == HERE:
+            continue
+        name = f"{peer.library} {peer.name}"
+        if time < 0.98 * min(t for t, _ in ours):
+            ahead.append(f"{name} is faster")
+        if peer.bytes < 0.98 * min(f.bytes for _, f in ours):
+            ahead.append(f"{name} takes less memory")
+        if peer.error is not None and peer.error < 0.5 * min(f.error for _, f in ours):
+            ahead.append(f"{name} is more exact")
+    return (
+        "Where a peer is ahead of every method here that claims to compute the same, by more than "
+        f"2 % (error: a factor of 2): {'; '.join(ahead) or 'nowhere'}."
+    )
 
 
 @dataclass(frozen=True)
@@ -94,10 +166,14 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    # The libraries are there in an environment of their own only.
+    from scripts.peer_methods import LIBRARIES, network_rows, quadratic_rows
+
     arguments = tyro.cli(Arguments, args=argv, prog="python -m scripts.peers", description=__doc__)
     if min(arguments.rounds, arguments.batch_size, arguments.threads) < 1:
         raise UserError("--rounds, --batch-size and --threads must be at least 1")
-    check_writable(arguments.output)
+    folder = arguments.output
+    check_writable(folder)
     torch.set_num_threads(arguments.threads)
     record = PeerRecord(
         provenance=collect_provenance() | {"peers": LIBRARIES},
@@ -106,7 +182,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         quadratic=quadratic_rows(),
         **network_rows(arguments.rounds, arguments.batch_size),
     )
-    folder = arguments.output
     save(record, folder / "records" / "record.json")
     write_tables(record, folder)
     print(f"tables: {folder / 'quadratic.md'} {folder / 'resnet-32.md'}")

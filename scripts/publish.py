@@ -51,7 +51,7 @@ from common.reporting.records import load, read_document
 from common.settings import ROOT
 from cross_domain_fewshot import embedded
 from metaxl.embedded import LANGUAGES, load_embedded
-from scripts import benchmark, fidelity, peer_tables
+from scripts import benchmark, fidelity, peers
 from scripts.experiments import EXPERIMENTS, Name
 
 RESULTS = ROOT / "results"
@@ -99,9 +99,9 @@ def draw(folder: Path) -> None:
     write_table(runs_table(), folder / "runs" / "all", "kept")
     draw_claims(folder / "claims" / "all")
     benchmark.draw(RESULTS / "benchmark", folder / "benchmark")
-    peers = RESULTS / "peers" / "cpu" / "records" / "record.json"
-    if peers.exists():
-        peer_tables.write_tables(load(peers, peer_tables.PeerRecord), folder / "peers" / "cpu")
+    compared = RESULTS / "peers" / "cpu" / "records" / "record.json"
+    if compared.exists():
+        peers.write_tables(load(compared, peers.PeerRecord), folder / "peers" / "cpu")
     for preset in PRESETS:
         studied = RESULTS / "fidelity" / preset / "records"
         if studied.exists():

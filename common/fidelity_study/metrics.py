@@ -54,29 +54,27 @@ def effective_dimension(
     return squares * g_squared / sum(p.square().sum().item() for p in product.values())
 
 
-def predicted_norm_ratio(dimension: float, candidates: int, expected_ratio: float) -> float:
-    """Root mean square of |x| / |e| for small sigma: rho sqrt(1 + (D + 1) / n).
+def predicted(dimension: float, candidates: int, expected_ratio: float) -> dict[str, float]:
+    """What the effective dimension D says of EvoGrad's estimate for small sigma.
 
-    The estimate is M S g / tau with S the (biased) sample covariance of the candidates, sigma^2 / K
-    times a Wishart matrix W of n degrees of freedom, for which E[W A W] = n^2 A + n (tr(A) I + A).
-    Exact for Gaussian candidates, near for signs; e with g at theta.
-    """
-    return expected_ratio * math.sqrt(1 + (dimension + 1) / (candidates - 1))
+    cosine: 1 / sqrt(1 + (D + 1) / n): E<x, e> / (|e| sqrt(E|x|^2)), about the mean cosine.
 
+    norm_ratio: root mean square of |x| / |e|, rho sqrt(1 + (D + 1) / n). The estimate is M S g /
+    tau with S the (biased) sample covariance of the candidates, sigma^2 / K times a Wishart matrix
+    W of n degrees of freedom, for which E[W A W] = n^2 A + n (tr(A) I + A). Exact for Gaussian
+    candidates, near for signs; e with g at theta.
 
-def predicted_cosine(dimension: float, candidates: int) -> float:
-    """1 / sqrt(1 + (D + 1) / n): E<x, e> / (|e| sqrt(E|x|^2)), about the mean cosine."""
-    return 1 / math.sqrt(1 + (dimension + 1) / (candidates - 1))
-
-
-def predicted_sign_agreement(dimension: float, candidates: int) -> float:
-    """Chance that a single hyperparameter's estimate has the right sign, small sigma.
-
-    The estimate is a sum of n products a b of normal variables with correlation r = 1 / sqrt(D),
-    positive with chance I_{(1 + r) / 2}(n / 2, n / 2), the regularised incomplete beta function;
-    for K = 2 that is 1 - arccos(r) / pi, about 1/2 + r / pi.
+    sign_agreement: chance that a single hyperparameter's estimate has the right sign. The estimate
+    is a sum of n products a b of normal variables with correlation r = 1 / sqrt(D), positive with
+    chance I_{(1 + r) / 2}(n / 2, n / 2), the regularised incomplete beta function; for K = 2 that
+    is 1 - arccos(r) / pi, about 1/2 + r / pi.
     """
     from scipy.special import betainc
 
-    half = (candidates - 1) / 2
-    return float(betainc(half, half, (1 + 1 / math.sqrt(max(dimension, 1.0))) / 2))
+    spread, half = math.sqrt(1 + (dimension + 1) / (candidates - 1)), (candidates - 1) / 2
+    chance = betainc(half, half, (1 + 1 / math.sqrt(max(dimension, 1.0))) / 2)
+    return {
+        "cosine": 1 / spread,
+        "sign_agreement": float(chance),
+        "norm_ratio": expected_ratio * spread,
+    }

@@ -1,14 +1,17 @@
 """Fidelity records: what the study measured at one moment of a training, a JSON file each."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from common.reporting import MISSING, Number
 from common.reporting.records import (
     Finite,
     JsonObject,
+    Name,
     NotNegative,
     Positive,
     Record,
@@ -17,23 +20,8 @@ from common.reporting.records import (
 )
 
 STAGES = ("start", "middle", "end")
-
-
-def _cosine(value: float) -> float:
-    if not -1 - 1e-9 <= value <= 1 + 1e-9:
-        raise ValueError("is no cosine")
-    return value
-
-
-def _share(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError("is no share")
-    return value
-
-
-Cosine = Annotated[Finite, AfterValidator(_cosine)]
-Share = Annotated[Finite, AfterValidator(_share)]
-Name = Annotated[str, Field(min_length=1)]
+Cosine = Annotated[Finite, Field(ge=-1 - 1e-9, le=1 + 1e-9)]
+Share = Annotated[Finite, Field(ge=0, le=1)]
 
 
 class Agreement(Strict):
@@ -57,6 +45,12 @@ class Agreement(Strict):
     gain_se: NotNegative | None
     mean_cosine: Cosine
     draws: int = Field(ge=1)
+
+    def number(self, name: str, digits: int = 2, scale: float = 1.0) -> Number:
+        """A measure with its standard error, where there is one."""
+        error = getattr(self, f"{name}_se")
+        spread = error * scale if error is not None and self.draws >= 8 else None
+        return Number(getattr(self, name) * scale, spread, digits)
 
 
 class Prediction(Strict):
@@ -110,16 +104,47 @@ class FidelityRecord(Record):
         """Of its file."""
         return f"{self.experiment}-{self.axis}-{self.x}"
 
+    @property
+    def studies(self) -> Any:
+        """``studies.py`` of its experiment, with the words for tables."""
+        return importlib.import_module(f"{self.experiment}.studies")
+
+    @property
+    def place(self) -> str:
+        """As it is read: "Rotation, stage end"."""
+        return f"{self.studies.TITLE}, {self.axis.replace('_', ' ')} {self.x}"
+
+    @property
+    def measure(self) -> str:
+        """The measure that says most: with one hyperparameter the sign is all there is."""
+        return "sign_agreement" if self.hyperparameters == 1 else "cosine"
+
+    @property
+    def heading(self) -> str:
+        """Of a column of ``cell``."""
+        return "sign %" if self.hyperparameters == 1 else "cosine"
+
+    def series(self, series: str, reading: str | None = None) -> dict[Any, Agreement]:
+        """x -> row of a series; with the paper's reading by default."""
+        reading = self.readings[0] if reading is None else reading
+        return {r.x: r for r in self.rows if (r.series, r.reading) == (series, reading)}
+
+    def cell(self, series: str, x: float | str, reading: str | None = None) -> Number | str:
+        """``measure`` at a setting, the sign agreement in per cent; a dash if it was not
+        measured."""
+        row = self.series(series, reading).get(x)
+        share = self.hyperparameters == 1
+        return row.number(self.measure, *((0, 100) if share else (2, 1))) if row else MISSING
+
 
 def read_fidelity(folder: Path, experiments: Sequence[str] = ()) -> list[FidelityRecord]:
     """All records below a folder: of one experiment after the other (in the order given), stages in
     the order of training, then other sizes in theirs."""
-    order = {name: index for index, name in enumerate(experiments)}
 
     def place(record: FidelityRecord) -> tuple:
-        stage = record.axis == "stage"
+        stage, name = record.axis == "stage", record.experiment
         number = STAGES.index(record.x) if stage else int(record.x)
-        rank = order.get(record.experiment, len(order))
-        return rank, record.experiment, not stage, record.axis, number
+        rank = experiments.index(name) if name in experiments else len(experiments)
+        return rank, name, not stage, record.axis, number
 
     return sorted(load_folder(folder, FidelityRecord), key=place)

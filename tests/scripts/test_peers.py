@@ -1,6 +1,6 @@
 """The comparison with other libraries says where one of them is ahead."""
 
-from scripts.peer_tables import Found, better
+from scripts.peers import Found, better
 
 
 def found(library, seconds, size, error, claims="one step"):

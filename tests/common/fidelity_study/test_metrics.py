@@ -5,12 +5,7 @@ import math
 import pytest
 import torch
 
-from common.fidelity_study.metrics import (
-    effective_dimension,
-    predicted_cosine,
-    predicted_norm_ratio,
-    predicted_sign_agreement,
-)
+from common.fidelity_study.metrics import effective_dimension, predicted
 from common.hypergrad import EvoGrad
 from common.hypergrad.compare import agreement
 from tests.common.hypergrad.problems import Network, Quadratic
@@ -91,19 +86,16 @@ def test_predictions_meet_evograd_with_gaussian_candidates(count):
     exact = problem.one_step_hypergradient(1.0, at_theta=True)
     found = agreement([(draws, exact)], estimator.effective_inner_lr)
     assert abs(found["gain"] - 1) < 4 * found["gain_se"]
-    ratio = predicted_norm_ratio(dimension, count, estimator.effective_inner_lr)
-    assert found["norm_ratio"] == pytest.approx(ratio, rel=0.08)
-    chance = predicted_sign_agreement(dimension, count)
+    expected = predicted(dimension, count, estimator.effective_inner_lr)
+    assert found["norm_ratio"] == pytest.approx(expected["norm_ratio"], rel=0.08)
+    chance = expected["sign_agreement"]
     assert abs(found["sign_agreement"] - chance) < 4 * (chance * (1 - chance) / 4000) ** 0.5
     assert 0.5 < chance < 1
 
 
-def test_predicted_sign_agreement_of_two_candidates_is_an_angle():
+def test_predictions_in_closed_form():
     for dimension in (1.0, 2.0, 100.0):
-        expected = 1 - math.acos(dimension**-0.5) / math.pi
-        assert predicted_sign_agreement(dimension, 2) == pytest.approx(expected)
-
-
-def test_predicted_cosine_rises_with_candidates():
-    assert predicted_cosine(99.0, 2) == pytest.approx(101**-0.5)
-    assert predicted_cosine(99.0, 101) == pytest.approx(0.5**0.5)
+        angle = math.acos(dimension**-0.5)
+        assert predicted(dimension, 2, 1.0)["sign_agreement"] == pytest.approx(1 - angle / math.pi)
+    assert predicted(99.0, 2, 1.0)["cosine"] == pytest.approx(101**-0.5)
+    assert predicted(99.0, 101, 1.0)["cosine"] == pytest.approx(0.5**0.5)

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.fidelity_study.measuring import Bench, measure_snapshot
-from common.fidelity_study.records import FidelityRecord
+from common.fidelity_study.measuring import OPTIONS, Bench, measure_snapshot, settings
 from common.fidelity_study.report import draw
-from common.fidelity_study.settings import OPTIONS, settings
 from common.fidelity_study.snapshots import (
     PlannedSnapshot,
     Snapshot,
@@ -85,13 +83,14 @@ def test_a_record_has_its_tables_and_figures(tmp_path):
     for experiment in ("rotation", "metaweightnet"):
         for stage in ("start", "end"):
             planned = PlannedSnapshot(experiment, "stage", stage, quadratic_snapshot)
-            steps = list(measure_snapshot(planned, TINY))
-            assert [part for _, part, _ in steps] == sorted(part for _, part, _ in steps)
-            assert all(record is None for _, _, record in steps[:-1])
-            record = steps[-1][2]
-            assert record["staleness"][1]["cosine"] == pytest.approx(1)
-            assert ("costs" in record) == (stage == "end")
-            record = FidelityRecord(**record, preset="smoke", provenance={})
+            parts: list[float] = []
+            record = measure_snapshot(
+                planned, TINY, lambda _, part, parts=parts: parts.append(part),
+                preset="smoke", provenance={},
+            )  # fmt: skip
+            assert parts == sorted(parts) and parts[-1] == 1
+            assert record.staleness[1].cosine == pytest.approx(1)
+            assert bool(record.costs) == (stage == "end")
             save(record, records / f"{record.name}.json")
     tables, figures = draw(records, tmp_path)
     for stem in ("summary", "settings", "precision", "sizes", "staleness", "variants-rotation"):
