@@ -61,7 +61,11 @@ def record_of(config: RunSettings, epochs: list[dict[str, float]], best: str, **
         epochs=numbered,
         final=epochs[-1],
         best={best: {"value": top[best], "epoch": top["epoch"]}},
-        cost={"seconds": seconds, "seconds_per_epoch": seconds, "peak_bytes": 10_000_000},
+        cost={
+            **dict.fromkeys(("seconds", "seconds_low", "seconds_high"), seconds),
+            "seconds_per_epoch": seconds,
+            "peak_bytes": 10_000_000,
+        },
         data={},
         provenance={},
         **{"traces": {}, **fields},

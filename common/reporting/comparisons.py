@@ -1,5 +1,6 @@
 """Tables that every experiment has: published beside measured, and what a training step costs."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,30 +95,38 @@ def cost_table(
 ) -> Table:
     """Milliseconds and peak megabytes per step, and both relative to ``baseline``.
 
-    Milliseconds are the least of the measurements, since other work on a machine only adds to
-    them; megabytes their median.
+    Milliseconds are the least of the steady measurements, those whose quartiles differ by at most a
+    fifth, since other work on a machine only adds to them; megabytes the median of all.
 
-    costs: name of the row -> its measurements, each with ``seconds`` and ``peak_bytes`` (such as
-    the ``cost`` of run records); rows without any are left out.
+    costs: name of the row -> its measurements, each with ``seconds``, its quartiles
+    ``seconds_low`` and ``seconds_high``, and ``peak_bytes`` (such as the ``cost`` of run records);
+    rows without any are left out.
     """
     steps = {
         name: (
-            min(cost["seconds"] for cost in found),
-            statistics.median(cost["peak_bytes"] for cost in found),
+            min((c["seconds"] for c in found if _is_steady(c)), default=None),
+            statistics.median(c["peak_bytes"] for c in found),
         )
         for name, found in costs.items()
         if found
     }
-    reference = steps.get(baseline, (0, 0))
+    reference = steps.get(baseline, (None, None))
     rows = []
     for name, (seconds, peak) in steps.items():
         times, memory = (
-            Number(value / of) if of else MISSING
+            Number(value / of) if value is not None and of else MISSING
             for value, of in zip((seconds, peak), reference, strict=True)
         )
-        runs = str(len(costs[name]))
-        milliseconds, megabytes = Number(1e3 * seconds, digits=1), Number(peak / 1e6, digits=1)
-        rows.append((name, milliseconds, times, megabytes, memory, runs))
+        milliseconds = MISSING if seconds is None else Number(1e3 * seconds, digits=1)
+        megabytes = Number(peak / 1e6, digits=1)
+        rows.append((name, milliseconds, times, megabytes, memory, str(len(costs[name]))))
+    if any(seconds is None for seconds, _ in steps.values()):
+        notes = (*notes, f"{MISSING}: no measurement whose quartiles differ by at most a fifth.")
     of = f"× {baseline.split(' (')[0].lower()}"
     data = pd.DataFrame(rows, columns=["step", "ms", of, "peak MB", of, "measured"])
     return Table(title, data, caption, tuple(notes))
+
+
+def _is_steady(cost: Mapping[str, Any]) -> bool:
+    """Whether the quartiles of a step's seconds differ by at most a fifth."""
+    return cost.get("seconds_high", math.inf) <= 1.2 * cost.get("seconds_low", 0.0)

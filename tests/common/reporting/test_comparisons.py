@@ -51,15 +51,23 @@ def test_like_stands_beside_like_else_an_interval(published, text, note):
     assert str(table.rows[0][2]) == text and note in table.notes[0]
 
 
-def test_least_times_median_bytes_and_ratios_to_the_baseline():
+def test_least_steady_times_median_bytes_and_ratios_to_the_baseline():
+    def cost(seconds, size=4_000_000, spread=1.2):
+        quartiles = {"seconds_low": seconds, "seconds_high": seconds * spread}
+        return {"seconds": seconds, "peak_bytes": size} | quartiles
+
     costs = {
-        "plain": [{"seconds": s, "peak_bytes": 4_000_000} for s in (0.3, 0.5, 0.2)],
-        "meta": [{"seconds": 0.5, "peak_bytes": 5_000_000}],
+        "plain": [cost(0.3), cost(0.5), cost(0.2), cost(0.1, spread=1.25)],
+        "meta": [cost(0.5, 5_000_000)],
+        "shaken": [cost(0.5, 5_000_000, spread=2.0)],
         "absent": [],
     }
-    cells = [[str(c) for c in row] for row in cost_table("Cost", costs, "plain").rows]
-    assert cells == [
-        ["plain", "200.0", "1.00", "4.0", "1.00", "3"],
+    table = cost_table("Cost", costs, "plain")
+    assert [[str(c) for c in row] for row in table.rows] == [
+        ["plain", "200.0", "1.00", "4.0", "1.00", "4"],
         ["meta", "500.0", "2.50", "5.0", "1.25", "1"],
+        ["shaken", "–", "–", "5.0", "1.25", "1"],
     ]
-    assert [str(c) for c in cost_table("Cost", costs, "absent").rows[1]][2::2] == ["–", "–"]
+    assert "quartiles" in table.notes[-1]
+    table = cost_table("Cost", {"meta": costs["meta"]}, "absent")
+    assert [str(c) for c in table.rows[0]][2::2] == ["–", "–"] and table.notes == ()
