@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from common.hypergrad.problem import BilevelProblem, Tensors, gradients, leaves, outer_step
+from common.hypergrad.problem import BilevelProblem, Tensors, gradients, leaves
 
 
 def effective_dimension(
@@ -30,9 +30,8 @@ def effective_dimension(
     theta, lambda_ = leaves(params), leaves(hyper)
     loss = problem.inner_loss(theta, lambda_, inner_batch)
     inner = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-    _, g, _ = outer_step(
-        lambda theta, la: problem.outer_loss(theta, la, outer_batch), params, lambda_
-    )
+    start = leaves(params)
+    g = gradients(problem.outer_loss(start, lambda_, outer_batch), start)
     # M' z is the derivative by theta of <z, dL_T/dlambda>; M g that of <g, dL_T/dtheta> by lambda.
     product = gradients(list(inner), lambda_, list(g.values()))
     by_lambda = gradients(

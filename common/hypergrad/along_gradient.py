@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from .base import Estimate, Estimator, GivenAnchor, LossGradient, Point, check_positive
-from .evograd import coefficients_of, softmax_weights
+from .evograd import softmax_weights
 from .inner_step import InnerStep, check_inner_step, current, stepped
 from .problem import Grads, Tensors, norm, zeros_for_none
 from .t1t2 import LookAhead
@@ -103,7 +103,7 @@ class EvoGradAlongGradient(Estimator):
         if tau is not None:
             weights = softmax_weights(losses, tau)
             slopes = torch.stack([s * (self.radius * length) for s in signs])
-            coefficients = coefficients_of(weights, slopes, tau)
+            coefficients = -(weights / tau) * (slopes - (weights * slopes).sum())
         else:
             weights = torch.full_like(losses, 0.5)
             size = factor * length / ((signs[0] - signs[1]) * self.radius)
@@ -164,4 +164,4 @@ def _side(at: Point, direction: Tensors, length: Tensor, radius: float) -> LossG
     """L_T and dL_T/dlambda at theta + radius * ``direction`` / ``length``."""
     # At direction = 0 this is theta; the clamp keeps the scale from becoming 0 / 0.
     scale = radius / length.clamp_min(torch.finfo(length.dtype).tiny)
-    return at.hyper_gradient(at.moved(at.theta, direction, "radius", radius, scale))
+    return at.hyper_gradient(at.moved(direction, "radius", radius, scale))

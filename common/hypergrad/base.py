@@ -23,9 +23,11 @@ from .problem import (
     Tensors,
     added,
     gradients,
+    gradients_by_both,
     gradients_or_none,
     leaves,
-    outer_step,
+    moved_by,
+    split_like,
     zeros_for_none,
 )
 from .randomness import AtSeed, draw_seeds, own_modes
@@ -36,14 +38,14 @@ LossGradient = tuple[Tensor, Grads]
 
 
 def check_positive(**settings: float) -> None:
-    """ValueError for the first of the settings that is not above zero (or is no number)."""
+    """Raise ValueError unless every setting is positive."""
     for name, value in settings.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
 def check_at_least(least: float, **settings: float) -> None:
-    """ValueError for the first of the settings that is below ``least`` (or is no number)."""
+    """Raise ValueError unless every setting is at least ``least``."""
     for name, value in settings.items():
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -79,7 +81,7 @@ class Point:
     count only if all are. params: the caller's own tensors of the same names. hyper: lambda as
     leaves (not inside torch.func.vmap). The losses take any part of theta in place of its values
     here. They replay their seeds, so the same parameters give the same number. given: the base
-    step's loss at theta.
+    step's loss at theta. outer_values: L_V and its direct term where an estimator keeps several.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Point:
         self.problem, self.inner_batches, self.outer_batch = problem, inner_batches, outer_batch
         self.seeds, self.at_seed = seeds, at_seed
         self.given: GivenAnchor = None
+        self.outer_values: list[LossGradient] = []
         # Values without a graph; copies of inference tensors, which cannot have one.
         self.values, self.hyper_values = (
             {n: t.clone() if t.is_inference() else t.detach() for n, t in tensors.items()}
@@ -113,61 +116,44 @@ class Point:
         self.check_finite = (on_cpu if finite is None else finite) and not self.transformed
         self.examination = checks.examination_of(problem)
 
-    def evaluate(
-        self, loss: str, seed: int, theta: Tensors, hyper: Tensors | None, batch: Any
-    ) -> Tensor:
-        """A loss of the problem, by name, at any part of theta, seeded, under the caller's
-        autocast, with a graph to ``hyper`` (None: to lambda)."""
-        with self.at_seed(seed):
-            value = getattr(self.problem, loss)(
-                self.values | dict(theta), dict(self.hyper if hyper is None else hyper), batch
-            )
-        if loss != "inner_losses":
-            checks.check_scalar(self.examination.names[loss], value, self.check_finite)
-        return value
-
     def inner_loss(
         self, theta: Tensors, hyper: Tensors | None = None, step: int = 0, variation: int = 0
     ) -> Tensor:
-        """L_T at ``theta`` on the batch of ``step``; ``variation`` changes the seed."""
-        seed = self.seeds.inner[step] ^ variation
-        return self.evaluate("inner_loss", seed, theta, hyper, self.inner_batches[step])
+        """L_T at ``theta`` on the batch of ``step``, under the caller's autocast, with a graph to
+        ``hyper`` (None: to lambda); ``variation`` changes the seed."""
+        at = {**self.values, **theta}, {**(self.hyper if hyper is None else hyper)}
+        with self.at_seed(self.seeds.inner[step] ^ variation):
+            loss = self.problem.inner_loss(*at, self.inner_batches[step])
+        return checks.check_scalar(self.examination.names["inner_loss"], loss, self.check_finite)
 
     def outer_loss(self, theta: Tensors, hyper: Tensors | None = None) -> Tensor:
-        """L_V at ``theta``."""
-        return self.evaluate("outer_loss", self.seeds.outer, theta, hyper, self.outer_batch)
-
-    def refuse_compiled(self, loss: str, derivative: str) -> None:
-        """ValueError if torch.compile has made the loss, whose functions lack the derivative."""
-        if any("CompiledFunction" in node for node in self.examination.nodes[loss]):
-            raise ValueError(
-                f"this estimator needs {derivative} of {self.examination.names[loss]}, which a "
-                "loss compiled by torch.compile does not have: hand over the loss uncompiled, or "
-                "take an estimator of first derivatives (EvoGradAlongGradient, FiniteDifference)"
-            )
-
-    def refuse_weight_norm(self) -> None:
-        """ValueError where torch's second derivative by theta is wrong."""
-        if any("WeightNorm" in node for node in self.examination.nodes["inner_loss"]):
-            raise ValueError(
-                f"{self.examination.names['inner_loss']} uses torch's weight_norm, whose second "
-                "derivative is wrong: write g * v / v.norm(...) out, or take T1T2 or an estimator "
-                "of first derivatives (EvoGradAlongGradient, FiniteDifference)"
-            )
+        """L_V at ``theta``, the rest as ``inner_loss``."""
+        at = {**self.values, **theta}, {**(self.hyper if hyper is None else hyper)}
+        with self.at_seed(self.seeds.outer):
+            loss = self.problem.outer_loss(*at, self.outer_batch)
+        return checks.check_scalar(self.examination.names["outer_loss"], loss, self.check_finite)
 
     def moved(
-        self, theta: Tensors, by: Tensors, setting: str, value: float, scale: float | Tensor = 1.0
+        self, by: Tensors | Tensor, setting: str, value: float, scale: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
-        """theta + scale * by; ValueError if rounding takes it. setting, value: what sets it."""
-        total = added(theta, by, scale)
+        """theta + scale * by, a vector or tensors by name; ValueError if rounding takes it.
+        setting, value: what sets its size."""
+        by = split_like(by, self.theta) if isinstance(by, Tensor) else by
+        total = {n: moved_by(t, by[n], scale) for n, t in self.theta.items()}
         if (setting, value) not in self.examination.resolved and not self.transformed:
-            hyper = self.hyper_values
-            self.examination.check_resolution((setting, value), theta, total, by, scale, hyper)
+            self.examination.check_resolution(
+                (setting, value), self.theta, total, by, scale, self.hyper_values
+            )
         return total
 
     def outer_step(self, theta: Tensors) -> tuple[Tensor, dict[str, Tensor], Tensors | None]:
         """L_V at ``theta``, dL_V/dtheta there, and the direct term (None if there is none)."""
-        return outer_step(self.outer_loss, theta, self.hyper)
+        theta = leaves(theta)
+        loss = self.outer_loss(theta)
+        g, by_hyper = gradients_by_both(loss, theta, self.hyper)
+        none = all(grad is None for grad in by_hyper.values())
+        direct = None if none else zeros_for_none(by_hyper, self.hyper)
+        return loss.detach(), zeros_for_none(g, theta), direct
 
     def stepped(self, inner_lr: InnerStep) -> tuple[Tensor, Stepped]:
         """L_T at theta, and the inner step from there, both without a graph."""
@@ -212,6 +198,9 @@ class Estimator(ABC):
     looks on a CPU only, since on a GPU it would have to wait for it.
     """
 
+    several_steps: ClassVar[bool] = False
+    """Whether inner_batch is a sequence, of a batch for each inner step."""
+
     check_finite: bool | None = field(default=None, kw_only=True)
 
     def __call__(
@@ -234,7 +223,8 @@ class Estimator(ABC):
         for what, tensors in (("params", params), ("hyper", hyper)):
             if not found.passed or type(tensors) is not dict:
                 checks.check_tensors(what, tensors)
-        batches, seeds = self.inner_batches(inner_batch), self.draw_seeds(generator)
+        batches = inner_batch if self.several_steps else [inner_batch]
+        seeds = self.draw_seeds(generator)
         with own_modes([*params.values(), *hyper.values()]) as at_seed:
             finite = self.check_finite
             at = Point(problem, params, hyper, batches, outer_batch, seeds, at_seed, finite)
@@ -267,10 +257,6 @@ class Estimator(ABC):
     @abstractmethod
     def estimate(self, at: Point) -> Estimate:
         """The formula of the class, at one point."""
-
-    def inner_batches(self, inner_batch: Any) -> Sequence[Any]:
-        """The batches of the inner steps."""
-        return [inner_batch]
 
     def draw_seeds(self, generator: torch.Generator | None) -> Seeds:
         """The seeds of a call, in one draw."""

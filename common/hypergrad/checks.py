@@ -8,20 +8,24 @@ their graphs and modules looked at, so it costs four forwards more.
 import dataclasses
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.autograd.graph import Node, saved_tensors_hooks
+from torch.utils._pytree import tree_iter
 
 from .problem import Tensors, flat
 from .torch_errors import FIRST, checkpoint_remedy
 
 if TYPE_CHECKING:
     from .base import Point
+
+BY_THETA = "a second derivative by theta"
 
 
 class NotFiniteError(ValueError):
@@ -40,15 +44,11 @@ def check_tensors(what: str, tensors: Any) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{what}[{name!r}] must be a tensor, got a {type(tensor).__name__}")
-        if tensor.is_meta:
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
             raise ValueError(
-                f"{what}[{name!r}] is on the meta device and has no values: "
-                "materialise the model first (model.to_empty(device=...), then load its weights)"
-            )
-        if not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise ValueError(
-                f"{what}[{name!r}] must be dense and floating-point, got {tensor.dtype}, "
-                f"{tensor.layout}"
+                f"{what}[{name!r}] must be dense and floating-point, and not on the meta device "
+                "(model.to_empty(device=...), then load its weights), got "
+                f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
             )
 
 
@@ -95,7 +95,7 @@ class Examination:
         self.names = names or {"inner_loss": "inner_loss", "outer_loss": "outer_loss"}
         self.functional = names is None
         self.passed = self.inner_depends = self.outer_depends = self.differentiable = False
-        self.nodes: dict[str, set[str]] = {"inner_loss": set(), "outer_loss": set()}
+        self.nodes = {"inner_loss": "", "outer_loss": ""}
         self.buffers: dict[str, tuple[Tensor, int]] = {}
         self.resolved: set[tuple[str, float]] = set()
 
@@ -108,29 +108,56 @@ class Examination:
                     "remove it, and freeze parameters or rows inside the losses instead"
                 )
         theta = {n: t.clone().requires_grad_() for n, t in at.theta.items()}
-        kept = _Kept(
-            {"a batch": (at.inner_batches, at.outer_batch), "parameters": (theta, at.values)}
-        )
-        modes: dict[str, dict[int, tuple[nn.Module, bool]]] = {}
-        first: dict[str, Tensor] = {}
-        losses = {"inner_loss": at.inner_loss, "outer_loss": at.outer_loss}
-        for turn in range(2):
-            for name, loss_at in losses.items():
-                with _watched(self.names[name]) as seen:
-                    loss = _without_activations(lambda f=loss_at: f(theta))  # type: ignore[misc]
-                kept.check(self.names[name])
-                self._check_buffers(name, seen)
-                if turn == 0:
-                    modes[name], first[name] = seen.modes, loss.detach()
-                    self._look_at(name, loss, at, theta)
-                    if "CheckpointFunctionBackward" in self.nodes[name]:  # reentrant
-                        raise ValueError(checkpoint_remedy(self.names[name]))
-                    if seen.checkpoints:
-                        self._check_checkpoints(name, loss_at, at, theta)
-                else:
-                    self._check_modes(modes[name], seen.modes, modes["inner_loss"])
-                    self._check_repeated(name, first[name], loss.detach())
-                del loss
+        batches = [
+            (t, t._version, t.detach().clone())
+            for t in _tensors_in((at.inner_batches, at.outer_batch))
+            if not t.is_inference()
+        ]
+        own = [(t, t._version) for t in (*theta.values(), *at.values.values())]
+        modes: dict[str, dict[nn.Module, bool]] = {}
+        first: dict[str, float] = {}
+        for which, loss_at in 2 * [("inner_loss", at.inner_loss), ("outer_loss", at.outer_loss)]:
+            name = self.names[which]
+            with _watched(name) as seen:
+                try:  # with a graph to look at, not to differentiate: nothing is saved in it
+                    with saved_tensors_hooks(lambda tensor: None, _nothing_saved):
+                        loss = loss_at(theta)
+                except RuntimeError:  # the loss takes gradients itself, or uses torch.func
+                    loss = loss_at(theta)
+            changed = [(t, before) for t, version, before in batches if t._version != version]
+            for tensor, before in changed:
+                with torch.no_grad():
+                    tensor.copy_(before)
+            if changed:
+                remedy = "copy it first, as x = x.clone() or x = x - 1 do"
+                raise ValueError(f"{name} changes a batch in place: {remedy}")
+            if any(t._version != version for t, version in own):
+                remedy = "do so outside of the loss (Embedding: max_norm=None)"
+                raise ValueError(f"{name} changes parameters in place: {remedy}")
+            self._check_buffers(name, seen)
+            if which not in first:
+                first[which], modes[which] = loss.item(), seen.modes
+                self._look_at(which, loss, at, theta)
+                if seen.checkpoints or "CheckpointFunctionBackward" in self.nodes[which]:
+                    raise ValueError(checkpoint_remedy(name))
+                continue
+            changing = [m for m, mode in seen.modes.items() if modes[which].get(m, mode) != mode]
+            for module, mode in modes["inner_loss"].items():
+                module.training = mode
+            if changing:
+                raise ValueError(
+                    f"a loss changes the mode of {type(changing[0]).__name__} (train or eval) for "
+                    "the other: call model.train() or model.eval() in both losses, or in neither"
+                )
+            info, a, b = torch.finfo(loss.dtype), first[which], loss.item()
+            near = info.eps * (1000 if info.bits >= 32 else 4) * max(abs(a), abs(b))
+            if not (abs(a - b) <= near or a == b or (math.isnan(a) and math.isnan(b))):
+                raise ValueError(
+                    f"{name} differs when it is evaluated again at the same parameters, "
+                    f"seed and batch ({a:.7g}, then {b:.7g}): take randomness from torch's global "
+                    "generators (not numpy, random or a torch.Generator of its own), draw batches "
+                    "outside of the loss, and change nothing in it"
+                )
         self.passed = True
 
     def unused_hyper(self) -> str:
@@ -145,18 +172,21 @@ class Examination:
             "detach them nor take their .item()"
         )
 
-    def _look_at(self, name: str, loss: Tensor, at: "Point", theta: Tensors) -> None:
+    def _look_at(self, which: str, loss: Tensor, at: "Point", theta: Tensors) -> None:
+        """ValueError unless the loss's graph leads to what it was given, and to nothing else of
+        the caller's."""
         nodes, leaf_tensors = graph_of(loss)
+        self.nodes[which] = " ".join(sorted({node.name() for node in nodes}))
         found = {id(t) for t in leaf_tensors}
         originals = [*at.values.values(), *at.hyper_values.values()]
         own = {t.data_ptr() for t in originals if t.numel()}
-        handed = {id(t) for t in (*theta.values(), *at.hyper.values())}
-        foreign = [t for t in leaf_tensors if id(t) not in handed]
+        given = {id(t) for t in (*theta.values(), *at.hyper.values())}
+        foreign = [t for t in leaf_tensors if id(t) not in given]
         depends = any(id(h) in found for h in at.hyper.values())
-        bypassed = any(t.data_ptr() in own for t in foreign)
         unused = not any(id(t) in found for t in theta.values())
         # L_V may be a function of lambda alone.
-        if bypassed or (unused and (name == "inner_loss" or foreign or not depends)):
+        useless = unused and (which == "inner_loss" or bool(foreign) or not depends)
+        if useless or any(t.data_ptr() in own for t in foreign):
             remedy = "call the model and use the hyperparameters that the loss is handed"
             if self.functional:
                 remedy = (
@@ -164,68 +194,27 @@ class Examination:
                     "model(inputs), likewise networks of hyperparameters"
                 )
             raise ValueError(
-                f"{self.names[name]} does not use the tensors that it is handed but others, so it "
+                f"{self.names[which]} does not use the tensors that it is handed but others, so it "
                 f"is constant to the estimator: {remedy}, and detach nothing on the way"
             )
-        self.nodes[name] = {node.name() for node in nodes}
-        if name == "inner_loss":
+        if which == "inner_loss":
             self.inner_depends = depends
         else:
             self.outer_depends = depends
 
-    def _check_repeated(self, name: str, first: Tensor, second: Tensor) -> None:
-        info = torch.finfo(first.dtype)
-        a, b = first.item(), second.item()
-        near = info.eps * (1000 if info.bits >= 32 else 4) * max(abs(a), abs(b))
-        if not (abs(a - b) <= near or a == b or (math.isnan(a) and math.isnan(b))):
-            raise ValueError(
-                f"{self.names[name]} differs when it is evaluated again at the same parameters, "
-                f"seed and batch ({a:.7g}, then {b:.7g}): take randomness from torch's global "
-                "generators (not numpy, random or a torch.Generator of its own), draw batches "
-                "outside of the loss, and change nothing in it"
-            )
-
-    def _check_modes(self, before: Any, after: Any, begin: Any) -> None:
-        changed = [m for i, (m, mode) in after.items() if i in before and before[i][1] != mode]
-        for module, mode in begin.values():
-            module.training = mode
-        if changed:
-            raise ValueError(
-                f"a loss changes the mode of {type(changed[0]).__name__} (train or eval) for the "
-                "other: call model.train() or model.eval() in both losses, or in neither"
-            )
-
-    def _check_checkpoints(self, name: str, loss_at: Any, at: "Point", theta: Tensors) -> None:
-        """ValueError if gradient checkpointing runs modules again with the caller's parameters."""
-        own = {p.data_ptr() for p in at.params.values() if p.numel()}
-        wrong: list[Tensor] = []
-
-        def note(module: nn.Module, inputs: Any) -> None:
-            held = [p for p in module._parameters.values() if p is not None]
-            wrong.extend(p for p in held if p.data_ptr() in own)
-
-        loss = loss_at(theta)
-        handle = nn.modules.module.register_module_forward_pre_hook(note)
-        try:
-            torch.autograd.grad(loss, [*theta.values(), *at.hyper.values()], allow_unused=True)
-        finally:
-            handle.remove()
-        if wrong:
-            raise ValueError(checkpoint_remedy(self.names[name]))
-
     def _check_buffers(self, name: str, seen: "_Seen") -> None:
+        """ValueError if a module's own buffer has changed, which is put back."""
         moved = []
         for module, key, buffer, before in seen.buffers.values():
-            if module._buffers.get(key) is not buffer:
-                continue  # functional_call had put a clone there
-            label = f"{key} of {type(module).__name__}"
-            if not torch.equal(buffer, before):
-                moved.append(label)
-                with torch.no_grad():
-                    buffer.copy_(before)
-            self.buffers[f"{label} {id(module)}"] = buffer, buffer._version
+            if module._buffers.get(key) is buffer:  # else functional_call had put a clone there
+                label = f"{key} of {type(module).__name__}"
+                if not torch.equal(buffer, before):
+                    moved.append(label)
+                    with torch.no_grad():
+                        buffer.copy_(before)
+                self.buffers[f"{label} {id(module)}"] = buffer, buffer._version
         if moved:
-            raise ValueError(self.moved(self.names[name], moved[0]))
+            raise ValueError(self.moved(name, moved[0]))
 
     def moved(self, name: str, label: str = "") -> str:
         """That a loss changes a buffer, with a remedy."""
@@ -244,6 +233,20 @@ class Examination:
             if buffer._version != version:
                 self.buffers[label] = buffer, buffer._version
                 raise ValueError(self.moved("a loss", label.rpartition(" ")[0]))
+
+    def need(self, derivative: str, which: str = "inner_loss") -> None:
+        """ValueError if torch lacks the derivative of a loss, or gives a wrong one."""
+        nodes, name = self.nodes[which], self.names[which]
+        if "CompiledFunction" in nodes:
+            raise ValueError(
+                f"this estimator needs {derivative} of {name}, which a loss compiled by "
+                f"torch.compile does not have: hand over the loss uncompiled, or {FIRST}"
+            )
+        if derivative == BY_THETA and "WeightNorm" in nodes:
+            raise ValueError(
+                f"{name} uses torch's weight_norm, whose second derivative is wrong: write "
+                f"g * v / v.norm(...) out, or take T1T2, or {FIRST}"
+            )
 
     def check_twice_differentiable(self, grads: Tensors) -> None:
         """ValueError if a function in the graph of dL_T/dtheta has no second derivative, where
@@ -270,44 +273,34 @@ class Examination:
         """ValueError if most of a perturbation scale * by is lost in rounding (16-bit parameters),
         or differences of gradients by 16-bit hyperparameters would be.
         setting: name and value of what sets its size; checked once with a perturbation above 0."""
-        for name, tensor in hyper.items():
-            if torch.finfo(tensor.dtype).bits < 32:
-                raise ValueError(
-                    f"hyper[{name!r}] is {_type(tensor)}, which does not resolve the difference of "
-                    "two gradients: keep hyperparameters in float32 and use torch.autocast inside "
-                    "the losses, or take T1T2"
-                )
-        if low := [n for n, t in at.items() if torch.finfo(t.dtype).bits < 32]:
+        low_hyper, low = (
+            {n: str(t.dtype).removeprefix("torch.") for n, t in tensors.items() if t.itemsize < 4}
+            for tensors in (hyper, at)
+        )
+        for name, dtype in low_hyper.items():
+            raise ValueError(
+                f"hyper[{name!r}] is {dtype}, which does not resolve the difference of two "
+                "gradients: keep hyperparameters in float32 and use torch.autocast inside the "
+                "losses, or take T1T2"
+            )
+        if low:
             wanted = flat({n: scale * by[n].float() for n in low})
             lost = (flat({n: moved[n].float() - at[n].float() for n in low}) - wanted).norm()
             if lost > 0.5 * wanted.norm():
                 name, value = setting
                 raise ValueError(
-                    f"{name} = {value:g} is below what {_type(at[low[0]])} parameters resolve: "
-                    f"rounding takes {(lost / wanted.norm()).item():.0%} of the perturbation; "
-                    f"raise {name}, or keep the parameters in float32 and use torch.autocast "
-                    "inside the losses"
+                    f"{name} = {value:g} is below what {next(iter(low.values()))} parameters "
+                    f"resolve: rounding takes {(lost / wanted.norm()).item():.0%} of the "
+                    f"perturbation; raise {name}, or keep the parameters in float32 and use "
+                    "torch.autocast inside the losses"
                 )
             if not wanted.any():
                 return
         self.resolved.add(setting)
 
 
-def _type(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _without_activations(evaluate: Callable[[], Tensor]) -> Tensor:
-    """The loss with a graph to look at, not to differentiate: nothing is saved in it."""
-
-    def refuse(_: None) -> Tensor:
-        raise RuntimeError("nothing was saved")
-
-    try:
-        with saved_tensors_hooks(lambda tensor: None, refuse):
-            return evaluate()
-    except RuntimeError:  # the loss takes gradients itself, or uses torch.func
-        return evaluate()
+def _nothing_saved(_: None) -> Tensor:
+    raise RuntimeError("nothing was saved")
 
 
 def graph_of(loss: Tensor) -> tuple[set[Node], list[Tensor]]:
@@ -326,69 +319,34 @@ def graph_of(loss: Tensor) -> tuple[set[Node], list[Tensor]]:
     return nodes, leaf_tensors
 
 
-def _tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
-    """The tensors of a batch: in mappings, sequences, and attributes of objects."""
-    if isinstance(value, Tensor):
-        yield value
-    elif depth and not isinstance(value, nn.Module | str | bytes):
-        if isinstance(value, Mapping):
-            parts = list(value.values())
-        elif isinstance(value, list | tuple):
-            parts = list(value)
-        else:
-            parts = list(vars(value).values()) if dataclasses.is_dataclass(value) else []
-        for part in parts:
-            yield from _tensors_in(part, depth - 1)
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of a batch: in mappings, sequences and dataclasses."""
+    for part in tree_iter(value):
+        if isinstance(part, Tensor):
+            yield part
+        elif dataclasses.is_dataclass(part):
+            yield from _tensors_in(list(vars(part).values()))
 
 
-class _Kept:
-    """Tensors that losses must not change in place, by what they are."""
-
-    def __init__(self, kinds: Mapping[str, Any]) -> None:
-        self.tensors = [
-            (what, t, t._version, t.detach().clone() if what == "a batch" else None)
-            for what, values in kinds.items()
-            for t in _tensors_in(values)
-            if not t.is_inference()
-        ]
-
-    def check(self, name: str) -> None:
-        """ValueError if a tensor has changed; a batch is put back."""
-        changed = ""
-        for what, tensor, version, before in self.tensors:
-            if tensor._version != version:
-                changed = changed or what
-                if before is not None:
-                    with torch.no_grad():
-                        tensor.copy_(before)
-        if changed:
-            remedy = "copy it first, as x = x.clone() or x = x - 1 do"
-            if changed == "parameters":
-                remedy = "do so outside of the loss (Embedding: max_norm=None)"
-            raise ValueError(f"{name} changes {changed} in place: {remedy}")
-
-
+@dataclasses.dataclass
 class _Seen:
-    """What an evaluation used: buffers, by id, as they were before; modules with their mode at
-    their first call; whether it checkpoints."""
+    """What an evaluation used: buffers, by id, as they were before; the modes of modules at their
+    first call; whether it checkpoints."""
 
-    def __init__(self) -> None:
-        self.buffers: dict[int, tuple[nn.Module, str, Tensor, Tensor]] = {}
-        self.modes: dict[int, tuple[nn.Module, bool]] = {}
-        self.checkpoints = False
+    buffers: dict[int, tuple[nn.Module, str, Tensor, Tensor]]
+    modes: dict[nn.Module, bool]
+    checkpoints: bool = False
 
 
 @contextmanager
 def _watched(name: str) -> Iterator[_Seen]:
     """What is used in the block; ValueError for a GradScaler."""
-    seen = _Seen()
-    scale, checkpoint = torch.amp.GradScaler.scale, torch.utils.checkpoint._checkpoint_hook
-    begin = checkpoint.__init__
+    seen = _Seen({}, {})
 
     def note(module: nn.Module, inputs: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        seen.modes.setdefault(id(module), (module, module.training))
+        seen.modes.setdefault(module, module.training)
         for key, buffer in module.named_buffers(recurse=False):
             if id(buffer) not in seen.buffers:
                 seen.buffers[id(buffer)] = (module, key, buffer, buffer.detach().clone())
@@ -406,15 +364,17 @@ def _watched(name: str) -> Iterator[_Seen]:
         seen.checkpoints = True
         begin(*arguments)
 
+    checkpoint = torch.utils.checkpoint._checkpoint_hook
+    scale, begin = torch.amp.GradScaler.scale, checkpoint.__init__
     handle = nn.modules.module.register_module_forward_pre_hook(note)
-    setattr(torch.amp.GradScaler, "scale", refuse)  # noqa: B010
-    setattr(checkpoint, "__init__", begun)  # noqa: B010
-    try:
-        yield seen
-    finally:
-        handle.remove()
-        setattr(torch.amp.GradScaler, "scale", scale)  # noqa: B010
-        setattr(checkpoint, "__init__", begin)  # noqa: B010
+    with (
+        patch.object(torch.amp.GradScaler, "scale", refuse),
+        patch.object(checkpoint, "__init__", begun),
+    ):
+        try:
+            yield seen
+        finally:
+            handle.remove()
 
 
 _examined: dict[int, tuple[weakref.ref[Any], Examination]] = {}

@@ -92,38 +92,32 @@ class EvoGrad(Estimator):
         Raises ValueError if no parameter is perturbed.
         """
         eps, tau = self.noise(at, noise), self.temperature
-        validate = self.validation(at, eps)
         losses, weighted = self.inner(at, eps)
         w = softmax_weights(losses, tau)
-        outer_loss, direct, slopes = validate(w)
-        c = coefficients_of(w, slopes, tau)
+        outer_loss, direct, slopes = self.slopes(at, eps, w)
+        c = -(w / tau) * (slopes - (w * slopes).sum())
         found = {"losses": losses, "weights": w, "coefficients": c}
         return Estimate(outer_loss, weighted(c), direct, found)
 
     def noise(self, at: Point, given: Tensors | None) -> Noise:
-        """k -> eps_k; ``at.theta`` becomes what is perturbed."""
+        """k -> eps_k, from its seed; ``at.theta`` becomes what is perturbed."""
         if self.perturb is not None:
             at.theta = {n: t for n, t in at.theta.items() if self.perturb(n)}
         if not at.theta:
             raise ValueError("perturb selects none of the parameters")
         if given is not None:
             return lambda k: torch.cat([given[n][k].reshape(-1) for n in at.theta])
-        return lambda k: self.drawn(at, k)
-
-    def drawn(self, at: Point, k: int) -> Tensor:
-        """eps_k from its seed."""
-        mirrored = self.antithetic and k % 2
-        scale = -self.sigma if mirrored else self.sigma
-        return perturbation(self.perturbation, scale, at.theta, at.seeds.own[k - mirrored])
-
-    def shifted(self, at: Point, vector: Tensor) -> dict[str, Tensor]:
-        """theta + vector, the perturbed parameters by name."""
-        return at.moved(at.theta, split_like(vector, at.theta), "sigma", self.sigma)
+        kind, theta, seeds = self.perturbation, at.theta, at.seeds.own
+        if self.antithetic:
+            signed = (self.sigma, -self.sigma)
+            return lambda k: perturbation(kind, signed[k % 2], theta, seeds[k - k % 2])
+        return lambda k: perturbation(kind, self.sigma, theta, seeds[k])
 
     def inner(self, at: Point, eps: Noise) -> tuple[Tensor, Callable[[Tensor], Grads]]:
         """l (K,) without a graph, and the function c -> sum_k c_k dl_k/dlambda."""
         if hasattr(at.problem, "inner_losses"):
-            losses = self.losses_at(at, stacked(self, at, eps), at.hyper)
+            every = stacked_noise(at, eps, self.num_candidates)
+            losses = self.losses_at(at, {n: t + every.pop(n) for n, t in at.theta.items()})
             return losses.detach(), lambda c: gradients_or_none(
                 losses, at.hyper, [c.to(losses.dtype)]
             )
@@ -138,27 +132,25 @@ class EvoGrad(Estimator):
 
     def loss_gradient(self, at: Point, eps: Noise, k: int) -> LossGradient:
         """l_k and dl_k/dlambda."""
-        return at.hyper_gradient(self.shifted(at, eps(k)), self._variation(at, k))
+        variation = 0 if self.common_noise else at.seeds.own[k]
+        return at.hyper_gradient(at.moved(eps(k), "sigma", self.sigma), variation)
 
-    def losses_at(self, at: Point, candidates: Tensors, hyper: Tensors) -> Tensor:
+    def losses_at(self, at: Point, candidates: Tensors, hyper: Tensors | None = None) -> Tensor:
         """l (K,) at the stacked ``candidates``, at once if the problem offers that."""
-        count = self.num_candidates
+        count, hyper = self.num_candidates, at.hyper if hyper is None else hyper
         if not hasattr(at.problem, "inner_losses"):
             found = []
             for k in range(count):
                 theta_k = {n: strided_as(at.theta[n], c[k]) for n, c in candidates.items()}
-                found.append(at.inner_loss(theta_k, hyper, variation=self._variation(at, k)))
+                variation = 0 if self.common_noise else at.seeds.own[k]
+                found.append(at.inner_loss(theta_k, hyper, variation=variation))
             return torch.stack(found)
         every = {n: t.expand(count, *t.shape) for n, t in at.values.items()} | dict(candidates)
-        losses = at.evaluate("inner_losses", at.seeds.inner[0], every, hyper, at.inner_batches[0])
+        with at.at_seed(at.seeds.inner[0]):
+            losses = at.problem.inner_losses(every, dict(hyper), at.inner_batches[0])
         if losses.shape != (count,):
             raise ValueError(f"inner_losses must return shape ({count},), got {losses.shape}")
         return losses
-
-    def validation(self, at: Point, eps: Noise) -> Callable[[Tensor], Slopes]:
-        """The function w -> L_V, its direct term and the slopes at theta*. What it computes at
-        once is computed before there is a graph of L_T."""
-        return lambda w: self.slopes(at, eps, self.star(at, eps, w))
 
     def star(self, at: Point, eps: Noise, w: Tensor) -> dict[str, Tensor]:
         """theta* = theta + sum_k w_k eps_k (the weights sum to one)."""
@@ -167,32 +159,20 @@ class EvoGrad(Estimator):
         total = total * w[0]
         for k in range(1, self.num_candidates):
             total += eps(k) * w[k]
-        return self.shifted(at, total)
+        return at.moved(total, "sigma", self.sigma)
 
-    def slopes(self, at: Point, eps: Noise, star: Tensors) -> Slopes:
-        """With g = dL_V/dtheta at ``star``, theta*, from one backward."""
-        outer_loss, g, direct = at.outer_step(star)
+    def slopes(self, at: Point, eps: Noise, w: Tensor) -> Slopes:
+        """With g = dL_V/dtheta at theta*, from one backward."""
+        outer_loss, g, direct = at.outer_step(self.star(at, eps, w))
         vector = flat(g)
-        return (
-            outer_loss,
-            direct,
-            torch.stack([vector @ eps(k) for k in range(self.num_candidates)]),
-        )
-
-    def _variation(self, at: Point, k: int) -> int:
-        """The change of the inner loss's seed, for each candidate or for none."""
-        return 0 if self.common_noise else at.seeds.own[k]
+        slopes = [vector @ eps(k) for k in range(self.num_candidates)]
+        return outer_loss, direct, torch.stack(slopes)
 
 
 def softmax_weights(losses: Tensor, temperature: float) -> Tensor:
     """w = softmax(-l / tau), in float32 at least: half precision loses the differences."""
     dtype = torch.promote_types(losses.dtype, torch.float32)
     return torch.softmax(-losses.to(dtype) / temperature, dim=0)
-
-
-def coefficients_of(weights: Tensor, slopes: Tensor, temperature: float) -> Tensor:
-    """c_k = -(w_k / tau) (s_k - sum_j w_j s_j), of the slopes s_k = <g, eps_k>."""
-    return -(weights / temperature) * (slopes - (weights * slopes).sum())
 
 
 def weighted_sum(weights: Tensor, gradients: Sequence[Grads]) -> Grads:
@@ -209,9 +189,3 @@ def stacked_noise(at: Point, eps: Noise, count: int) -> dict[str, Tensor]:
     """All eps_k by name, (K, *shape)."""
     noise = [split_like(eps(k), at.theta) for k in range(count)]
     return {n: torch.stack([by[n] for by in noise]) for n in at.theta}
-
-
-def stacked(estimator: EvoGrad, at: Point, eps: Noise) -> dict[str, Tensor]:
-    """All candidates by name, (K, *shape)."""
-    noise = stacked_noise(at, eps, estimator.num_candidates)
-    return {n: t + noise.pop(n) for n, t in at.theta.items()}

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .base import Estimate, GivenAnchor, LossGradient, Point, Seeds
 from .evograd import EvoGrad, Noise, Slopes, softmax_weights, stacked_noise, weighted_sum
-from .problem import Tensors, flat, gradients, gradients_or_none, split_like
+from .problem import Grads, Tensors, flat, gradients, gradients_or_none, split_like
 from .randomness import draw_seeds
 
 
@@ -37,7 +37,7 @@ class EvoGradGraph(EvoGrad):
 
     def estimate(self, at: Point, noise: Tensors | None = None) -> Estimate:
         eps = self.noise(at, noise)
-        self.shifted(at, eps(self.num_candidates - 1))  # raises if rounding takes it
+        at.moved(eps(self.num_candidates - 1), "sigma", self.sigma)  # raises if rounding takes it
 
         def losses_at(candidates: Tensors, hyper: Tensors) -> Tensor:
             return self.losses_at(at, candidates, hyper)
@@ -94,9 +94,9 @@ class EvoGradForward(EvoGrad):
     k matter: K - 1 = 1 of them for K = 2.
     """
 
-    def slopes(self, at: Point, eps: Noise, star: Tensors) -> Slopes:
-        at.refuse_compiled("outer_loss", "a forward-mode derivative")
-        first, slopes = eps(0), []
+    def slopes(self, at: Point, eps: Noise, w: Tensor) -> Slopes:
+        at.examination.need("a forward-mode derivative", "outer_loss")
+        star, first, slopes = self.star(at, eps, w), eps(0), []
         for k in range(1, self.num_candidates):
             direction = split_like(eps(k) - first, star)
             with forward_ad.dual_level(), torch.set_grad_enabled(k == 1):
@@ -121,22 +121,20 @@ class EvoGradDifferences(EvoGrad):
     are means over w of those at the candidates.
     """
 
-    def validation(self, at: Point, eps: Noise) -> Callable[[Tensor], Slopes]:
-        values: list[LossGradient] = []
-        for k in range(self.num_candidates):  # no graph leads to theta
-            loss = at.outer_loss(self.shifted(at, eps(k)))
-            values.append((loss.detach(), gradients_or_none(loss, at.hyper)))
+    def inner(self, at: Point, eps: Noise) -> tuple[Tensor, Callable[[Tensor], Grads]]:
+        for k in range(self.num_candidates):  # no graph leads to theta, nor yet to L_T
+            loss = at.outer_loss(at.moved(eps(k), "sigma", self.sigma))
+            at.outer_values.append((loss.detach(), gradients_or_none(loss, at.hyper)))
             del loss
+        return super().inner(at, eps)
 
-        def differences(w: Tensor) -> Slopes:
-            losses = torch.stack([loss for loss, _ in values])
-            slopes = losses.to(w.dtype)
-            grads = weighted_sum(w, [grads for _, grads in values])
-            direct = {n: g for n, g in grads.items() if g is not None}
-            # Without the common part, which rounding would leave a trace of in the coefficients.
-            return (w * slopes).sum().to(losses.dtype), direct or None, slopes - slopes[0]
-
-        return differences
+    def slopes(self, at: Point, eps: Noise, w: Tensor) -> Slopes:
+        losses = torch.stack([loss for loss, _ in at.outer_values])
+        slopes = losses.to(w.dtype)
+        grads = weighted_sum(w, [grads for _, grads in at.outer_values])
+        direct = {n: g for n, g in grads.items() if g is not None}
+        # Without the common part, which rounding would leave a trace of in the coefficients.
+        return (w * slopes).sum().to(losses.dtype), direct or None, slopes - slopes[0]
 
 
 @dataclass(frozen=True)
@@ -174,8 +172,9 @@ class AnchoredEvoGrad(EvoGrad):
         at.given = anchor
         return super().estimate(at, noise)
 
-    def drawn(self, at: Point, k: int) -> Tensor:
-        return super().drawn(at, k) if k else torch.zeros_like(flat(at.theta))
+    def noise(self, at: Point, given: Tensors | None) -> Noise:
+        eps = super().noise(at, given)
+        return lambda k: eps(k) if k or given is not None else torch.zeros_like(flat(at.theta))
 
     def loss_gradient(self, at: Point, eps: Noise, k: int) -> LossGradient:
         return super().loss_gradient(at, eps, k) if k else at.anchor()

@@ -27,7 +27,7 @@ class HigherT1T2(InnerSGD):
     def estimate(self, at: Point) -> Estimate:
         import higher
 
-        at.refuse_compiled("inner_loss", "a second derivative")
+        at.examination.need("a second derivative")
         module = nn.ParameterList(at.theta.values())  # ``higher`` patches modules
         sgd = torch.optim.SGD(module.parameters(), lr=self.eta)
         with higher.innerloop_ctx(module, sgd) as (patched, differentiable_sgd):

@@ -1,8 +1,8 @@
 """Hypergradients in your own training loop: ordinary modules in, ``.grad`` and steps out."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .base import Estimator
-from .checks import check_scalar
 from .problem import Hypergradient, Tensors
 
 Hyper = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
@@ -74,7 +73,13 @@ class HyperOptimizer:
         self.problem = ModuleProblem(model, hyper, train_loss, valid_loss, starts)
         self.hyper = self.problem.hyper
         self.every, self.calls = every, 0
-        _check_optimizer(optimizer, self.problem.given, self.hyper)
+        held = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
+        if not held <= {id(tensor) for tensor in self.problem.given.values()}:
+            raise ValueError(
+                "optimizer holds tensors that are no hyperparameters; give it hyper's only"
+            )
+        if missing := [name for name, tensor in self.hyper.items() if id(tensor) not in held]:
+            raise ValueError(f"optimizer does not hold the hyperparameters {', '.join(missing)}")
 
     def step(self, train_batch: Any, valid_batch: Any, **given: Any) -> Hypergradient | None:
         """``zero_grad``, ``backward`` and a step of the optimizer; None at the calls that
@@ -150,9 +155,9 @@ class ModuleProblem:
     """The BilevelProblem of losses that call modules.
 
     Each evaluation puts the estimator's parameters in place of the modules' own, with clones of
-    their buffers, as ``functional_call`` does, but looks up where they belong once per ``params``.
-    ``hyper``: what of ``given`` is not frozen. starts: hyperparameters that are the model's stay
-    among its parameters too.
+    their buffers, as ``functional_call`` does, but looks up where they belong only where modules or
+    parameters have changed. ``hyper``: what of ``given`` is not frozen. starts: hyperparameters
+    that are the model's stay among its parameters too.
     """
 
     loss_names: ClassVar = {"inner_loss": "train_loss", "outer_loss": "valid_loss"}
@@ -168,34 +173,59 @@ class ModuleProblem:
         self.model, self.starts = model, starts
         self.module = hyper if isinstance(hyper, nn.Module) else None
         self.losses = {"train_loss": train_loss, "valid_loss": valid_loss}
-        self.given = _named(hyper)
+        named = hyper.named_parameters() if isinstance(hyper, nn.Module) else hyper
+        pairs = list(named.items() if isinstance(named, Mapping) else named)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            raise TypeError(
+                "hyper must be a module, or tensors by name, such as module.named_parameters() or "
+                "{'name': tensor}; module.parameters() has no names"
+            )
+        self.given: dict[str, Tensor] = dict(pairs)
         self.hyper = {
             n: t
             for n, t in self.given.items()
             if not isinstance(t, nn.Parameter) or t.requires_grad
         }
-        _check_hyper(self.hyper)
+        if not self.hyper:
+            raise ValueError("hyper holds no tensor to learn: it is empty, or all of it is frozen")
+        for name, tensor in self.hyper.items():
+            if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.is_leaf):
+                raise ValueError(
+                    f"hyper[{name!r}] must be a floating-point tensor without a history"
+                )
+        self.modules: list[nn.Module] = []
+        self.seen: list[Any] = []
         self.params()
 
     def params(self) -> dict[str, Tensor]:
-        """theta: the model's parameters that are trained. Looks up all tensors' places."""
+        """theta: the model's parameters that are trained."""
+        seen = self._parts()
+        if self.modules and len(seen) == len(self.seen) and all(map(operator.is_, seen, self.seen)):
+            return self.theta
         hyper = set() if self.starts else {id(t) for t in self.hyper.values()}
-        params: dict[str, Tensor] = {
+        self.theta: dict[str, Tensor] = {
             n: p for n, p in self.model.named_parameters() if p.requires_grad and id(p) not in hyper
         }
         parts = [self.model] if self.module is None else [self.model, self.module]
         # Of modules in both, or twice in one, once.
         self.modules = list({id(m): m for part in parts for m in part.modules()}.values())
         places: dict[int, list[tuple[Any, str]]] = {}  # tied weights have several
-        self.buffers: list[tuple[Any, str]] = []
         for module in self.modules:
-            parameters, buffers = module._parameters, module._buffers
-            for key, tensor in parameters.items():
-                places.setdefault(id(tensor), []).append((parameters, key))
-            self.buffers += [(buffers, key) for key, b in buffers.items() if b is not None]
-        self.of_params = {n: places[id(p)] for n, p in params.items()}
+            for key, tensor in module._parameters.items():
+                places.setdefault(id(tensor), []).append((module._parameters, key))
+        self.of_params = {n: places[id(p)] for n, p in self.theta.items()}
         self.of_hyper = {n: places.get(id(t), []) for n, t in self.hyper.items()}
-        return params
+        self.seen = self._parts()
+        return self.theta
+
+    def _parts(self) -> list[Any]:
+        """What the places of tensors depend on: submodules, and parameters, frozen or not."""
+        seen: list[Any] = []
+        for module in self.modules:
+            seen += module._modules.values()
+            for parameter in module._parameters.values():
+                seen += parameter, parameter is not None and parameter.requires_grad
+        return seen
 
     def inner_loss(self, params: Tensors, hyper: Tensors, batch: Any) -> Tensor:
         """L_T, the train_loss."""
@@ -206,63 +236,27 @@ class ModuleProblem:
         return self._evaluate("valid_loss", params, hyper, batch)
 
     def _evaluate(self, loss: str, params: Tensors, hyper: Tensors, batch: Any) -> Tensor:
-        with self._in_place(params, hyper):
-            given = self.given | dict(hyper) if self.module is None else self.module
-            return check_scalar(loss, self.losses[loss](self.model, given, batch))
-
-    @contextmanager
-    def _in_place(self, params: Tensors, hyper: Tensors) -> Iterator[None]:
-        """The tensors, and clones of the buffers, in the modules; modes are put back too."""
-        pairs = [(self.of_hyper[n], t) for n, t in hyper.items()]
-        pairs += [(self.of_params[n], t) for n, t in params.items()]
+        """A loss with the tensors, and clones of the buffers, in the modules; tensors and modes
+        are put back."""
+        before: list[tuple[dict[str, Any], str, Any]] = []
         modes = [module.training for module in self.modules]
-        before: list[tuple[Any, str, Tensor]] = []
         try:
-            shared: dict[int, Tensor] = {}  # a buffer in two places stays one
-            for held, key in self.buffers:
-                buffer = held[key]
-                before.append((held, key, buffer))
-                held[key] = shared.setdefault(id(buffer), buffer.clone())
-            for places, tensor in pairs:
-                for held, key in places:
-                    before.append((held, key, held[key]))
-                    held[key] = tensor
-            yield
+            clones: dict[int, Tensor] = {}  # a buffer in two places stays one
+            for module in self.modules:
+                for key, buffer in module._buffers.items():
+                    if buffer is not None:
+                        before.append((module._buffers, key, buffer))
+                        module._buffers[key] = clones.setdefault(id(buffer), buffer.clone())
+            for places, tensors in ((self.of_hyper, hyper), (self.of_params, params)):
+                for name, tensor in tensors.items():
+                    for held, key in places[name]:
+                        before.append((held, key, held[key]))
+                        held[key] = tensor
+            given = self.given | dict(hyper) if self.module is None else self.module
+            return self.losses[loss](self.model, given, batch)
         finally:
             for held, key, tensor in reversed(before):
                 held[key] = tensor
             for module, mode in zip(self.modules, modes, strict=True):
                 if module.training != mode:
                     module.training = mode
-
-
-def _named(hyper: Hyper) -> dict[str, Tensor]:
-    if isinstance(hyper, nn.Module):
-        return dict(hyper.named_parameters())
-    if isinstance(hyper, Mapping):
-        return dict(hyper)
-    pairs = list(hyper)
-    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-        raise TypeError(
-            "hyper must be a module, or tensors by name, such as module.named_parameters() or "
-            "{'name': tensor}; module.parameters() has no names"
-        )
-    return dict(pairs)
-
-
-def _check_hyper(hyper: Tensors) -> None:
-    if not hyper:
-        raise ValueError("hyper holds no tensor to learn: it is empty, or all of it is frozen")
-    for name, tensor in hyper.items():
-        if not (isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.is_leaf):
-            raise ValueError(f"hyper[{name!r}] must be a floating-point tensor without a history")
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, given: Tensors, hyper: Tensors) -> None:
-    held = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
-    if not held <= {id(tensor) for tensor in given.values()}:
-        raise ValueError(
-            "optimizer holds tensors that are no hyperparameters; give it hyper's only"
-        )
-    if missing := [name for name, tensor in hyper.items() if id(tensor) not in held]:
-        raise ValueError(f"optimizer does not hold the hyperparameters {', '.join(missing)}")

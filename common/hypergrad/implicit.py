@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .base import Estimate, Estimator, InnerSGD, Point, check_at_least
+from .checks import BY_THETA
 from .problem import Hypergradient, detached, flat, norm, split_like
 from .second_order import inner_gradient
 
@@ -76,7 +77,7 @@ class Implicit(Estimator):
     def estimate(self, at: Point, warm: Hypergradient | None = None) -> Estimate:
         """warm: an earlier result, from whose x the solution starts, for one product with H more;
         worth it where theta and lambda have moved little."""
-        at.refuse_weight_norm()
+        at.examination.need(BY_THETA)
         outer_loss, v, direct = at.outer_step(at.theta)
         inner = inner_gradient(at, at.theta)
         target = flat(v)

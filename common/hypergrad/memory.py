@@ -23,44 +23,33 @@ class TensorMemory(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.current = 0
-        self.peak = 0
+        self.current = self.peak = 0
         self._alive: dict[int, object] = {}
 
     def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        before = {_storage_key(t) for t in _tensors((args, kwargs))}
+        before = {key for key, _ in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            self._follow(tensor, before)
+        for key, tensor in _storages(result):
+            if key in self._alive or key in before:
+                continue  # a view, or written in place
+            storage = tensor.untyped_storage()
+            size = storage.nbytes()
+            self.current += size
+            self.peak = max(self.peak, self.current)
+            self._alive[key] = weakref.finalize(storage, self._release, key, size)
         return result
-
-    def _follow(self, tensor: Tensor, before: set[int]) -> None:
-        key = _storage_key(tensor)
-        if key in self._alive or key in before:
-            return  # a view, or written in place
-        storage = tensor.untyped_storage()
-        size = storage.nbytes()
-        self.current += size
-        self.peak = max(self.peak, self.current)
-        self._alive[key] = weakref.finalize(storage, self._release, key, size)
 
     def _release(self, key: int, size: int) -> None:
         del self._alive[key]
         self.current -= size
 
 
-def _tensors(tree: object) -> list[Tensor]:
-    return [leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor)]
-
-
-def _storage_key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+def _storages(tree: object) -> list[tuple[int, Tensor]]:
+    """The tensors, each after a key of its storage."""
+    tensors = [leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor)]
+    return [(tensor.untyped_storage()._cdata, tensor) for tensor in tensors]
 
 
 def live_tensor_bytes(kind: type[Tensor] = Tensor) -> int:
@@ -73,7 +62,8 @@ def live_tensor_bytes(kind: type[Tensor] = Tensor) -> int:
                 if tensor is not None:
                     # A wrapper that a torch.func transform has left behind has no storage.
                     with contextlib.suppress(NotImplementedError):
-                        sizes[_storage_key(tensor)] = tensor.untyped_storage().nbytes()
+                        storage = tensor.untyped_storage()
+                        sizes[storage._cdata] = storage.nbytes()
     return sum(sizes.values())
 
 

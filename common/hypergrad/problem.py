@@ -8,7 +8,7 @@ L_V: outer (validation) loss. The hypergradient dL_V/dlambda has a direct term (
 L_V itself) and an indirect one (through theta).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -91,17 +91,17 @@ def gradients_or_none(
     """Vector-Jacobian product by name; None for inputs that no output depends on."""
     outputs = [output] if isinstance(output, Tensor) else list(output)
     # None stands for one.
-    vectors: Sequence[Tensor | None] = output_grads or [None] * len(outputs)
-    connected = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
-    if not connected:
-        return dict.fromkeys(inputs)
+    vectors: list[Tensor | None] = (
+        [None] * len(outputs) if output_grads is None else [*output_grads]
+    )
+    if not all(o.requires_grad for o in outputs):
+        vectors = [v for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
+        outputs = [o for o in outputs if o.requires_grad]
+        if not outputs:
+            return dict.fromkeys(inputs)
+    retain, by = create_graph or retain_graph, list(inputs.values())
     found = torch.autograd.grad(
-        [o for o, _ in connected],
-        list(inputs.values()),
-        [v for _, v in connected],
-        retain_graph=create_graph or retain_graph,
-        create_graph=create_graph,
-        allow_unused=True,
+        outputs, by, vectors, retain_graph=retain, create_graph=create_graph, allow_unused=True
     )
     return {
         n: g if g is None or g.layout == torch.strided else g.to_dense()  # an embedding's is sparse
@@ -144,17 +144,6 @@ def sum_or_none(left: Grads, right: Grads) -> Grads:
     """left + right by name of ``right``, None (or missing) as zero."""
     both = {n: (left.get(n), r) for n, r in right.items()}
     return {n: r if x is None else x if r is None else x + r for n, (x, r) in both.items()}
-
-
-def outer_step(
-    loss_at: Callable[[Tensors, Tensors], Tensor], theta: Tensors, hyper: Tensors
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor] | None]:
-    """L_V = loss_at(theta, hyper), g = dL_V/dtheta, and the direct term (None if there is none)."""
-    theta = leaves(theta)
-    loss = loss_at(theta, hyper)
-    g, direct = gradients_by_both(loss, theta, hyper)
-    none = not any(grad is not None for grad in direct.values())
-    return loss.detach(), zeros_for_none(g, theta), None if none else zeros_for_none(direct, hyper)
 
 
 def added(left: Tensors, right: Tensors, scale: float | Tensor = 1.0) -> dict[str, Tensor]:

@@ -11,32 +11,30 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 Perturbation = Literal["sign", "gaussian"]
 
+AtSeed = Callable[[int], AbstractContextManager[Any]]
+"""Seeds torch's global generators; gives the context of a loss, the caller's autocast."""
+
+_NOTHING = nullcontext()
+
 
 def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
     """``count`` seeds from the generator. None is torch's global CPU generator, so that
     ``torch.manual_seed`` makes an estimator reproducible; these draws are its only trace there. A
     CPU generator costs no synchronisation with a GPU."""
     device = "cpu" if generator is None else generator.device
-    with _disable_current_modes():  # seeds are numbers even where tensors are fake
+    # Seeds are numbers even where tensors are fake.
+    with _disable_current_modes() if torch._C._len_torch_dispatch_stack() else _NOTHING:
         return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
-
-
-def random_bits(count: int, generator: torch.Generator) -> Tensor:
-    """``count`` independent fair bits, 0 or 1, int32, on the generator's device.
-
-    Taken from 31-bit words: on a CPU ten times faster than ``bernoulli_``, which would be a tenth
-    of EvoGrad's time on a small network.
-    """
-    bits = torch.arange(31, dtype=torch.int32, device=generator.device)
-    words = torch.empty(-(-count // 31), dtype=torch.int32, device=generator.device)
-    words.random_(generator=generator)  # uniform on 0 .. 2^31 - 1
-    return (words.unsqueeze(1) >> bits).bitwise_and_(1).view(-1)[:count]
 
 
 def perturbation(
     kind: Perturbation, scale: float, theta: Mapping[str, Tensor], seed: int
 ) -> Tensor:
-    """scale * sign(N(0, I)) or scale * N(0, I) over all entries of theta, in its widest type."""
+    """scale * sign(N(0, I)) or scale * N(0, I) over all entries of theta, in its widest type.
+
+    Signs are the bits of 31-bit words: on a CPU ten times faster than ``bernoulli_``, which would
+    be a tenth of EvoGrad's time on a small network.
+    """
     size = sum(t.numel() for t in theta.values())
     device = next(iter(theta.values())).device
     dtype = functools.reduce(torch.promote_types, {t.dtype for t in theta.values()})
@@ -44,13 +42,11 @@ def perturbation(
     if kind == "gaussian":
         vector = torch.empty(size, dtype=dtype, device=device)
         return vector.normal_(generator=generator).mul_(scale)
-    return random_bits(size, generator).to(dtype).mul_(2 * scale).sub_(scale)
-
-
-AtSeed = Callable[[int], AbstractContextManager[Any]]
-"""Seeds torch's global generators; gives the context of a loss, the caller's autocast."""
-
-_NOTHING = nullcontext()
+    words = torch.empty(-(-size // 31), dtype=torch.int32, device=device)
+    words.random_(generator=generator)  # uniform on 0 .. 2^31 - 1
+    places = torch.arange(31, dtype=torch.int32, device=device)
+    bits = (words.unsqueeze(1) >> places).bitwise_and_(1).view(-1)[:size]
+    return bits.to(dtype).mul_(2 * scale).sub_(scale)
 
 
 class _OfModule:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .base import Estimate, Point
+from .checks import BY_THETA
 from .problem import Grads, Tensors, detached, flat, norm, split_like, sum_or_none, zeros_for_none
 from .second_order import inner_gradient
 from .unrolled import SeveralSteps
@@ -180,7 +181,7 @@ class Reversible(SeveralSteps):
             raise ValueError(f"fraction_bits must be from 1 to 61, got {self.fraction_bits}")
 
     def estimate(self, at: Point) -> Estimate:
-        at.refuse_weight_norm()
+        at.examination.need(BY_THETA)
         eta, ratio = self.eta, as_ratio(self.momentum)
         sgd = FixedPointSGD(at.theta, eta, ratio, self.fraction_bits, self.steps)
         inner_losses = []

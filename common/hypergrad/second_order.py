@@ -43,7 +43,7 @@ def inner_gradient(
 
     names: the parameters to differentiate by, the others are constants; None is all.
     """
-    at.refuse_compiled("inner_loss", "a second derivative")
+    at.examination.need("a second derivative")
     theta = leaves({n: t for n, t in params.items() if names is None or n in names})
     loss = at.inner_loss({**params, **theta}, step=step)
     grads = gradients(loss, theta, create_graph=True)

@@ -84,7 +84,7 @@ class T1T2Forward(LookAhead):
     """
 
     def mixed_product(self, at: Point, vector: Tensors, factor: float) -> Grads:
-        at.refuse_compiled("inner_loss", "a forward-mode derivative")
+        at.examination.need("a forward-mode derivative")
         with forward_ad.dual_level():
             value, slope = forward_ad.unpack_dual(at.inner_loss(_duals(at.theta, vector)))
         # Reverse over forward is silently wrong through these in training mode (pytorch issues
@@ -128,11 +128,10 @@ class T1T2MixedMode(LookAhead):
     """
 
     def mixed_product(self, at: Point, vector: Tensors, factor: float) -> Grads:
-        at.refuse_compiled("inner_loss", "a forward-mode derivative")
+        at.examination.need("a forward-mode derivative")
         # The formulas of determinants and solve that are not to be differentiated give wrong
         # tangents; those of others raise.
-        nodes = at.examination.nodes["inner_loss"]
-        if any(re.search(_ALGEBRA, node) for node in nodes):
+        if re.search(_ALGEBRA, at.examination.nodes["inner_loss"]):
             return self._tangents(at, vector, factor, create_graph=True)
         try:
             return self._tangents(at, vector, factor, create_graph=False)

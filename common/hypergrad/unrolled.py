@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .base import Estimate, InnerSGD, Point, Seeds, check_at_least
+from .checks import BY_THETA
 from .inner_step import Carried, LearnedLR, Steps
 from .problem import (
     Grads,
+    Hypergradient,
     Tensors,
     added,
     detached,
@@ -37,6 +39,7 @@ from .randomness import draw_seeds
 class SeveralSteps(InnerSGD):
     """An estimator of ``steps`` inner steps; inner_batch is a sequence of as many batches."""
 
+    several_steps = True
     steps: int
     momentum: Any  # a number
 
@@ -46,15 +49,22 @@ class SeveralSteps(InnerSGD):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
 
-    def inner_batches(self, inner_batch: Any) -> Sequence[Any]:
+    def __call__(
+        self,
+        problem: Any,
+        params: Tensors,
+        hyper: Tensors,
+        inner_batch: Any,
+        *rest: Any,
+        **given: Any,
+    ) -> Hypergradient:
         wanted = f"inner_batch must be a sequence of one batch for each of steps = {self.steps}"
         if isinstance(inner_batch, tuple) and all(isinstance(b, Tensor) for b in inner_batch):
             raise ValueError(f"{wanted}; a tuple of tensors is taken for one batch: use a list")
-        if not isinstance(inner_batch, Sequence):
-            raise ValueError(f"{wanted}, got a {type(inner_batch).__name__}")
-        if len(inner_batch) != self.steps:
-            raise ValueError(f"{wanted}, got {len(inner_batch)}")
-        return inner_batch
+        if not isinstance(inner_batch, Sequence) or len(inner_batch) != self.steps:
+            got = len(inner_batch) if isinstance(inner_batch, Sequence) else type(inner_batch)
+            raise ValueError(f"{wanted}, got {got}")
+        return super().__call__(problem, params, hyper, inner_batch, *rest, **given)
 
     def draw_seeds(self, generator: torch.Generator | None) -> Seeds:
         *inner, outer = draw_seeds(self.steps + 1, generator)
@@ -105,8 +115,7 @@ class Unrolled(SeveralSteps):
         return super().acts_on_steps or self.start is not None
 
     def estimate(self, at: Point) -> Estimate:
-        at.refuse_weight_norm()
-        at.refuse_compiled("inner_loss", "a second derivative")
+        at.examination.need(BY_THETA)
         steps = Steps(self.inner_lr, at.params, self.momentum)
         begin = self._begin(at)
         carried: Carried = {**begin, **steps.state}
@@ -196,8 +205,7 @@ class ForwardMode(SeveralSteps):
     momentum: float = 0.0
 
     def estimate(self, at: Point) -> Estimate:
-        at.refuse_compiled("inner_loss", "a second derivative")
-        at.refuse_weight_norm()
+        at.examination.need(BY_THETA)
         theta = at.theta
         momentum = {n: torch.zeros_like(t) for n, t in theta.items()}
         tangents = _Tangents(at, self.momentum)
