@@ -114,19 +114,3 @@ def test_by_default_the_error_on_a_network_is_that_of_a_difference(one_sided, fa
         found = EvoGradAlongGradient(radius, one_sided=one_sided)(*arguments).grads["scale"]
         errors.append(relative(found, exact))
     assert errors[1] < errors[0] / falls and errors[2] < errors[1] / falls
-
-
-@pytest.mark.parametrize(
-    ("inner_lr", "said"),
-    [
-        (torch.ones((), requires_grad=True), "put it into the inner loss"),
-        (torch.optim.SGD([torch.ones(1)], 0.1), "holds none of the parameters"),
-        (torch.optim.Adam([torch.ones(1)], 0.1), "holds none of the parameters"),
-        (torch.optim.Adagrad([torch.ones(1)], 0.1), "use SGD, Adam, AdamW"),
-        ("0.1", "must be a number"),
-        (lambda: None, "must be a number"),
-    ],
-)
-def test_an_inner_step_that_it_cannot_take_is_refused(inner_lr, said):
-    with pytest.raises((TypeError, ValueError), match=said):
-        Quadratic().run(EvoGradAlongGradient(inner_lr=inner_lr))

@@ -269,16 +269,6 @@ def test_common_noise_leaves_the_mean_and_lowers_the_variance():
     assert spread[True] < 0.1 * spread[False]
 
 
-def test_effective_step_matches_the_paper_setting():
-    assert EvoGrad().effective_inner_lr == pytest.approx(1e-5)
-
-
-def test_perturbing_nothing_is_refused():
-    problem = Quadratic()
-    with pytest.raises(ValueError, match="perturb"):
-        problem.run(EvoGrad(perturb=lambda name: False))
-
-
 def test_mean_on_a_network_is_the_second_order_hypergradient():
     """Batch norm, hyperparameters inside; all sign patterns of the last layer's bias."""
     problem, last = Network("inside", dropout=0.0), "9.bias"

@@ -208,18 +208,6 @@ def test_frozen_parameters_stay_and_parts_of_the_model_may_be_hyperparameters(ki
     assert (model.a.item(), model.b.item()) == (a, b)
 
 
-def test_frozen_hyperparameters_are_handed_to_the_losses_and_stay():
-    model, weights = network(), Weights()
-    weights.net[0].requires_grad_(False)
-    before = copy.deepcopy(weights.state_dict())
-    optimizer = torch.optim.Adam(weights.parameters())
-    HyperOptimizer(model, weights, weighted_loss, valid_loss, T1T2(0.1), optimizer).step(
-        batch(8), batch(8)
-    )
-    moved = {n for n, t in weights.state_dict().items() if not torch.equal(t, before[n])}
-    assert moved == {"net.2.weight", "net.2.bias"}
-
-
 def test_tied_weights_are_one_parameter():
     """Against the same function with the weight used twice by hand."""
 
@@ -331,29 +319,6 @@ def test_states_of_others_are_refused(tmp_path):
         hyper_optimizer.load_state_dict(state | {"generator": None})
 
 
-@pytest.mark.parametrize("which", ["train_loss", "valid_loss"])
-@pytest.mark.parametrize(
-    ("returned", "said"),
-    [
-        (lambda loss: loss.expand(3), r"shape \(3,\)"),
-        (lambda loss: (loss, {}), "tuple"),
-        (lambda loss: loss.item(), "float"),
-    ],
-)
-def test_losses_that_are_no_scalar_tensors_are_refused_by_name(which, returned, said):
-    losses = {"train_loss": decay_loss, "valid_loss": valid_loss}
-    right = losses[which]
-    losses[which] = lambda *arguments: returned(right(*arguments))
-    hyper = {"h": torch.zeros(6, dtype=torch.float64)}
-    hyper_optimizer = HyperOptimizer(
-        network(), hyper, **losses, estimator=T1T2(0.1), optimizer=torch.optim.SGD(hyper.values())
-    )
-    with pytest.raises(
-        (TypeError, ValueError), match=f"{which} must return a scalar tensor.*{said}"
-    ):
-        hyper_optimizer.step(batch(8), batch(8))
-
-
 @pytest.mark.parametrize(
     ("hyper", "held", "said"),
     [
@@ -406,30 +371,6 @@ def test_autocast_inside_the_losses_or_around_the_call_gives_the_same_numbers(es
     assert F.cosine_similarity(flat(full.grads), flat(result.grads), dim=0) > 0.99
 
 
-def train_with_scaler(scaler):
-    hyper_optimizer = in_float32(
-        T1T2(0.1), under_autocast(weighted_loss), under_autocast(valid_loss)
-    )
-    model, weights = hyper_optimizer.problem.model, hyper_optimizer.problem.module
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    torch.manual_seed(5)
-    for _ in range(4):
-        train, valid = batch(16, torch.float32), batch(16, torch.float32)
-        hyper_optimizer.step(train, valid)
-        optimizer.zero_grad()
-        scaler.scale(under_autocast(weighted_loss)(model, weights, train)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-    return flat(hyper_optimizer.hyper).detach()
-
-
-def test_a_grad_scaler_of_the_base_step_does_not_change_the_hypergradient():
-    """Its scale is a power of two, so that nothing is rounded: equal bit for bit."""
-    scaled = train_with_scaler(torch.amp.GradScaler("cpu", init_scale=2.0**16))
-    assert torch.equal(scaled, train_with_scaler(torch.amp.GradScaler("cpu", enabled=False)))
-    assert not torch.equal(scaled, flat(in_float32(T1T2(0.1)).hyper).detach())
-
-
 def test_a_loss_may_change_the_mode_which_is_put_back():
     """valid_loss in evaluation mode, train_loss as the model is: dropout in one, none in the other,
     however often they are evaluated."""
@@ -467,20 +408,6 @@ def test_a_class_and_nameless_parameters_are_refused(changed, said):
         HyperOptimizer(
             network(), train_loss=decay_loss, valid_loss=valid_loss, optimizer=optimizer, **given
         )
-
-
-def test_one_tensor_under_two_names_gets_both_parts():
-    la = torch.full((6,), -3.0, dtype=torch.float64)
-
-    def both(model, hyper, batch):
-        return decay_loss(model, {"h": hyper["a"] + hyper["b"]}, batch)
-
-    optimizer = torch.optim.SGD([la], lr=0.1)
-    hyper = {"a": la, "b": la}
-    pair = batch(8), batch(8)
-    made = HyperOptimizer(network(0.0), hyper, both, valid_loss, T1T2(0.1), optimizer)
-    result = made.backward(*pair)
-    torch.testing.assert_close(la.grad, result.grads["a"] + result.grads["b"])
 
 
 def averaged(rank, folder):

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from common.hypergrad import T1T2, LayerSampled
-from common.training.cost import TensorMemory
-from tests.common.hypergrad.problems import Network, Quadratic, Wide, relative, seeded
+from tests.common.hypergrad.problems import Network, Quadratic, relative, seeded
 
 LAYERS = ["0", "1", "4", "5", "9"]  # of Network: two convolutions, two batch norms, a linear one
 
@@ -83,44 +82,6 @@ def test_a_fixed_choice_is_the_closed_form_of_its_part(layers):
     expected = -0.1 * v[:2] @ problem.mixed(theta)[:2] + problem.direct()
     torch.testing.assert_close(result.grads["la"], expected, rtol=1e-12, atol=1e-14)
     assert result.diagnostics["sampled"].tolist() == [True, False]
-
-
-def test_the_problem_sees_its_parameters_in_their_order():
-    class Ordered(Quadratic):
-        def inner_loss(self, params, hyper, batch=None):
-            assert list(params) == ["left", "right"]
-            return super().inner_loss(params, hyper)
-
-    problem = Ordered()
-    problem.run(LayerSampled(0.1, ["right"]))
-
-
-class DecayPerLayer(Quadratic):
-    """A hyperparameter that acts on one tensor only."""
-
-    def inner_loss(self, params, hyper, batch=None):
-        return params["right"].square().sum() * hyper["la"].sum() + params["left"].sum()
-
-    def outer_loss(self, params, hyper, batch=None):
-        return params["right"].sum() + params["left"].sum()
-
-
-def test_lambda_that_acts_on_other_layers_gets_zeros():
-    problem = DecayPerLayer(direct=False)
-    result = problem.run(LayerSampled(0.1, ["left"]))
-    assert torch.equal(result.grads["la"], torch.zeros(3, dtype=torch.float64))
-    result = problem.run(LayerSampled(0.1, ["right"]))
-    expected = -0.1 * 2 * problem.params["right"].sum().expand(3)
-    torch.testing.assert_close(result.grads["la"], expected)
-
-
-def test_last_layers_need_no_more_memory_than_a_plain_step():
-    problem = Wide(images=8)
-    theta = {n: p.detach().requires_grad_() for n, p in problem.params.items()}
-    with TensorMemory() as plain:
-        torch.autograd.grad(problem.outer_loss(theta, {}, problem.batch), list(theta.values()))
-    assert problem.peak(LayerSampled(0.1, ["15"])) < 1.05 * plain.peak
-    assert problem.peak(LayerSampled(0.1, ["0"])) > 1.5 * plain.peak
 
 
 @pytest.mark.parametrize("layers", [3, ["left", "middle"], [], lambda layer: False])

@@ -66,16 +66,6 @@ def test_step_sizes_may_be_the_only_hyperparameters(kind):
     torch.testing.assert_close(grads["log"], -log.exp() * (after - problem.t) @ slope)
 
 
-def test_rates_that_lambda_has_no_part_in_leave_the_rest_as_it_is():
-    problem = Quadratic()
-    batches = problem.batches(2)
-    fixed = LearnedLR(lambda hyper: torch.tensor(0.1, dtype=torch.float64))
-    arguments = (problem, problem.params, problem.hyper, batches, None)
-    for kind in (Unrolled, ForwardMode):
-        expected = kind(0.1, 2)(*arguments).grads
-        torch.testing.assert_close(kind(fixed, 2)(*arguments).grads, expected)
-
-
 @pytest.mark.parametrize("kind", [Unrolled, ForwardMode, lambda *a: Unrolled(*a, recompute=True)])
 def test_a_schedule_with_rates_by_step_and_by_entry(kind):
     """Two steps written out: the first with a rate for each entry, the second with one for all."""

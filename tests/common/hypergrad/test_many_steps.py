@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from common.hypergrad import T1T2, ForwardMode, Reversible, Unrolled
-from common.training.cost import TensorMemory
 from tests.common.hypergrad.problems import (
     Network,
     Quadratic,
@@ -46,15 +45,6 @@ def test_closed_form_on_quadratics(method, size, hypers, steps, eta, momentum, d
     grads = problem.run(estimator, batches).grads["la"]
     expected = problem.unrolled_hypergradient(eta, float(momentum), batches)
     assert (grads - expected).norm() < 1e-8 * (expected.norm() + 1)
-
-
-@pytest.mark.parametrize("method", [Unrolled, ForwardMode])
-def test_closed_form_without_momentum(method):
-    problem = Quadratic()
-    batches = problem.batches(5)
-    result = problem.run(method(0.1, 5), batches)
-    expected = problem.unrolled_hypergradient(0.1, 0.0, batches)
-    torch.testing.assert_close(result.grads["la"], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("where", ["inside", "loss", "direct"])
@@ -173,25 +163,6 @@ def test_peak_memory_over_the_number_of_steps():
     theta = sum(4 * p.numel() for p in problem.params.values())
     assert again[0] < 1.2 * single and again[1] - again[0] == pytest.approx(4 * theta, rel=0.1)
     assert peaks["reversible"][2] < 1.2 * single  # one graph at a time
-
-
-def test_memory_of_forward_mode_is_a_tangent_per_hyperparameter_entry():
-    size, count = 20_000, 12
-
-    class Broad:
-        def inner_loss(self, params, hyper, batch):
-            return (params["w"].square() * hyper["la"].sum()).sum()
-
-        def outer_loss(self, params, hyper, batch):
-            return params["w"].sum()
-
-    params = {"w": torch.ones(size)}
-    peaks = []
-    for hypers in (2, 2 + count):
-        with TensorMemory() as memory:
-            ForwardMode(0.1, 2)(Broad(), params, {"la": torch.ones(hypers)}, [None] * 2, None)
-        peaks.append(memory.peak)
-    assert peaks[1] - peaks[0] == pytest.approx(count * 4 * size, rel=0.01)
 
 
 @every_method

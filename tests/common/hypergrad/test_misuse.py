@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from common.estimators import ESTIMATORS
-from common.hypergrad import Neumann
 from common.hypergrad.checks import NotFiniteError, check_finite, examination_of
 from tests.common.hypergrad.misuse import ERROR, MISUSES, PAGE, Tiny, page
 
@@ -59,9 +58,3 @@ def test_a_sum_that_overflows_is_not_an_infinite_entry():
     check_finite("a", torch.full((70_000,), 2.0, dtype=torch.float16))
     with pytest.raises(NotFiniteError):
         check_finite("a", torch.tensor([1.0, torch.inf], dtype=torch.float16))
-
-
-def test_a_neumann_series_that_diverges_is_refused():
-    problem = Tiny()
-    with pytest.raises(ValueError, match=r"terms .* grow: inner_lr = 100"):
-        Neumann(100.0, 20)(problem, problem.params, problem.hyper, problem.batch, problem.batch)

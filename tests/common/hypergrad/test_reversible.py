@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from common.hypergrad import Reversible
 from common.hypergrad.reversible import ReversibleDecay
-from common.training.cost import TensorMemory
 from tests.common.hypergrad.problems import Network, Quadratic
 
 ratios = st.fractions(Fraction(1, 50), Fraction(999, 1000), max_denominator=1000)
@@ -123,31 +122,6 @@ def test_a_network_comes_back_bit_for_bit(dtype):
     result = Reversible(0.1, 0.9, 8)(problem, problem.params, problem.hyper, batches, outer_batch)
     assert torch.equal(torch.stack(seen[-16:-8]), torch.stack(seen[-8:]).flip(0))
     assert result.grads["scale"].dtype == dtype
-
-
-def test_peak_memory_grows_by_the_stated_words_only():
-    """Momentum 1/2 fills an int64 per parameter in 61 steps or so; 8 bytes a step for the loss."""
-    size = 2_000
-
-    class Broad:
-        def inner_loss(self, params, hyper, batch):
-            return 0.5 * hyper["la"] * params["w"].square().sum()
-
-        def outer_loss(self, params, hyper, batch):
-            return params["w"].sum()
-
-    params = {"w": torch.ones(size, dtype=torch.float64)}
-    hyper = {"la": torch.ones((), dtype=torch.float64)}
-
-    def peak(steps):
-        with TensorMemory() as memory:
-            Reversible(0.01, 0.5, steps)(Broad(), params, hyper, [None] * steps, None)
-        return memory.peak
-
-    short, full, long = peak(2), peak(60), peak(150)
-    assert full - short <= 8 * 58
-    assert long - short == pytest.approx(2 * 8 * size + 8 * 148, abs=8 * 8)
-    assert short < 16 * 8 * size
 
 
 def test_what_leaves_the_range_or_is_no_number_is_refused():
