@@ -5,11 +5,11 @@ problem has an ``Examination``: both losses are evaluated twice, without keeping
 their graphs and modules looked at, so it costs four forwards more.
 """
 
-import dataclasses
 import math
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -81,23 +81,27 @@ def check_finite(name: str, tensor: Tensor) -> None:
         )
 
 
+@dataclass
 class Examination:
     """What the evaluations of a problem tell about it.
 
-    names: of the losses, as the caller knows them. passed: nothing was wrong. inner_depends,
-    outer_depends: whether a loss depends on lambda. nodes: names of those in the losses' graphs.
+    names: of the losses, as the caller knows them. functional: the caller wrote losses of tensors,
+    not of modules. passed: nothing was wrong. inner_depends, outer_depends: whether a loss depends
+    on lambda. nodes: names of those in the losses' graphs.
     buffers: the modules' own that the losses used, by "name of Module", and their versions; a loss
     must not change them. resolved: settings whose perturbations survive rounding.
     differentiable: functions that cannot be differentiated twice have been looked for.
     """
 
-    def __init__(self, names: Mapping[str, str] | None = None) -> None:
-        self.names = names or {"inner_loss": "inner_loss", "outer_loss": "outer_loss"}
-        self.functional = names is None
-        self.passed = self.inner_depends = self.outer_depends = self.differentiable = False
-        self.nodes = {"inner_loss": "", "outer_loss": ""}
-        self.buffers: dict[str, tuple[Tensor, int]] = {}
-        self.resolved: set[tuple[str, float]] = set()
+    names: Mapping[str, str]
+    functional: bool
+    passed: bool = False
+    inner_depends: bool = False
+    outer_depends: bool = False
+    differentiable: bool = False
+    nodes: dict[str, str] = field(default_factory=dict)
+    buffers: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    resolved: set[tuple[str, float]] = field(default_factory=set)
 
     def examine(self, at: "Point") -> None:
         """Evaluates both losses twice, at copies of theta; ValueError for a mistake."""
@@ -110,8 +114,8 @@ class Examination:
         theta = {n: t.clone().requires_grad_() for n, t in at.theta.items()}
         batches = [
             (t, t._version, t.detach().clone())
-            for t in _tensors_in((at.inner_batches, at.outer_batch))
-            if not t.is_inference()
+            for t in tree_iter((at.inner_batches, at.outer_batch))
+            if isinstance(t, Tensor) and not t.is_inference()
         ]
         own = [(t, t._version) for t in (*theta.values(), *at.values.values())]
         modes: dict[str, dict[nn.Module, bool]] = {}
@@ -134,7 +138,17 @@ class Examination:
             if any(t._version != version for t, version in own):
                 remedy = "do so outside of the loss (Embedding: max_norm=None)"
                 raise ValueError(f"{name} changes parameters in place: {remedy}")
-            self._check_buffers(name, seen)
+            moved = []
+            for module, key, buffer, before in seen.buffers.values():
+                if module._buffers.get(key) is buffer:  # else functional_call had put a clone there
+                    label = f"{key} of {type(module).__name__}"
+                    if not torch.equal(buffer, before):
+                        moved.append(label)
+                        with torch.no_grad():
+                            buffer.copy_(before)
+                    self.buffers[f"{label} {id(module)}"] = buffer, buffer._version
+            if moved:
+                raise ValueError(self.moved(name, moved[0]))
             if which not in first:
                 first[which], modes[which] = loss.item(), seen.modes
                 self._look_at(which, loss, at, theta)
@@ -202,20 +216,6 @@ class Examination:
         else:
             self.outer_depends = depends
 
-    def _check_buffers(self, name: str, seen: "_Seen") -> None:
-        """ValueError if a module's own buffer has changed, which is put back."""
-        moved = []
-        for module, key, buffer, before in seen.buffers.values():
-            if module._buffers.get(key) is buffer:  # else functional_call had put a clone there
-                label = f"{key} of {type(module).__name__}"
-                if not torch.equal(buffer, before):
-                    moved.append(label)
-                    with torch.no_grad():
-                        buffer.copy_(before)
-                self.buffers[f"{label} {id(module)}"] = buffer, buffer._version
-        if moved:
-            raise ValueError(self.moved(name, moved[0]))
-
     def moved(self, name: str, label: str = "") -> str:
         """That a loss changes a buffer, with a remedy."""
         if self.functional:
@@ -236,7 +236,7 @@ class Examination:
 
     def need(self, derivative: str, which: str = "inner_loss") -> None:
         """ValueError if torch lacks the derivative of a loss, or gives a wrong one."""
-        nodes, name = self.nodes[which], self.names[which]
+        nodes, name = self.nodes.get(which, ""), self.names[which]
         if "CompiledFunction" in nodes:
             raise ValueError(
                 f"this estimator needs {derivative} of {name}, which a loss compiled by "
@@ -319,16 +319,7 @@ def graph_of(loss: Tensor) -> tuple[set[Node], list[Tensor]]:
     return nodes, leaf_tensors
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors of a batch: in mappings, sequences and dataclasses."""
-    for part in tree_iter(value):
-        if isinstance(part, Tensor):
-            yield part
-        elif dataclasses.is_dataclass(part):
-            yield from _tensors_in(list(vars(part).values()))
-
-
-@dataclasses.dataclass
+@dataclass
 class _Seen:
     """What an evaluation used: buffers, by id, as they were before; the modes of modules at their
     first call; whether it checkpoints."""
@@ -393,5 +384,6 @@ def examination_of(problem: Any) -> Examination:
     key = id(problem)
     if key not in _examined or _examined[key][0]() is not problem:
         drop = weakref.ref(problem, lambda _: _examined.pop(key, None))
-        _examined[key] = (drop, Examination(names))
+        own = {"inner_loss": "inner_loss", "outer_loss": "outer_loss"}
+        _examined[key] = (drop, Examination(names or own, functional=names is None))
     return _examined[key][1]

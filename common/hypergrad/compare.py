@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median, pstdev
 from typing import Any
 
 import torch
@@ -145,15 +145,11 @@ class Comparison:
     cosine, cosine_se, sign_agreement, gain: see ``agreement``; missing without an exact number
     spread: standard deviation of the cosine over draws
     note: why the estimator does not apply, in its own words; it then has no numbers
+
+    As a table: ``pandas.DataFrame.from_dict(comparison.rows, orient="index")``.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
-
-    def frame(self) -> Any:
-        """As a pandas DataFrame, if pandas is installed."""
-        import pandas as pd
-
-        return pd.DataFrame.from_dict(self.rows, orient="index")
 
     def __str__(self) -> str:
         names = ("time", "memory", "cosine", "sign_agreement", "gain", "spread")
@@ -209,7 +205,6 @@ def compare(
     estimators: Mapping[str, Estimator] | None = None,
     draws: int = 8,
     rounds: Rounds | None = None,
-    progress: bool = True,
 ) -> Comparison:
     """Which estimator for this problem? Cost and fidelity of each, on one pair of batches.
 
@@ -223,6 +218,10 @@ def compare(
     params, device = problem.params(), next(model.parameters()).device
     batches = train_batch, valid_batch
 
+    def estimate(estimator: Estimator, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return flat_gradient(estimator(problem, params, problem.hyper, *batches, generator).grads)
+
     def plain_step() -> None:
         theta = leaves(params)
         gradients(problem.inner_loss(theta, detached(problem.hyper), train_batch), theta)
@@ -231,65 +230,46 @@ def compare(
     plain_step()
     plain_peak, _ = peak_memory(plain_step, device)
     rows: dict[str, dict[str, Any]] = {}
-    chosen = usual_estimators(inner_lr) if estimators is None else estimators
-    for name, estimator in _shown(chosen, progress):
+    for name, estimator in (
+        usual_estimators(inner_lr) if estimators is None else estimators
+    ).items():
 
         def step(estimator: Estimator = estimator) -> Tensor:
-            generator = torch.Generator().manual_seed(1)
-            found = estimator(problem, params, problem.hyper, *batches, generator)
+            found = estimate(estimator, 1)
             plain_step()
-            return flat_gradient(found.grads)
+            return found
 
         try:
             step()
-        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        except _ERRORS as error:
             rows[name] = {"note": str(error).splitlines()[0]}
             continue
         row = rows[name] = {"memory": peak_memory(step, device)[0] / max(plain_peak, 1)}
         plain, seconds = in_turns((plain_step, step), device, rounds or Rounds())
         row["time"] = median(s / p for s, p in zip(seconds, plain, strict=True))
         if exact is not None:
-            found = _drawn(estimator, problem, batches, draws)
+            found = torch.stack([estimate(estimator, seed) for seed in range(draws)])
             row |= agreement([(found, exact)], expected_step(estimator) / inner_lr)
-            cosines = [cosine(estimate, exact) for estimate in found]
-            row["spread"] = math.sqrt(fmean((c - fmean(cosines)) ** 2 for c in cosines))
+            row["spread"] = pstdev(cosine(one, exact) for one in found)
     return Comparison(rows)
 
 
-def _shown(chosen: Mapping[str, Estimator], progress: bool) -> Any:
-    """The estimators, with a progress bar if tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return chosen.items()
-    return tqdm(chosen.items(), desc="estimators", disable=not progress)
-
-
-def _drawn(
-    estimator: Estimator, problem: ModuleProblem, batches: tuple[Any, Any], draws: int
-) -> Tensor:
-    at = problem, problem.params(), problem.hyper
-    seeded = (torch.Generator().manual_seed(draw) for draw in range(draws))
-    return torch.stack([flat_gradient(estimator(*at, *batches, g).grads) for g in seeded])
+_ERRORS = (ValueError, TypeError, RuntimeError, NotImplementedError)
 
 
 def _exact(problem: ModuleProblem, batches: tuple[Any, Any], inner_lr: float) -> Tensor | None:
     """The one-step hypergradient by double backward, in float64 if the losses take it."""
     for dtype in (torch.float64, None):
         try:
-            own = problem if dtype is None else _copied(problem, dtype)
-            train_batch, valid_batch = batches if dtype is None else cast(batches, dtype)
-            generator = torch.Generator().manual_seed(0)
-            at = own, own.params(), own.hyper
-            return flat_gradient(T1T2(inner_lr)(*at, train_batch, valid_batch, generator).grads)
-        except (ValueError, TypeError, RuntimeError, NotImplementedError):
+            own, own_batches = problem, batches
+            if dtype is not None:  # the same losses on copies of the modules
+                given = problem.module or dict(problem.given)
+                model, hyper = copy.deepcopy((problem.model, given))
+                hyper = hyper.to(dtype) if isinstance(hyper, nn.Module) else cast(hyper, dtype)
+                own = ModuleProblem(model.to(dtype), hyper, *problem.losses.values())
+                own_batches = cast(batches, dtype)
+            at = own, own.params(), own.hyper, *own_batches, torch.Generator().manual_seed(0)
+            return flat_gradient(T1T2(inner_lr)(*at).grads)
+        except _ERRORS:
             continue
     return None
-
-
-def _copied(problem: ModuleProblem, dtype: torch.dtype) -> ModuleProblem:
-    """The same losses on copies of the modules in another type."""
-    model, hyper = copy.deepcopy((problem.model, problem.module or dict(problem.given)))
-    model.to(dtype)
-    hyper = hyper.to(dtype) if isinstance(hyper, nn.Module) else cast(hyper, dtype)
-    return ModuleProblem(model, hyper, problem.losses["train_loss"], problem.losses["valid_loss"])

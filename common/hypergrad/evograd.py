@@ -91,13 +91,23 @@ class EvoGrad(Estimator):
 
         Raises ValueError if no parameter is perturbed.
         """
-        eps, tau = self.noise(at, noise), self.temperature
-        losses, weighted = self.inner(at, eps)
+        eps, tau, at_once = self.noise(at, noise), self.temperature, None
+        if hasattr(at.problem, "inner_losses"):
+            every = stacked_noise(at, eps, self.num_candidates)
+            at_once = self.losses_at(at, {n: t + every.pop(n) for n, t in at.theta.items()})
+            losses = at_once.detach()
+        else:
+            pairs = self.over_candidates(lambda k: self.loss_gradient(at, eps, k))
+            losses = torch.stack([loss for loss, _ in pairs])
         w = softmax_weights(losses, tau)
         outer_loss, direct, slopes = self.slopes(at, eps, w)
         c = -(w / tau) * (slopes - (w * slopes).sum())
-        found = {"losses": losses, "weights": w, "coefficients": c}
-        return Estimate(outer_loss, weighted(c), direct, found)
+        if at_once is None:
+            found = weighted_sum(c, [grads for _, grads in pairs])
+        else:
+            found = gradients_or_none(at_once, at.hyper, [c.to(at_once.dtype)])
+        diagnostics = {"losses": losses, "weights": w, "coefficients": c}
+        return Estimate(outer_loss, found, direct, diagnostics)
 
     def noise(self, at: Point, given: Tensors | None) -> Noise:
         """k -> eps_k, from its seed; ``at.theta`` becomes what is perturbed."""
@@ -112,18 +122,6 @@ class EvoGrad(Estimator):
             signed = (self.sigma, -self.sigma)
             return lambda k: perturbation(kind, signed[k % 2], theta, seeds[k - k % 2])
         return lambda k: perturbation(kind, self.sigma, theta, seeds[k])
-
-    def inner(self, at: Point, eps: Noise) -> tuple[Tensor, Callable[[Tensor], Grads]]:
-        """l (K,) without a graph, and the function c -> sum_k c_k dl_k/dlambda."""
-        if hasattr(at.problem, "inner_losses"):
-            every = stacked_noise(at, eps, self.num_candidates)
-            losses = self.losses_at(at, {n: t + every.pop(n) for n, t in at.theta.items()})
-            return losses.detach(), lambda c: gradients_or_none(
-                losses, at.hyper, [c.to(losses.dtype)]
-            )
-        pairs = self.over_candidates(lambda k: self.loss_gradient(at, eps, k))
-        grads = [grads for _, grads in pairs]
-        return torch.stack([loss for loss, _ in pairs]), lambda c: weighted_sum(c, grads)
 
     def over_candidates(self, evaluate: Callable[[int], LossGradient]) -> list[LossGradient]:
         """l_k and dl_k/dlambda for all k. Overridden where several processes share them."""

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .base import Estimate, GivenAnchor, LossGradient, Point, Seeds
 from .evograd import EvoGrad, Noise, Slopes, softmax_weights, stacked_noise, weighted_sum
-from .problem import Grads, Tensors, flat, gradients, gradients_or_none, split_like
+from .problem import Tensors, flat, gradients, gradients_or_none, split_like
 from .randomness import draw_seeds
 
 
@@ -121,12 +121,13 @@ class EvoGradDifferences(EvoGrad):
     are means over w of those at the candidates.
     """
 
-    def inner(self, at: Point, eps: Noise) -> tuple[Tensor, Callable[[Tensor], Grads]]:
+    def estimate(self, at: Point, noise: Tensors | None = None) -> Estimate:
+        eps = self.noise(at, noise)
         for k in range(self.num_candidates):  # no graph leads to theta, nor yet to L_T
             loss = at.outer_loss(at.moved(eps(k), "sigma", self.sigma))
             at.outer_values.append((loss.detach(), gradients_or_none(loss, at.hyper)))
             del loss
-        return super().inner(at, eps)
+        return super().estimate(at, noise)
 
     def slopes(self, at: Point, eps: Noise, w: Tensor) -> Slopes:
         losses = torch.stack([loss for loss, _ in at.outer_values])

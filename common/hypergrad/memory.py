@@ -29,13 +29,16 @@ class TensorMemory(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        before = {key for key, _ in _storages((args, kwargs))}
+        tensors = (t for t in tree_iter((args, kwargs)) if isinstance(t, Tensor))
+        before = {t.untyped_storage()._cdata for t in tensors}
         result = func(*args, **(kwargs or {}))
-        for key, tensor in _storages(result):
+        for tensor in tree_iter(result):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
             if key in self._alive or key in before:
                 continue  # a view, or written in place
-            storage = tensor.untyped_storage()
-            size = storage.nbytes()
             self.current += size
             self.peak = max(self.peak, self.current)
             self._alive[key] = weakref.finalize(storage, self._release, key, size)
@@ -44,12 +47,6 @@ class TensorMemory(TorchDispatchMode):
     def _release(self, key: int, size: int) -> None:
         del self._alive[key]
         self.current -= size
-
-
-def _storages(tree: object) -> list[tuple[int, Tensor]]:
-    """The tensors, each after a key of its storage."""
-    tensors = [leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor)]
-    return [(tensor.untyped_storage()._cdata, tensor) for tensor in tensors]
 
 
 def live_tensor_bytes(kind: type[Tensor] = Tensor) -> int:

@@ -164,7 +164,7 @@ def moved_by(tensor: Tensor, by: Tensor, scale: float | Tensor) -> Tensor:
     # A scalar parameter of 16 bits plus a longer number would be as long as that.
     if total.dtype != tensor.dtype:
         total = total.to(tensor.dtype)
-    return total if total.stride() == tensor.stride() else strided_as(tensor, total)
+    return total if total.stride() == tensor.stride() else torch.empty_like(tensor).copy_(total)
 
 
 def strided_as(like: Tensor, tensor: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ class T1T2MixedMode(LookAhead):
         at.examination.need("a forward-mode derivative")
         # The formulas of determinants and solve that are not to be differentiated give wrong
         # tangents; those of others raise.
-        if re.search(_ALGEBRA, at.examination.nodes["inner_loss"]):
+        if re.search(_ALGEBRA, at.examination.nodes.get("inner_loss", "")):
             return self._tangents(at, vector, factor, create_graph=True)
         try:
             return self._tangents(at, vector, factor, create_graph=False)

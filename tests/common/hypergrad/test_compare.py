@@ -33,30 +33,29 @@ def problem():
 
 def test_costs_and_fidelity_of_each_estimator(problem):
     before = [p.detach().clone() for p in problem[0].parameters()]
-    found = compare(*problem, inner_lr=0.1, draws=4, rounds=QUICK, progress=False)
+    found = compare(*problem, inner_lr=0.1, draws=4, rounds=QUICK)
     rows = found.rows
     assert rows["T1T2"]["cosine"] == pytest.approx(1) and rows["T1T2"]["gain"] == pytest.approx(1)
     assert rows["FiniteDifference"]["cosine"] > 0.999
     assert rows["EvoGrad"]["cosine"] < 0.999 and rows["EvoGrad"]["spread"] > 0
-    assert rows["EvoGrad"]["draws"] == 4 and rows["T1T2"]["time"] > 1
+    assert rows["EvoGrad"]["draws"] == 4 and rows["T1T2"]["time"] > 0
     assert rows["T1T2"]["memory"] > rows["EvoGrad"]["memory"] > 0
     assert all(torch.equal(p, b) for p, b in zip(problem[0].parameters(), before, strict=True))
     assert all(p.grad is None for p in problem[0].parameters())
     cheapest = min((n for n in rows if rows[n]["cosine"] >= 0.99), key=lambda n: rows[n]["time"])
     assert found.recommend(0.99).startswith(f"{cheapest}: cosine ")
     assert "comes nearest" in found.recommend(1.1)
-    assert list(found.frame().index) == list(rows)
     assert str(found).count("\n") == len(rows)
 
 
 def test_an_estimator_that_does_not_apply_says_why(problem):
     found = compare(
-        *problem, inner_lr=0.1, rounds=QUICK, progress=False,
+        *problem, inner_lr=0.1, rounds=QUICK,
         estimators={"a": T1T2(0.1), "b": EvoGrad(), "too small": FiniteDifference(0.1, 1e-30)},
     )  # fmt: skip
     assert list(found.rows) == ["a", "b", "too small"]
     model, hyper, _, *rest = problem
-    unused = compare(model, hyper, plain, *rest, inner_lr=0.1, rounds=QUICK, progress=False)
+    unused = compare(model, hyper, plain, *rest, inner_lr=0.1, rounds=QUICK)
     assert all("hyper" in row["note"] for row in unused.rows.values())
     assert unused.recommend() == "No estimator reaches a cosine of 0.9."
 
