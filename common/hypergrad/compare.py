@@ -266,7 +266,12 @@ def _exact(problem: ModuleProblem, batches: tuple[Any, Any], inner_lr: float) ->
                 given = problem.module or dict(problem.given)
                 model, hyper = copy.deepcopy((problem.model, given))
                 hyper = hyper.to(dtype) if isinstance(hyper, nn.Module) else cast(hyper, dtype)
-                own = ModuleProblem(model.to(dtype), hyper, *problem.losses.values())
+                own = ModuleProblem(
+                    model.to(dtype),
+                    hyper,
+                    problem.losses["train_loss"],
+                    problem.losses["valid_loss"],
+                )
                 own_batches = cast(batches, dtype)
             at = own, own.params(), own.hyper, *own_batches, torch.Generator().manual_seed(0)
             return flat_gradient(T1T2(inner_lr)(*at).grads)
