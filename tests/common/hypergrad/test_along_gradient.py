@@ -89,20 +89,6 @@ def test_is_evograd_with_that_noise_up_to_where_g_is_taken(where):
         assert relative(found[name], grad) < 1e-3
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"temperature": 0.05}, {"inner_lr": 2e-5}, {"temperature": 0.05, "one_sided": True}],
-)
-def test_is_the_second_order_hypergradient_on_a_smooth_network(settings):
-    problem = Network("inside")
-    estimator = EvoGradAlongGradient(1e-3, **settings)
-    exact, found = (
-        e(*problem.arguments(), generator=seeded()).grads["scale"]
-        for e in (T1T2(estimator.effective_inner_lr), estimator)
-    )
-    assert relative(found, exact) < (2e-2 if estimator.one_sided else 1e-3)
-
-
 @pytest.mark.parametrize(("one_sided", "falls"), [(False, 50), (True, 5)])
 def test_by_default_the_error_on_a_network_is_that_of_a_difference(one_sided, falls):
     """O(r^2), one-sided O(r). T1T2's number per unit of a step so small that g is that at theta."""

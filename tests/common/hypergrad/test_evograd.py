@@ -93,30 +93,6 @@ def test_modes_agree_with_batch_norm_and_dropout(where, common_noise, options):
             assert relative(results[mode].grads[name], grad) < 1e-9
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    size=st.integers(4, 9).filter(lambda n: n % 2 == 0),
-    hypers=st.integers(1, 5),
-    candidates=st.integers(2, 6),
-    temperature=st.floats(0.05, 5),
-    sigma=st.floats(1e-3, 0.5),
-    perturbation=st.sampled_from(["sign", "gaussian"]),
-    seed=st.integers(0, 2**31),
-)
-def test_modes_agree_on_quadratics(
-    size, hypers, candidates, temperature, sigma, perturbation, seed
-):
-    problem = Quadratic(size, hypers, seed)
-    results = [
-        problem.run(
-            kind(candidates, sigma, temperature, perturbation), generator=seeded(seed)
-        ).grads["la"]
-        for kind in EVOGRADS.values()
-    ]
-    for result in results[1:]:
-        torch.testing.assert_close(result, results[0], rtol=1e-8, atol=1e-9)
-
-
 @pytest.mark.parametrize(
     ("settings_", "share"), [({}, 0.5), ({"antithetic": True}, 1.0), ("anchored", 0.25)]
 )

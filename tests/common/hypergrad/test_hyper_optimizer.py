@@ -148,24 +148,6 @@ def test_an_estimator_follows_the_models_own_optimizer(follow):
         )
 
 
-def test_model_buffers_and_grads_stay_as_they_were():
-    model, weights = network(), Weights()
-    weights.register_buffer("seen", torch.zeros((), dtype=torch.float64))
-    for p in model.parameters():
-        p.grad = torch.ones_like(p)
-    before = copy.deepcopy(model.state_dict())
-
-    def loss(model, weights, batch):
-        weights.seen.add_(1)
-        return weighted_loss(model, weights, batch)
-
-    optimizer = torch.optim.Adam(weights.parameters())
-    HyperOptimizer(model, weights, loss, valid_loss, EvoGrad(), optimizer).step(batch(8), batch(8))
-    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
-    assert weights.seen == 0
-
-
 class Shifted(nn.Module):
     """Linear regression in closed form: y = a (b x + s), parts of it frozen or hyperparameters."""
 
