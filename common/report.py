@@ -88,7 +88,6 @@ def comparisons(
     planned: Iterable[RunSettings],
     place: Placing,
     published: Callable[[Mapping[str, Any]], Published | None],
-    judged: bool,
     ci95: str | None = None,
 ) -> list[Comparison]:
     """The paper's values and the measured ones: at each place what was run, then what is planned
@@ -105,15 +104,9 @@ def comparisons(
         for label in dict.fromkeys([*group, *(name for found, name in counts if found == where)]):
             runs = group.get(label, [])
             config = runs[0].config if runs else configs[where, label]
-            rows.append(
-                Comparison(
-                    label=(*where, label),
-                    published=None if experiment.variant(config) else published(config),
-                    measured=collect_metric(runs, experiment.metric, ci95=ci95),
-                    planned=counts[where, label] or None,
-                    comparable=judged,
-                )
-            )
+            stated = None if experiment.variant(config) else published(config)
+            ours = collect_metric(runs, experiment.metric, ci95=ci95)
+            rows.append(((*where, label), stated, ours, counts[where, label] or None))
     return rows
 
 

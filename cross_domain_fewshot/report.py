@@ -144,15 +144,13 @@ def accuracy_table(records: Sequence[RunRecord], preset: str) -> Table:
     groups = by_place(EXPERIMENT, records, _place, _order)
     planned = [config for config in EXPERIMENT.planned(preset) if config.benchmark == "paper"]
     places = dict.fromkeys([*(_place(config.result_settings()) for config in planned), *groups])
-    judged = preset == "paper"
     return comparison_table(
         "Few-shot accuracy (%) on the unseen domain",
-        comparisons(
-            EXPERIMENT, places, groups, planned, _place, published_accuracy, judged, ci95="ci95"
-        ),
-        label_columns=("setting", "unseen domain", "method"),
-        caption="At the last epoch (the paper's Table 3).",
-        notes=(EPISODES_NOTE,),
+        comparisons(EXPERIMENT, places, groups, planned, _place, published_accuracy, ci95="ci95"),
+        ("setting", "unseen domain", "method"),
+        "At the last epoch (the paper's Table 3).",
+        preset == "paper",
+        EPISODES_NOTE,
     )
 
 

@@ -120,14 +120,14 @@ def published_table(groups: Groups, preset: str) -> Table:
         [config for config in EXPERIMENT.planned(preset) if config.dataset == "wikiann"],
         lambda config: (config["target"],),
         published_f1,
-        judged=preset == "paper",
     )
     return comparison_table(
         "WikiAnn: target F1 (%)",
         rows,
-        label_columns=("target", "method"),
-        caption="The paper's Table 5, at the epoch with the best dev F1. The paper has one run for "
-        "each language.",
+        ("target", "method"),
+        "The paper's Table 5, at the epoch with the best dev F1. The paper has one run for each "
+        "language.",
+        preset == "paper",
     )
 
 

@@ -18,7 +18,6 @@ from common.report import (
 )
 from common.reporting import (
     MISSING,
-    Comparison,
     Figure,
     Number,
     Published,
@@ -107,12 +106,11 @@ def _summary_table(by_method: ByMethod) -> Table:
 def _accuracy_table(by_method: ByMethod, preset: str) -> Table:
     planned = [c.method for c in EXPERIMENT.planned(preset) if not c.differences()]
     rows = [
-        Comparison(
-            label=(METHODS[method].label, name),
-            published=_published(method, metric),
-            measured=collect_metric(runs, metric),
-            planned=planned.count(method),
-            comparable=preset == "paper",
+        (
+            (METHODS[method].label, name),
+            _published(method, metric),
+            collect_metric(runs, metric),
+            planned.count(method),
         )
         for method, runs in by_method.items()
         if runs or method in planned
@@ -123,8 +121,9 @@ def _accuracy_table(by_method: ByMethod, preset: str) -> Table:
     return comparison_table(
         "Rotation: test accuracy and learned angle",
         rows,
-        label_columns=("method", "metric"),
-        caption=f"After {config.epochs} epochs. The true angle is {config.degrees:g}°.",
+        ("method", "metric"),
+        f"After {config.epochs} epochs. The true angle is {config.degrees:g}°.",
+        preset == "paper",
     )
 
 

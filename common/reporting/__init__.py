@@ -24,7 +24,7 @@ from common.reporting.records import (
     save,
     utc_now,
 )
-from common.reporting.statistics import Measured, judge
+from common.reporting.statistics import Measured
 from common.reporting.tables import (
     MISSING,
     Cell,
@@ -39,7 +39,7 @@ __all__ = [
     "MISSING", "Cell", "Comparison", "Figure", "Measured", "Number", "Published", "RunRecord",
     "Section", "Table", "bar_style", "collect_metric", "collect_provenance", "comparison_table",
     "cost_table", "draw_runs", "epoch_seconds", "figure_style",
-    "judge", "legend_below", "load", "metric_against_seconds", "new_figure", "published",
+    "legend_below", "load", "metric_against_seconds", "new_figure", "published",
     "published_value", "read_records", "save", "save_figure", "series_styles", "to_markdown",
     "utc_now", "write_report", "write_table", "write_tables",
 ]  # fmt: skip

@@ -3,82 +3,63 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from common.reporting.published import Published
-from common.reporting.statistics import Measured, Verdict, judge
-from common.reporting.tables import BLOCK, MISSING, PLUS_MINUS, Cell, Number, Table
+from common.reporting.statistics import Measured
+from common.reporting.tables import MISSING, PLUS_MINUS, Cell, Number, Table
 
-_APART = "At another size or on other data: shown for orientation, not judged"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One row of a comparison table: what was published and what was measured for one setting."""
-
-    label: str | tuple[str, ...]  # one entry per label column
-    published: Published | None
-    measured: Measured | None
-    planned: int | None = None  # runs that make the row complete
-    comparable: bool = True  # same size and data as the paper; only such rows are judged
-
-    @property
-    def verdict(self) -> Verdict:
-        """``judge``, for comparable rows."""
-        return judge(self.published, self.measured) if self.comparable else "not judged"
+Comparison = tuple[tuple[str, ...], Published | None, Measured | None, int | None]
+"""A row: its labels, the published value, the measured one, how many runs make it complete."""
 
 
 def comparison_table(
     title: str,
     rows: Sequence[Comparison],
-    *,
-    label_columns: tuple[str, ...] = ("",),
-    caption: str = "",
-    notes: Sequence[str] = (),
+    labels: Sequence[str],
+    caption: str,
+    same_size: bool,
+    *notes: str,
 ) -> Table:
-    """Published beside measured, and measured minus published. Rows that are not comparable follow
-    in a block of their own, without a verdict. ± is half a 95 % interval; where the paper gives
-    standard deviations, those of either side. Notes say which."""
-    found = [row.published for row in rows if row.published is not None]
-    deviations = [value for value in found if value.kind == "sd"]
-    population = any(value.population for value in deviations)
+    """Published beside measured, and measured minus published at the paper's size and data. ± is
+    half a 95 % interval; where the paper gives standard deviations, those of either side. Notes say
+    which. labels: names of the columns of labels."""
+    found = [stated for _, stated, _, _ in rows if stated is not None]
+    deviations = any(value.kind == "sd" for value in found)
+    population = any(value.population for value in found if value.kind == "sd")
     cells = []
-    for row in sorted(rows, key=lambda row: not row.comparable):
-        theirs, ours = row.published, row.measured
+    for label, stated, ours, planned in rows:
         published: Cell = MISSING
         measured: Cell = MISSING
         difference: Cell = MISSING
-        if theirs is not None:
-            published = Number(theirs.mean, theirs.spread, mark="*" if theirs.copied else "")
+        if stated is not None:
+            published = Number(stated.mean, stated.spread, mark="*" if stated.copied else "")
         if ours is not None:
             deviation = ours.population_sd if population else ours.sd
             spread = deviation if deviations else ours.ci95
             measured = Number(ours.mean, spread, sd=None if deviations else ours.sd)
-        if theirs is not None and ours is not None:
-            difference = Number(ours.mean - theirs.mean, signed=True)
-        labels = (row.label,) if isinstance(row.label, str) else row.label
-        runs = runs_text(ours.n if ours else 0, row.planned)
-        block = "" if row.comparable else _APART
-        cells.append((block, *labels, published, measured, runs, difference, row.verdict))
-    columns = [BLOCK, *label_columns, "published", "measured", "runs", "difference", "verdict"]
-    data = pd.DataFrame(cells, columns=columns)
-    if all(row.comparable for row in rows):
-        data = data.drop(columns=BLOCK)
+        if stated is not None and ours is not None and same_size:
+            difference = Number(ours.mean - stated.mean, signed=True)
+        cells.append(
+            (*label, published, measured, runs_text(ours.n if ours else 0, planned), difference)
+        )
     what = []
+    if not same_size:
+        what.append("The published values are of another size or other data: no differences.")
     if deviations:
         kind = "population" if population else "sample"
         what.append(f"{PLUS_MINUS}, as in the paper: {kind} standard deviation over runs.")
-    elif found or any(row.measured is not None and row.measured.n > 1 for row in rows):
+    elif found or any(ours is not None and ours.n > 1 for _, _, ours, _ in rows):
         what.append(
             f"{PLUS_MINUS}: half-width of the 95 % confidence interval; published and single "
             "runs: over test episodes, if any; several runs: of their mean, by Student's t."
         )
     if any(value.copied for value in found):
         what.append("*: quoted by the paper from another paper, whose pipeline it comes from.")
-    return Table(title, data, caption, (*what, *notes))
+    columns = [*labels, "published", "measured", "runs", "difference"]
+    return Table(title, pd.DataFrame(cells, columns=columns), caption, (*what, *notes))
 
 
 def runs_text(present: int, planned: int | None) -> str:

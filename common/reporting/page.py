@@ -22,15 +22,8 @@ from common.errors import UserError
 from common.files import write_atomic
 from common.reporting.comparisons import runs_text
 from common.reporting.figures import Figure
-from common.reporting.statistics import VERDICT_RULE
 from common.reporting.tables import MISSING, Table, escape_markdown, markdown_grid, one_line
 
-# A sign besides colour, for black and white and for those who do not see the colours.
-SIGNS = {
-    "agrees": "✓", "near": "≈", "differs": "✗", "not judged": "·",
-    "supported": "✓", "contradicted": "✗", "undecided": "?", "open": "?",
-    "better": "✓", "worse": "✗", "depends on the setting": "≈",
-}  # fmt: skip
 _PIXEL_SCALE = 0.66  # CSS pixels per picture pixel: sharp on dense screens, readable on others
 _VERSIONS = {
     "python": "Python", "torch": "PyTorch", "torchvision": "torchvision", "higher": "higher",
@@ -67,18 +60,18 @@ def write_report(
     path = Path(path)
     first = "".join(_figure(figure, path.parent) for figure in figures)
     parts = [f"# {escape_markdown(title)}", intro, f'<div class="first">{first}</div>']
-    lines = ["| section | runs | verdicts |", "|---|---|---|"]
+    lines = ["| section | runs |", "|---|---|"]
     for s in sections:
         link = f"[{escape_markdown(s.title)}](#{slugify(s.title, '-')})"
         runs = MISSING if s.runs is None else runs_text(s.runs, s.planned_runs)
-        lines.append(f"| {link} | {runs} | {_verdicts(s)} |")
+        lines.append(f"| {link} | {runs} |")
     parts += ["## Contents", "\n".join(lines)]
     for section in sections:
         parts += [f"## {escape_markdown(section.title)}", section.intro.strip()]
         for stem, table in section.tables.items():
             parts += _table(table, section.folder, stem, path.parent)
         parts += [_figure(figure, path.parent) for figure in section.figures]
-    parts += ["## How verdicts are judged", VERDICT_RULE, "## Versions and devices"]
+    parts.append("## Versions and devices")
     parts += _table(versions_table(provenance), None, "", path.parent)
     return write_atomic(path, _document(title, "\n\n".join(filter(None, parts))))
 
@@ -138,28 +131,16 @@ def _figure(figure: Figure, page: Path) -> str:
     )
 
 
-def _verdicts(section: Section) -> str:
-    """How often each verdict occurs in a section's tables."""
-    cells = [cell for t in section.tables.values() for row in t.rows for cell in row]
-    counts = Counter(cell for cell in cells if isinstance(cell, str) and cell in SIGNS)
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict])
-
-
 def _document(title: str, text: str) -> str:
-    """The page of a Markdown text: wide tables scroll, verdicts have a sign and a colour."""
+    """The page of a Markdown text: wide tables scroll."""
     body = markdown(text, extensions=["tables", "toc"])
     # With the keyboard too where the table is wider than the page.
     body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>')
     body = body.replace("</table>", "</table></div>")
 
-    def verdict(cell: re.Match[str]) -> str:
-        word = cell[1]
-        return f'<td class="verdict {word.replace(" ", "-")}">{SIGNS[word]} {word}</td>'
-
     def block(row: re.Match[str]) -> str:
         return f'<tr class="block"><td colspan="{row[0].count("<td")}">{row[1]}</td></tr>'
 
-    body = re.sub(rf"<td[^>]*>({'|'.join(SIGNS)})</td>", verdict, body)
     # Markdown has no cell over several columns: a bold cell followed by empty ones heads a block.
     empty = r"(?:\s*<td[^>]*></td>)+"
     body = re.sub(rf"<tr>\s*<td[^>]*><strong>(.*?)</strong></td>{empty}\s*</tr>", block, body)

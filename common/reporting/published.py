@@ -39,16 +39,6 @@ class Published:
             return self.spread / math.sqrt(self.n - 1 if self.population else self.n)
         return None
 
-    @property
-    def single_run_error(self) -> float | None:
-        """Standard error of one run like the published ones: their sample sd, or ci95 / 1.96.
-
-        A confidence interval over test episodes is that of a single run already.
-        """
-        if self.standard_error is None or self.kind == "ci95":
-            return self.standard_error
-        return self.standard_error * math.sqrt(self.n)
-
 
 def published(experiment: str) -> dict[str, Any]:
     """The paper's numbers for one experiment, as in its published.json ({} without one)."""

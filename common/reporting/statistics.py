@@ -1,5 +1,4 @@
-"""What the seeds of a method say together: intervals, paired tests, and the rule that judges a
-measured value against the published one.
+"""What the seeds of a method say together: intervals and paired tests.
 
 Paired tests are Student's t on the differences d_i = value_i - reference_i of runs with the same
 seed (same data, same start), with standard error s = sd / √n and n - 1 degrees of freedom.
@@ -9,27 +8,16 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 from common.errors import UserError
-from common.reporting.published import Published
 
-Verdict = Literal["agrees", "near", "differs", "not judged"]
 LEVEL = 0.05
-"""Of all tests: a 95 % interval, 5 % of wrong verdicts over the whole family (Holm)."""
+"""Of all tests: a 95 % interval, 5 % of wrong claims over the whole family (Holm)."""
 POWER = 0.8
 MOST_SEEDS = 1000
-VERDICT_RULE = (
-    "A measured value **agrees** with the published one when their difference is at most the "
-    "larger of 1 point and 2 standard errors of the difference; it is **near** within twice that, "
-    "and **differs** beyond. The standard error combines both sides: standard deviation over runs "
-    "/ √n, or 95 % confidence half-width / 1.96. A single run without a spread of its own is given "
-    "the published one; where a spread is unknown, 1 point decides. Runs at another size or on "
-    "other data are shown apart and never judged."
-)
 
 
 @dataclass(frozen=True)
@@ -137,28 +125,3 @@ def seeds_needed(sd: float, distance: float, level: float = LEVEL, power: float 
     critical = stats.t.ppf(1 - level, n - 1)
     reached = stats.nct.sf(critical, n - 1, distance / sd * np.sqrt(n)) >= power
     return int(n[reached.argmax()]) if reached.any() else MOST_SEEDS
-
-
-def judge(published: Published | None, measured: Measured | None, floor: float = 1.0) -> Verdict:
-    """Judge a measured value against the published one.
-
-    With d = |measured mean - published mean| and the tolerance
-    t = max(floor, 2 sqrt(SE_published^2 + SE_measured^2)):
-    d <= t "agrees", d <= 2 t "near", else "differs"; "not judged" where either is missing.
-
-    One run without a spread of its own is taken to scatter as the published runs do. Where one
-    side's spread is unknown even so, the tolerance is the floor.
-    """
-    if published is None or measured is None:
-        return "not judged"
-    tolerance = floor
-    measured_error = measured.standard_error
-    if measured_error is None:
-        measured_error = published.single_run_error
-    if published.standard_error is not None and measured_error is not None:
-        tolerance = max(floor, 2 * math.hypot(published.standard_error, measured_error))
-    # Values are read at two decimals: a tie must not depend on the last bit of a float.
-    difference = abs(measured.mean - published.mean) - 1e-9
-    if difference <= tolerance:
-        return "agrees"
-    return "near" if difference <= 2 * tolerance else "differs"

@@ -1,6 +1,6 @@
 """Tables: a title, a data frame of cells, a caption and notes; as Markdown, LaTeX and CSV.
 
-Cells are text (a verdict is text too) or a ``Number``. Where the first column is named "block", a
+Cells are text or a ``Number``. Where the first column is named "block", a
 row of Markdown and LaTeX heads the rows of each block. Captions and notes are inline Markdown:
 `code`, **bold** and *italics*; titles and cells are plain text.
 """

@@ -3,7 +3,6 @@
 import pytest
 
 from common.reporting import (
-    Comparison,
     Measured,
     Published,
     comparison_table,
@@ -17,24 +16,22 @@ VALUES = (1.0, 2.0, 6.0)  # sd 2.65, population sd 2.16, 95 % half-width 4.303 *
 def test_comparison_table_cell_by_cell():
     published = published_value("rotation", "evograd", "rotated")
     rows = [
-        Comparison("quick", published, Measured((98.11,)), planned=1, comparable=False),
-        Comparison("EvoGrad", published, Measured((98.0, 98.2, 99.0)), planned=5),
-        Comparison("T1-T2", None, Measured((90.0,)), planned=5),
-        Comparison("quoted", Published(80.0, copied=True), None, planned=5),
+        (("EvoGrad",), published, Measured((98.0, 98.2, 99.0)), 5),
+        (("T1-T2",), None, Measured((90.0,)), 5),
+        (("quoted",), Published(80.0, copied=True), None, 5),
     ]
-    table = comparison_table("Rotation", rows, label_columns=("method",), notes=("A note.",))
-    assert table.columns == ["method", "published", "measured", "runs", "difference", "verdict"]
+    table = comparison_table("Rotation", rows, ("method",), "", True, "A note.")
+    assert table.columns == ["method", "published", "measured", "runs", "difference"]
     # The paper's sd is the population one, so is ours: sqrt(((-.4)^2 + (-.2)^2 + .6^2) / 3)
-    # The last row equals the published value and is still not judged: it is another size.
     assert [[str(cell) for cell in row] for row in table.rows] == [
-        ["EvoGrad", "98.11 ± 0.32", "98.40 ± 0.43", "3 of 5", "+0.29", "agrees"],
-        ["T1-T2", "–", "90.00", "1 of 5", "–", "not judged"],
-        ["quoted", "80.00*", "–", "0 of 5", "–", "not judged"],
-        ["quick", "98.11 ± 0.32", "98.11", "1 of 1", "0.00", "not judged"],
+        ["EvoGrad", "98.11 ± 0.32", "98.40 ± 0.43", "3 of 5", "+0.29"],
+        ["T1-T2", "–", "90.00", "1 of 5", "–"],
+        ["quoted", "80.00*", "–", "0 of 5", "–"],
     ]
-    assert [bool(block) for block in table.blocks] == [False, False, False, True]
     assert "population" in table.notes[0] and table.notes[1].startswith("*:")
     assert table.notes[-1] == "A note."
+    other = comparison_table("Rotation", rows, ("method",), "", same_size=False)
+    assert [row[-1] for row in other.rows] == ["–"] * 3 and "no differences" in other.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +44,7 @@ def test_comparison_table_cell_by_cell():
     ],
 )
 def test_like_stands_beside_like_else_an_interval(published, text, note):
-    table = comparison_table("", [Comparison("", published, Measured(VALUES))])
+    table = comparison_table("", [(("",), published, Measured(VALUES), None)], ("",), "", True)
     assert str(table.rows[0][2]) == text and note in table.notes[0]
 
 

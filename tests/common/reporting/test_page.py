@@ -46,8 +46,8 @@ def page(tmp_path):
         axis.plot([1, 2])
     folder, index = tmp_path / "first", tmp_path / "index.html"
     figure = save_figure(fig, folder, "f", alt=f"A line {HOSTILE}", caption="**A** line")
-    rows = [("agrees", Number(1.0)), (HOSTILE, Number(2.0, 0.1))]
-    data = pd.DataFrame(rows, columns=["verdict", HOSTILE])
+    rows = [("EvoGrad", Number(1.0)), (HOSTILE, Number(2.0, 0.1))]
+    data = pd.DataFrame(rows, columns=["method", HOSTILE])
     tables = {"t": Table("Accuracy", data, "`c`", ("N.",))}
     write_tables(tables, folder)
     first = Section("First part", "Intro.", tables, (figure,), folder, runs=3, planned_runs=5)
@@ -75,7 +75,7 @@ def test_hostile_text_is_shown_and_not_obeyed(page):
     assert text.count('<script>alert("1")</script>') == 6
     assert f"A line {HOSTILE}" in page.values("alt")
     words = " ".join(text.split())
-    assert "✓ agrees" in words and "3 of 5 1 agrees" in words
+    assert "EvoGrad 1.00" in words and "First part 3 of 5" in words
 
 
 def test_versions_that_differ_are_listed_with_their_runs():

@@ -39,8 +39,7 @@ def test_standard_errors():
     sample = Published(0.0, 1.0, "sd", n=3)
     for value in (population, sample):
         assert value.standard_error == pytest.approx(1 / math.sqrt(3))
-        assert value.single_run_error == pytest.approx(1.0)
     interval = Published(0.0, 0.98, "ci95", n=1000)
-    assert interval.standard_error == interval.single_run_error == pytest.approx(0.5)
+    assert interval.standard_error == pytest.approx(0.5)
     for unknown in (Published(70.0), Published(70.0, 1.0, "sd", n=None)):
-        assert unknown.standard_error is unknown.single_run_error is None
+        assert unknown.standard_error is None
