@@ -303,13 +303,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Cost:
-    """Costs of a step, from the first of the choices that is measured or counted."""
+    """Costs of a step, from the first of the choices that is measured or counted. machine: another
+    machine may show otherwise, so that a claim that fails here does not transfer."""
 
     what: str
     experiment: str
     choices: tuple[Rows, ...]
     read: Read
     published: str | None = None
+    machine: bool = False
 
     def find(self, kept: Kept) -> Finding:
         empty = Finding(self.what, published=self.published)
@@ -330,7 +332,7 @@ class Cost:
                     how=f"{how} at {size} size",
                     holds=0.0 if holds else 1.0,
                     fails=0.0 if holds is False else 1.0,
-                    at_paper=choice.at_paper,
+                    at_paper=choice.at_paper and not self.machine,
                 )
         return empty
 
