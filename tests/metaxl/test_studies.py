@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from common.cost_study.released import RELEASED
 
+from common.cost_study.case import RELEASED
 from common.hypergrad import T1T2, EvoGrad
 from metaxl.studies import SHARED, Shape, build
 from tests.experiments import hypergradient, peak

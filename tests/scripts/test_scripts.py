@@ -53,7 +53,7 @@ def test_every_command_explains_itself(name, capsys):
 def test_studies_refuse_in_a_sentence_before_anything_is_measured(
     script, words, message, tmp_path, monkeypatch, capsys
 ):
-    for module, name in ((benchmark, "measure_all"), (fidelity, "planned")):
+    for module, name in ((benchmark, "measure_all"), (fidelity, "measure_snapshot")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("it has begun"))
     (tmp_path / "file").touch()
     folder = "--runs" if script is benchmark else "--output"
