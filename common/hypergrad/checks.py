@@ -5,6 +5,7 @@ problem has an ``Examination``: both losses are evaluated twice, without keeping
 their graphs and modules looked at, so it costs four forwards more.
 """
 
+import dataclasses
 import math
 import weakref
 from collections.abc import Iterator, Mapping
@@ -114,7 +115,8 @@ class Examination:
         theta = {n: t.clone().requires_grad_() for n, t in at.theta.items()}
         batches = [
             (t, t._version, t.detach().clone())
-            for t in tree_iter((at.inner_batches, at.outer_batch))
+            for t in tree_iter((at.inner_batches, at.outer_batch), dataclasses.is_dataclass)
+            for t in (tree_iter(vars(t)) if dataclasses.is_dataclass(t) else [t])
             if isinstance(t, Tensor) and not t.is_inference()
         ]
         own = [(t, t._version) for t in (*theta.values(), *at.values.values())]

@@ -145,11 +145,15 @@ class Comparison:
     cosine, cosine_se, sign_agreement, gain: see ``agreement``; missing without an exact number
     spread: standard deviation of the cosine over draws
     note: why the estimator does not apply, in its own words; it then has no numbers
-
-    As a table: ``pandas.DataFrame.from_dict(comparison.rows, orient="index")``.
     """
 
     rows: Mapping[str, Mapping[str, Any]]
+
+    def frame(self) -> Any:
+        """As a pandas DataFrame, if pandas is installed."""
+        import pandas as pd
+
+        return pd.DataFrame.from_dict(self.rows, orient="index")
 
     def __str__(self) -> str:
         names = ("time", "memory", "cosine", "sign_agreement", "gain", "spread")
@@ -205,6 +209,7 @@ def compare(
     estimators: Mapping[str, Estimator] | None = None,
     draws: int = 8,
     rounds: Rounds | None = None,
+    progress: bool = True,
 ) -> Comparison:
     """Which estimator for this problem? Cost and fidelity of each, on one pair of batches.
 
@@ -213,6 +218,7 @@ def compare(
     that says why. A plain step is forward and backward of train_loss; the parameters stay as they
     are. The exact hypergradient is T1T2's in float64 (in the model's own type where the losses do
     not take float64; none where they have no second derivative). draws: estimates behind a cosine.
+    progress: a bar, if tqdm is installed.
     """
     problem = ModuleProblem(model, hyper, train_loss, valid_loss)
     params, device = problem.params(), next(model.parameters()).device
@@ -230,9 +236,8 @@ def compare(
     plain_step()
     plain_peak, _ = peak_memory(plain_step, device)
     rows: dict[str, dict[str, Any]] = {}
-    for name, estimator in (
-        usual_estimators(inner_lr) if estimators is None else estimators
-    ).items():
+    chosen = usual_estimators(inner_lr) if estimators is None else estimators
+    for name, estimator in _shown(chosen, progress):
 
         def step(estimator: Estimator = estimator) -> Tensor:
             found = estimate(estimator, 1)
@@ -252,6 +257,15 @@ def compare(
             row |= agreement([(found, exact)], expected_step(estimator) / inner_lr)
             row["spread"] = pstdev(cosine(one, exact) for one in found)
     return Comparison(rows)
+
+
+def _shown(chosen: Mapping[str, Estimator], progress: bool) -> Any:
+    """The estimators, with a progress bar if tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return chosen.items()
+    return tqdm(chosen.items(), desc="estimators", disable=not progress)
 
 
 _ERRORS = (ValueError, TypeError, RuntimeError, NotImplementedError)

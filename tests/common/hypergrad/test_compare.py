@@ -33,12 +33,12 @@ def problem():
 
 def test_costs_and_fidelity_of_each_estimator(problem):
     before = [p.detach().clone() for p in problem[0].parameters()]
-    found = compare(*problem, inner_lr=0.1, draws=4, rounds=QUICK)
+    found = compare(*problem, inner_lr=0.1, draws=4, rounds=QUICK, progress=False)
     rows = found.rows
     assert rows["T1T2"]["cosine"] == pytest.approx(1) and rows["T1T2"]["gain"] == pytest.approx(1)
     assert rows["FiniteDifference"]["cosine"] > 0.999
     assert rows["EvoGrad"]["cosine"] < 0.999 and rows["EvoGrad"]["spread"] > 0
-    assert rows["EvoGrad"]["draws"] == 4 and rows["T1T2"]["time"] > 0
+    assert rows["EvoGrad"]["draws"] == 4
     assert rows["T1T2"]["memory"] > rows["EvoGrad"]["memory"] > 0
     assert all(torch.equal(p, b) for p, b in zip(problem[0].parameters(), before, strict=True))
     assert all(p.grad is None for p in problem[0].parameters())
@@ -46,16 +46,17 @@ def test_costs_and_fidelity_of_each_estimator(problem):
     assert found.recommend(0.99).startswith(f"{cheapest}: cosine ")
     assert "comes nearest" in found.recommend(1.1)
     assert str(found).count("\n") == len(rows)
+    assert list(found.frame().index) == list(rows)
 
 
 def test_an_estimator_that_does_not_apply_says_why(problem):
     found = compare(
-        *problem, inner_lr=0.1, rounds=QUICK,
+        *problem, inner_lr=0.1, rounds=QUICK, progress=False,
         estimators={"a": T1T2(0.1), "b": EvoGrad(), "too small": FiniteDifference(0.1, 1e-30)},
     )  # fmt: skip
     assert list(found.rows) == ["a", "b", "too small"]
     model, hyper, _, *rest = problem
-    unused = compare(model, hyper, plain, *rest, inner_lr=0.1, rounds=QUICK)
+    unused = compare(model, hyper, plain, *rest, inner_lr=0.1, rounds=QUICK, progress=False)
     assert all("hyper" in row["note"] for row in unused.rows.values())
     assert unused.recommend() == "No estimator reaches a cosine of 0.9."
 

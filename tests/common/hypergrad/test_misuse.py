@@ -1,11 +1,13 @@
 """Every mistake of misuse.py with every estimator, beside docs/misuse.md."""
 
 import re
+from dataclasses import dataclass
 
 import pytest
 import torch
 
 from common.estimators import ESTIMATORS
+from common.hypergrad import T1T2, Neumann
 from common.hypergrad.checks import NotFiniteError, check_finite, examination_of
 from tests.common.hypergrad.misuse import ERROR, MISUSES, PAGE, Tiny, page
 
@@ -58,3 +60,25 @@ def test_a_sum_that_overflows_is_not_an_infinite_entry():
     check_finite("a", torch.full((70_000,), 2.0, dtype=torch.float16))
     with pytest.raises(NotFiniteError):
         check_finite("a", torch.tensor([1.0, torch.inf], dtype=torch.float16))
+
+
+def test_a_batch_in_a_dataclass_that_is_changed_in_place_is_refused():
+    @dataclass
+    class Batch:
+        inputs: torch.Tensor
+        targets: torch.Tensor
+
+    problem = Tiny()
+    before, batch = problem.batch[0].clone(), Batch(*problem.batch)
+    inner, outer = problem.inner_loss, problem.outer_loss
+    problem.inner_loss = lambda p, h, b: inner(p, h, (b.inputs.sub_(1), b.targets))
+    problem.outer_loss = lambda p, h, b: outer(p, h, (b.inputs, b.targets))
+    with pytest.raises(ValueError, match="batch in place"):
+        T1T2(0.1)(problem, problem.params, problem.hyper, batch, batch)
+    assert torch.equal(batch.inputs, before)
+
+
+def test_a_neumann_series_that_diverges_is_refused():
+    problem = Tiny()
+    with pytest.raises(ValueError, match=r"terms .* grow: inner_lr = 100"):
+        Neumann(100.0, 20)(problem, problem.params, problem.hyper, problem.batch, problem.batch)
