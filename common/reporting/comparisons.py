@@ -46,7 +46,7 @@ def comparison_table(
             (*label, published, measured, runs_text(ours.n if ours else 0, planned), difference)
         )
     what = []
-    if not same_size:
+    if found and not same_size:
         what.append("The published values are of another size or other data: no differences.")
     if deviations:
         kind = "population" if population else "sample"
