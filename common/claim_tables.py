@@ -55,7 +55,7 @@ def summary_table(judged: Sequence[Judged]) -> Table:
 
     rows = [
         (
-            claim,
+            claim.replace(": EvoGrad is ", ": ").replace(": EvoGrad ", ": "),
             each(ways, lambda j: j.word),
             each(ways, lambda j: parts(j, _published)),
             each(ways, lambda j: parts(j, _here)),
@@ -64,7 +64,7 @@ def summary_table(judged: Sequence[Judged]) -> Table:
     ]
     return Table(
         "",
-        DataFrame(rows, columns=["claim", "verdict", "paper", "here"]),
+        DataFrame(rows, columns=["EvoGrad ...", "verdict", "paper", "here"]),
         caption="Differences in points, ± half the 95 % interval; costs: T1-T2 / EvoGrad, time and "
         "memory.",
     )

@@ -98,12 +98,13 @@ class EvoGrad(Estimator):
             losses = at_once.detach()
         else:
             pairs = self.over_candidates(lambda k: self.loss_gradient(at, eps, k))
-            losses = torch.stack([loss for loss, _ in pairs])
+            losses, grads = torch.stack([loss for loss, _ in pairs]), [g for _, g in pairs]
+            del pairs  # the single losses
         w = softmax_weights(losses, tau)
         outer_loss, direct, slopes = self.slopes(at, eps, w)
         c = -(w / tau) * (slopes - (w * slopes).sum())
         if at_once is None:
-            found = weighted_sum(c, [grads for _, grads in pairs])
+            found = weighted_sum(c, grads)
         else:
             found = gradients_or_none(at_once, at.hyper, [c.to(at_once.dtype)])
         diagnostics = {"losses": losses, "weights": w, "coefficients": c}

@@ -47,7 +47,7 @@ def forest_plot(rows: Sequence[ForestRow], folder: Path, stem: str = "forest") -
     places = {label: -place for place, label in enumerate(dict.fromkeys(r.label for r in rows))}
     shipped = [row for row in rows if not row.own]
     with figure_style():
-        fig, axis = new_figure(width=_WIDTH, height=0.75 + 0.46 * len(places))
+        fig, axis = new_figure(width=_WIDTH, height=0.75 + 0.4 * len(places))
         axis.axvline(0, color="#444444", lw=0.8)
         for row in rows:
             place = places[row.label]
