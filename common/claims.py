@@ -46,7 +46,7 @@ RULE = (
     "together (Holm) and must be below 0.05. A claim that lacks runs counts with p = 1.",
     "Supported: the primary comparison holds. Contradicted: it fails in a setting of the paper, or "
     "the published size is excluded at the paper's size. Does not transfer: it fails at the small "
-    "setting, or by this machine's clock.",
+    "setting, or by this machine's clock where another's may differ.",
     "Elsewhere: evidence that supports or contradicts nothing by itself. Depends on the setting: "
     "the primary comparison is closed, and closed ones elsewhere (marked) disagree; a part that "
     "holds elsewhere does not save a claim of several parts.",
