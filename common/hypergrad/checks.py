@@ -5,12 +5,11 @@ problem has an ``Examination``: both losses are evaluated twice, without keeping
 their graphs and modules looked at, so it costs four forwards more.
 """
 
-import dataclasses
 import math
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -115,9 +114,8 @@ class Examination:
         theta = {n: t.clone().requires_grad_() for n, t in at.theta.items()}
         batches = [
             (t, t._version, t.detach().clone())
-            for t in tree_iter((at.inner_batches, at.outer_batch), dataclasses.is_dataclass)
-            for t in (tree_iter(vars(t)) if dataclasses.is_dataclass(t) else [t])
-            if isinstance(t, Tensor) and not t.is_inference()
+            for t in _tensors_in((at.inner_batches, at.outer_batch))
+            if not t.is_inference()
         ]
         own = [(t, t._version) for t in (*theta.values(), *at.values.values())]
         modes: dict[str, dict[nn.Module, bool]] = {}
@@ -303,6 +301,15 @@ class Examination:
 
 def _nothing_saved(_: None) -> Tensor:
     raise RuntimeError("nothing was saved")
+
+
+def _tensors_in(batch: Any) -> Iterator[Tensor]:
+    """The tensors in mappings, sequences and dataclasses."""
+    for value in tree_iter(batch, is_dataclass):
+        if is_dataclass(value):
+            yield from _tensors_in([getattr(value, f.name, None) for f in fields(value)])
+        elif isinstance(value, Tensor):
+            yield value
 
 
 def graph_of(loss: Tensor) -> tuple[set[Node], list[Tensor]]:

@@ -62,8 +62,9 @@ def test_a_sum_that_overflows_is_not_an_infinite_entry():
         check_finite("a", torch.tensor([1.0, torch.inf], dtype=torch.float16))
 
 
-def test_a_batch_in_a_dataclass_that_is_changed_in_place_is_refused():
-    @dataclass
+@pytest.mark.parametrize("slots", [False, True])
+def test_a_batch_in_a_dataclass_that_is_changed_in_place_is_refused(slots):
+    @dataclass(slots=slots)
     class Batch:
         inputs: torch.Tensor
         targets: torch.Tensor
